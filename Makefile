@@ -1,0 +1,153 @@
+# Builds, installs, shows and tests pg_amqp_py.
+#
+#   make demo [KEEP=1]      installs what is missing, then shows it on two private servers
+#   make test               the same set-up, then lint and the whole test suite
+#   make; make install      build; install into the PostgreSQL of PG_CONFIG (knows DESTDIR)
+#   make installcheck       the SQL tests, against the server that PGHOST and PGPORT name
+#   make uninstall, make lint, make clean
+
+EXTENSION = pg_amqp_py
+# The control file is the one place for the version.
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).control)
+
+# The extension script: one object a file, in this order.
+SQL_FILES = sql/preamble.sql \
+	$(sort $(wildcard sql/tables/*.sql)) \
+	$(sort $(wildcard sql/functions/*.sql)) \
+	$(sort $(wildcard sql/triggers/*.sql)) \
+	$(sort $(wildcard sql/views/*.sql)) \
+	sql/privileges.sql
+SQL_FOLDERS = $(wildcard sql/tables sql/functions sql/triggers sql/views)
+DATA_built = $(EXTENSION)--$(EXTVERSION).sql
+
+REGRESS = $(notdir $(basename $(wildcard tests/regress/sql/*.sql)))
+REGRESS_OPTS = --inputdir=tests/regress --outputdir=build/regress
+REGRESS_PREP = build/regress
+EXTRA_CLEAN = build
+
+# A pg_config on PATH may belong to a client library alone: take the first that has a server.
+ifndef PG_CONFIG
+PG_CONFIG := $(shell for candidate in pg_config $$(ls -vr /usr/lib/postgresql/*/bin/pg_config 2>&-); do \
+	test -x "$$($$candidate --bindir 2>&-)/postgres" && command -v $$candidate && break; done)
+endif
+export PG_CONFIG
+PGXS := $(if $(PG_CONFIG),$(shell $(PG_CONFIG) --pgxs))
+
+.DEFAULT_GOAL = all
+.DELETE_ON_ERROR:
+.PHONY: demo demo-stop test lint install-here run-demo run-test
+
+# ---- What needs nothing installed yet ----
+
+# PostgreSQL may come with prepare.sh: only the second make can see it.
+demo test:
+	tests/prepare.sh
+	$(MAKE) --no-print-directory run-$@
+
+ifeq ($(wildcard $(PGXS)),)
+
+all install uninstall installcheck lint run-demo run-test:
+	@echo 'no PostgreSQL server found: install one, name its pg_config (make PG_CONFIG=...),' >&2
+	@echo 'or run tests/prepare.sh, which installs it with apt' >&2
+	@exit 1
+clean:
+	rm -rf build $(DATA_built)
+
+else
+
+include $(PGXS)
+
+# What is installed is readable by the server, whatever the umask of who installs it.
+MKDIR_P = umask 022 && mkdir -p
+
+# ---- The Python packages, for the Python that this server's PL/Python is linked to ----
+
+PYTHON_VERSION := $(shell ldd $(pkglibdir)/plpython3.so 2>&- | sed -n 's/.*libpython\(3\.[0-9]*\).*=>.*/\1/p')
+# Debian's own first: a python3.x of the same name on PATH may be a version manager's stub.
+PLPYTHON ?= $(firstword $(wildcard /usr/bin/python$(PYTHON_VERSION)) python$(PYTHON_VERSION))
+PIKA = build/pika-$(PYTHON_VERSION)
+STAGE = build/python-$(PYTHON_VERSION)
+pythondir = $(pkglibdir)/$(EXTENSION)
+
+all: $(STAGE)/.staged
+
+$(DATA_built): $(SQL_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
+	cat $(SQL_FILES) > $@
+
+$(PIKA)/.fetched: extension/requirements.txt
+	@test -n '$(PYTHON_VERSION)' || \
+		{ echo 'no PL/Python 3 in $(pkglibdir): install it (on Debian: postgresql-plpython3-$(MAJORVERSION))' >&2; exit 1; }
+	rm -rf $(PIKA)
+	PIP_ROOT_USER_ACTION=ignore $(PLPYTHON) -m pip install --quiet --disable-pip-version-check \
+		--no-deps --require-hashes --no-compile --target $(PIKA) -r extension/requirements.txt
+	touch $@
+
+# Backends cannot write below a folder of root's, so the bytecode is made here; unchecked, so that it
+# stays valid whatever timestamps copying and packaging give to the sources.
+$(STAGE)/.staged: $(PIKA)/.fetched $(shell find extension/pg_amqp_py -name __pycache__ -prune -o -print)
+	rm -rf $(STAGE)
+	mkdir -p build
+	cp -R $(PIKA) $(STAGE)
+	cp -R extension/pg_amqp_py $(STAGE)/
+	find $(STAGE) -name __pycache__ -prune -exec rm -rf {} +
+	$(PLPYTHON) -m compileall -q -f --invalidation-mode unchecked-hash $(STAGE)
+	touch $@
+
+install: install-python
+.PHONY: install-python
+# Beside, then in place: a running backend never sees half of it, and nothing stale stays.
+install-python: all
+	rm -rf '$(DESTDIR)$(pythondir).new'
+	$(MKDIR_P) '$(DESTDIR)$(pythondir).new'
+	cp -R $(STAGE)/. '$(DESTDIR)$(pythondir).new'
+	rm '$(DESTDIR)$(pythondir).new/.staged' '$(DESTDIR)$(pythondir).new/.fetched'
+	chmod -R u=rwX,go=rX '$(DESTDIR)$(pythondir).new'
+	rm -rf '$(DESTDIR)$(pythondir)'
+	mv '$(DESTDIR)$(pythondir).new' '$(DESTDIR)$(pythondir)'
+
+uninstall: uninstall-python
+.PHONY: uninstall-python
+uninstall-python:
+	rm -rf '$(DESTDIR)$(pythondir)'
+
+build/regress:
+	mkdir -p $@
+
+# ---- Demo and tests, in a virtual environment with the same Python ----
+
+VENV = build/venv
+TOOLS = $(VENV)/.made-$(PYTHON_VERSION)
+
+$(TOOLS): pyproject.toml
+	rm -rf $(VENV)
+	$(PLPYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# Built as whoever calls; only copying into the server's folders needs root.
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+install-here: all
+	$(SUDO) $(MAKE) --no-print-directory --silent install DESTDIR= PG_CONFIG=$(PG_CONFIG)
+
+lint: $(TOOLS)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+run-demo: install-here $(TOOLS)
+	@$(VENV)/bin/python tests/demo.py $(if $(KEEP),--keep)
+
+run-test: install-here lint
+	$(VENV)/bin/pytest $(PYTEST_ARGS)
+
+demo-stop:
+	@$(VENV)/bin/python tests/demo.py --stop
+
+# The servers of `make demo KEEP=1` are known only by what is in build/.
+clean: stop-kept-demo
+.PHONY: stop-kept-demo
+stop-kept-demo:
+	@test ! -e build/demo.json || $(MAKE) --no-print-directory demo-stop
+
+endif

@@ -1,0 +1,1 @@
+"""Publish to RabbitMQ from inside PostgreSQL, exactly with the transaction."""

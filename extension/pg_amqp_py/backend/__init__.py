@@ -1,0 +1,1 @@
+"""What runs inside a PostgreSQL backend, called by the SQL functions."""

@@ -1,0 +1,247 @@
+"""Brokers as this session knows them: their rows, one cached connection each, what it counted.
+
+Operations: find a broker by its id, get its connection (opening or healing it), report. Goals:
+a changed row counts from the next transaction; a dead host costs one attempt per backoff
+period, not one per call; nobody's code runs with rights that its author does not have.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Callable, NamedTuple, Optional
+
+import plpy
+
+from pg_amqp_py.backend import server, settings
+from pg_amqp_py.backend.errors import (
+    CANNOT_CONNECT,
+    INSUFFICIENT_RESOURCES,
+    UNDEFINED_OBJECT,
+    WRONG_OBJECT_TYPE,
+    AMQPError,
+    connect_hint,
+    connect_sqlstate,
+    warn,
+)
+from pg_amqp_py.backend.transaction import Destination
+from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.connection import Connection, connect
+from pg_amqp_py.wire.errors import (
+    ChannelClosedError,
+    ConnectError,
+    ConnectionLostError,
+)
+
+_FIRST_BACKOFF = 1.0
+_LONGEST_BACKOFF = 30.0
+
+# Names and operators are qualified throughout: the caller's search_path means nothing here.
+_FIND_TABLE = """
+SELECT c.relowner::pg_catalog.int8 AS owner, c.relkind
+FROM pg_catalog.pg_class AS c
+WHERE c.relname OPERATOR(pg_catalog.=) 'broker'
+  AND c.relnamespace OPERATOR(pg_catalog.=)
+      (SELECT n.oid FROM pg_catalog.pg_namespace AS n
+       WHERE n.nspname OPERATOR(pg_catalog.=) 'amqp')
+"""
+_READ_ROWS = """
+SELECT b.host, b.port, b.vhost, b.username, b.password, b.ssl, b.ssl_cacert, b.ssl_cert,
+       b.ssl_key, b.ssl_verify_peer, b.ssl_verify_hostname
+FROM ONLY amqp.broker AS b
+WHERE b.broker_id OPERATOR(pg_catalog.=) $1
+ORDER BY b.host, b.port
+"""
+
+_find_table = plpy.prepare(_FIND_TABLE)
+_read_rows: Any = None
+
+
+def broker_table_owner() -> int:
+    """The OID of the role that owns amqp.broker.
+
+    Raises AMQPError if that is no ordinary table: a view or a foreign table put in its place
+    would be somebody's code.
+    """
+    found = plpy.execute(_find_table)
+    if not len(found):
+        raise AMQPError(
+            'table "amqp.broker" does not exist',
+            sqlstate="42P01",
+            hint="Is the extension pg_amqp_py installed in this database?",
+        )
+    if found[0]["relkind"] != "r":
+        raise AMQPError(
+            '"amqp.broker" is not an ordinary table',
+            sqlstate=WRONG_OBJECT_TYPE,
+            detail="Something else was put in the place of the extension's table.",
+        )
+    owner: int = found[0]["owner"]
+    return owner
+
+
+def read_addresses(broker_id: int) -> list[Address]:
+    """The hosts of a broker, in the order in which they are tried; empty if it has no row."""
+    global _read_rows
+    with server.acting_as(broker_table_owner()):
+        if _read_rows is None:
+            _read_rows = plpy.prepare(_READ_ROWS, ["pg_catalog.int4"])
+        rows = plpy.execute(_read_rows, [broker_id])
+    return [
+        Address(
+            row["host"],
+            row["port"],
+            "/" if row["vhost"] is None else row["vhost"],
+            "guest" if row["username"] is None else row["username"],
+            "guest" if row["password"] is None else row["password"],
+            row["ssl"],
+            row["ssl_cacert"],
+            row["ssl_cert"],
+            row["ssl_key"],
+            row["ssl_verify_peer"],
+            row["ssl_verify_hostname"],
+        )
+        for row in rows
+    ]
+
+
+class _Backoff(NamedTuple):
+    until: float
+    """time.monotonic() before which the host is left alone."""
+    delay: float
+    error: ConnectError
+
+
+class Broker:
+    """One broker_id in this session."""
+
+    def __init__(self, broker_id: int) -> None:
+        self.broker_id = broker_id
+        self.destination = Destination(broker_id, captured=False)
+        self.addresses: list[Address] = []
+        self.connection: Optional[Connection] = None
+        self.published = 0
+        self.confirmed = 0
+        self.returned = 0
+        self.failed = 0
+        self.last_error: Optional[str] = None
+        self._backoffs: dict[Address, _Backoff] = {}
+
+    def configure(self, addresses: list[Address]) -> None:
+        """Take the rows of amqp.broker; a connection to what they no longer name is closed."""
+        if addresses != self.addresses:
+            self.addresses = addresses
+            self._backoffs.clear()
+            if self.connection is not None and self.connection.address not in addresses:
+                self.close()
+
+    def close(self) -> None:
+        """Close the connection if there is one, and forget past failures to connect."""
+        self._backoffs.clear()
+        if self.connection is not None:
+            connection, self.connection = self.connection, None
+            connection.on_wait = server.check_interrupts
+            connection.close()
+
+    def ready(self) -> Connection:
+        """A connection that is alive as far as one can see without asking the broker.
+
+        Raises AMQPError if there is none to be had, or if the broker takes no messages now.
+        """
+        if self.connection is None or not self._look(self.connection):
+            self.connection = None
+            self._open(settings.connect_timeout.value())
+        connection = self.connection
+        assert connection is not None
+        if connection.blocked is not None:
+            raise self.note(
+                AMQPError(
+                    f"broker {self.broker_id} is not accepting messages",
+                    sqlstate=INSUFFICIENT_RESOURCES,
+                    detail=f"The broker blocks publishers: {connection.blocked}",
+                    hint="The broker is short of memory or disk space: see rabbitmqctl status.",
+                )
+            )
+        return connection
+
+    def _look(self, connection: Connection) -> bool:
+        """Take in what an idle connection received; whether it is still of use."""
+        connection.on_wait = server.check_interrupts
+        try:
+            connection.receive()
+        except ConnectionLostError:
+            return False
+        except ChannelClosedError as refusal:
+            # Only without publisher confirms can a refusal arrive when nobody waits.
+            warn(
+                f"broker {self.broker_id} refused messages of an earlier transaction",
+                sqlstate=UNDEFINED_OBJECT if refusal.code == 404 else CANNOT_CONNECT,
+                detail=f"The broker says: {refusal} ({refusal.code})",
+            )
+            connection.abandon(ConnectionLostError(str(refusal)))
+            return False
+        return True
+
+    def note(self, error: AMQPError) -> AMQPError:
+        """Remember an error for amqp.status()."""
+        self.last_error = f"{error}: {error.detail}" if error.detail else str(error)
+        return error
+
+    def _open(self, timeout: float) -> None:
+        """Connect to the first host that answers; hosts that just failed are left alone."""
+        failures: list[tuple[Address, ConnectError]] = []
+        now = time.monotonic()
+        wait = 0.0
+        for address in self.addresses:
+            backoff = self._backoffs.get(address)
+            if backoff is not None and now < backoff.until:
+                wait = min(wait or _LONGEST_BACKOFF, backoff.until - now)
+                failures.append((address, backoff.error))
+                continue
+            try:
+                self.connect(address, timeout, server.check_interrupts)
+                return
+            except ConnectError as error:
+                failures.append((address, error))
+                wait = min(wait or _LONGEST_BACKOFF, self._backoffs[address].delay)
+        raise self.note(self._unreachable(failures, wait))
+
+    def connect(self, address: Address, timeout: float, on_wait: Callable[[], None]) -> Connection:
+        """Open the connection to one host, in at most `timeout` seconds.
+
+        Raises ConnectError, having noted when the host is to be tried again.
+        """
+        name = f"PostgreSQL backend {os.getpid()}"
+        try:
+            self.connection = connect(address, name, timeout, on_wait)
+        except ConnectError as error:
+            before = self._backoffs.get(address)
+            delay = min(before.delay * 2, _LONGEST_BACKOFF) if before else _FIRST_BACKOFF
+            self._backoffs[address] = _Backoff(time.monotonic() + delay, delay, error)
+            raise
+        self._backoffs.pop(address, None)
+        return self.connection
+
+    def _unreachable(
+        self, failures: list[tuple[Address, ConnectError]], wait: float
+    ) -> AMQPError:
+        address, error = failures[-1]
+        retry = (
+            f"The next attempt is made in {wait:.1f} s at the earliest;"
+            f" SELECT amqp.ping({self.broker_id}) tries at once."
+        )
+        if len(failures) == 1:
+            message = f'could not connect to broker {self.broker_id} at "{address}": {error}'
+        else:
+            message = f"could not connect to any host of broker {self.broker_id}"
+            retry = (
+                "; ".join(f'"{address}": {failure}' for address, failure in failures)
+                + f". {retry}"
+            )
+        return AMQPError(
+            message, sqlstate=connect_sqlstate(error), detail=retry, hint=connect_hint(error)
+        )
+
+    def forget_failures(self) -> None:
+        """Try every host again at the next occasion."""
+        self._backoffs.clear()

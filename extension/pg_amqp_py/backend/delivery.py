@@ -1,0 +1,136 @@
+"""Delivering a batch to a broker, on as many connections as it takes, and saying what failed.
+
+After a commit there is nothing left to fail: the transaction is durable. So nothing here
+raises for a message's sake; what did not arrive is reported by WARNING.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from itertools import cycle, islice
+from typing import Callable, Optional
+
+from pg_amqp_py.backend import settings
+from pg_amqp_py.backend.broker import Broker
+from pg_amqp_py.backend.errors import CONNECTION_FAILURE, WRONG_STATE, warn
+from pg_amqp_py.backend.transaction import Outgoing
+from pg_amqp_py.wire.delivery import Batch, Cause
+from pg_amqp_py.wire.encode import FRAME_MAX
+from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError, WireError
+
+_MOST_WARNINGS = 10
+"""Distinct causes that are reported one by one; a bulk load may have one for every row."""
+_PAUSE = 0.1
+
+
+def deliver_committed(outgoing: list[Outgoing], brokers: dict[int, Broker]) -> None:
+    """Publish what a transaction left behind; runs inside the commit callback."""
+    if settings.capture.value_or_default():
+        return
+    confirm = settings.publisher_confirms.value_or_default()
+    for part in outgoing:
+        broker = brokers[part.destination.broker_id]
+        batch = Batch(part.stream, part.starts)
+        error = deliver(broker, batch, confirm=confirm, on_wait=_go_on)
+        _report(broker, batch, error)
+
+
+def deliver(
+    broker: Broker, batch: Batch, *, confirm: bool, on_wait: Callable[[], None]
+) -> Optional[WireError]:
+    """Write a batch until nothing of it is pending, connecting again where needed.
+
+    Gives up amqp.confirm_timeout after the last progress and returns why; None otherwise.
+    """
+    timeout = settings.confirm_timeout.value_or_default()
+    messages = batch.pending
+    try:
+        return _deliver(broker, batch, timeout, confirm, on_wait)
+    finally:
+        broker.published += messages
+        broker.confirmed += batch.confirmed
+        broker.returned += batch.returned.total()
+        broker.failed += batch.pending + batch.refused.total()
+
+
+def _deliver(
+    broker: Broker, batch: Batch, timeout: float, confirm: bool, on_wait: Callable[[], None]
+) -> Optional[WireError]:
+    connection = broker.connection
+    frame_max = connection.encoder.frame_max if connection else FRAME_MAX
+    hosts = cycle(broker.addresses)
+    if connection and connection.address in broker.addresses:
+        hosts = islice(hosts, broker.addresses.index(connection.address), None)  # type: ignore[assignment]
+    pending = batch.pending
+    give_up = None
+    while True:
+        try:
+            connection = broker.connection
+            if connection is None:
+                left = timeout if give_up is None else max(give_up - time.monotonic(), _PAUSE)
+                connection = broker.connect(next(hosts), left, on_wait)
+                batch.fit(connection.encoder, frame_max)
+                frame_max = connection.encoder.frame_max
+            connection.on_wait = on_wait
+            batch.write(connection, timeout, confirm=confirm)
+            return None
+        except StalledError as error:
+            failure: WireError = error
+            broker.connection = None
+            break
+        except ConnectionLostError as error:
+            failure = error
+            broker.connection = None
+        except ConnectError as error:
+            failure = error
+            # A host that refuses does so at once: do not ask without a pause.
+            time.sleep(_PAUSE)
+            on_wait()
+        now = time.monotonic()
+        if give_up is None or batch.pending < pending:
+            give_up, pending = now + timeout, batch.pending
+        if not pending or now >= give_up:
+            break
+    broker.last_error = str(failure)
+    return failure if batch.pending else None
+
+
+def _go_on() -> None:
+    """Nothing may interrupt the delivery of what is committed."""
+
+
+def _report(broker: Broker, batch: Batch, error: Optional[WireError]) -> None:
+    by = f"by broker {broker.broker_id}"
+    _warn_of(broker, batch.returned, f"returned as unroutable {by}")
+    _warn_of(broker, batch.refused, f"refused {by}")
+    if not batch.pending:
+        return
+    exchanges = batch.pending_exchanges()
+    places = ", ".join(f'"{name}" ({n})' for name, n in exchanges.most_common(_MOST_WARNINGS))
+    blocked = broker.connection.blocked if broker.connection else None
+    reason = f"the broker blocks publishers: {blocked}" if blocked else str(error)
+    warn(
+        f"{_count(batch.pending)} not confirmed {by}",
+        sqlstate=CONNECTION_FAILURE,
+        detail=f"Exchange and number of messages: {places}. Last error: {reason}",
+        hint="The transaction is committed. These messages may or may not have arrived;"
+        " they are not tried again.",
+    )
+
+
+def _warn_of(broker: Broker, causes: Counter[Cause], what: str) -> None:
+    for cause, number in causes.most_common(_MOST_WARNINGS):
+        broker.last_error = cause.text
+        warn(
+            f"{_count(number)} to {cause.place} {what}",
+            sqlstate=WRONG_STATE,
+            detail=f"The broker says: {cause.text}",
+        )
+    rest = causes.total() - sum(n for _, n in causes.most_common(_MOST_WARNINGS))
+    if rest:
+        warn(f"{_count(rest)} more {what}", sqlstate=WRONG_STATE)
+
+
+def _count(number: int) -> str:
+    return "1 message" if number == 1 else f"{number} messages"

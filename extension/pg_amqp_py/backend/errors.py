@@ -1,0 +1,161 @@
+"""Errors as PostgreSQL reports them: SQLSTATE, DETAIL and HINT."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import plpy
+
+from pg_amqp_py.wire import errors as wire
+
+# SQLSTATE codes: PostgreSQL documentation, appendix A.
+CONNECTION_FAILURE = "08006"
+CANNOT_CONNECT = "08001"
+CONNECTION_REJECTED = "08004"
+PROTOCOL_VIOLATION = "08P01"
+FEATURE_NOT_SUPPORTED = "0A000"
+NULL_NOT_ALLOWED = "22004"
+TOO_LONG = "22001"
+NUMBER_OUT_OF_RANGE = "22003"
+INVALID_PARAMETER = "22023"
+INVALID_PASSWORD = "28P01"
+INSUFFICIENT_PRIVILEGE = "42501"
+UNDEFINED_OBJECT = "42704"
+WRONG_OBJECT_TYPE = "42809"
+INSUFFICIENT_RESOURCES = "53000"
+LIMIT_EXCEEDED = "54000"
+WRONG_STATE = "55000"
+IN_USE = "55006"
+
+
+class AMQPError(plpy.Error):
+    """Raised to the user. PL/Python puts the class's name before the message.
+
+    Hence the name given to it below: `amqp: broker 7 does not exist` reads better than
+    `pg_amqp_py.backend.errors.AMQPError: broker 7 does not exist`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sqlstate: str,
+        detail: Optional[str] = None,
+        hint: Optional[str] = None,
+    ) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.detail = detail
+        self.hint = hint
+
+    def warn(self) -> None:
+        """Report it as a WARNING instead."""
+        warn(str(self), sqlstate=self.sqlstate, detail=self.detail, hint=self.hint)
+
+
+AMQPError.__name__ = "amqp"
+AMQPError.__module__ = "builtins"
+
+
+def warn(
+    message: str,
+    *,
+    sqlstate: str,
+    detail: Optional[str] = None,
+    hint: Optional[str] = None,
+) -> None:
+    """Report a WARNING, in the form that errors have."""
+    fields = {"sqlstate": sqlstate, "detail": detail, "hint": hint}
+    plpy.warning(f"amqp: {message}", **{k: v for k, v in fields.items() if v is not None})
+
+
+def invalid_message(error: wire.MessageError) -> AMQPError:
+    """The error for a message that cannot be encoded."""
+    field = "properties" if error.field == "headers" else error.field
+    if isinstance(error, wire.TooLongError):
+        if error.field == "headers":
+            return AMQPError(
+                "key in headers is too long",
+                sqlstate=TOO_LONG,
+                detail=f"The headers hold {error}; the limit is 255 bytes.",
+            )
+        return AMQPError(
+            f"{field} is too long",
+            sqlstate=TOO_LONG,
+            detail=f"It has {error}; AMQP allows 255.",
+        )
+    if isinstance(error, wire.TooLargeError):
+        return AMQPError(
+            "message properties are too large",
+            sqlstate=LIMIT_EXCEEDED,
+            detail=f"The {error.field} need or are: {error}; they must fit one AMQP frame.",
+            hint="Move large values from the headers into the message.",
+        )
+    if isinstance(error, wire.RangeError):
+        limits = _LIMITS.get(error.field)
+        return AMQPError(
+            f"invalid value for {error.field}: {error}",
+            sqlstate=INVALID_PARAMETER if limits else NUMBER_OUT_OF_RANGE,
+            hint=limits,
+        )
+    return AMQPError(
+        f"{error.field} must be a JSON object",
+        sqlstate=INVALID_PARAMETER,
+        hint="""Give an object, such as '{"key": "value"}'.""",
+    )
+
+
+_LIMITS = {
+    "delivery_mode": "Use 1 (transient) or 2 (persistent).",
+    "priority": "A priority is between 0 and 255.",
+    "expiration": "An expiration is a number of milliseconds, such as '60000', below 2^32.",
+    "timestamp": "A timestamp is not before 1970-01-01 00:00:00 UTC and is finite.",
+}
+
+
+def refused(what: str, error: wire.ChannelClosedError) -> AMQPError:
+    """The error for an operation that the broker refused with a channel exception."""
+    return AMQPError(
+        f"the broker refused {what}",
+        sqlstate=_REPLY_CODES.get(error.code, WRONG_STATE),
+        detail=f"The broker says: {error} ({error.code})",
+    )
+
+
+_REPLY_CODES = {
+    403: INSUFFICIENT_PRIVILEGE,
+    404: UNDEFINED_OBJECT,
+    405: IN_USE,
+    406: WRONG_STATE,
+}
+
+
+def lost(broker_id: int, error: wire.WireError) -> AMQPError:
+    """The error for a connection that broke during an operation."""
+    return AMQPError(
+        f"the connection to broker {broker_id} was lost",
+        sqlstate=CONNECTION_FAILURE,
+        detail=f"Reason: {error}",
+    )
+
+
+def connect_sqlstate(error: wire.ConnectError) -> str:
+    """SQLSTATE for a host that could not be connected to."""
+    if isinstance(error, wire.RejectedError):
+        return INVALID_PASSWORD if error.code == 403 else CONNECTION_REJECTED
+    if isinstance(error, wire.NotAMQPError):
+        return PROTOCOL_VIOLATION
+    return CANNOT_CONNECT
+
+
+def connect_hint(error: wire.ConnectError) -> Optional[str]:
+    """What to look at when a host could not be connected to."""
+    if isinstance(error, wire.RejectedError):
+        if error.code == 403:
+            return "Check username and password in amqp.broker, and the user in RabbitMQ."
+        return "Check vhost in amqp.broker, and the user's permissions on it in RabbitMQ."
+    if isinstance(error, wire.NotAMQPError):
+        return "Check host and port in amqp.broker: 5672 is AMQP, 5671 AMQP over TLS."
+    if isinstance(error, wire.TLSError):
+        return "Check ssl and the ssl_* columns in amqp.broker."
+    return "Check host and port in amqp.broker, and that RabbitMQ runs there."

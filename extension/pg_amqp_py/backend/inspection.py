@@ -1,0 +1,122 @@
+"""The SQL functions that show or end what this session has: pending, status, ping, disconnect."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Iterator, Optional
+
+import plpy
+
+from pg_amqp_py.backend import session, settings
+from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError
+from pg_amqp_py.backend.operation import ask, required
+from pg_amqp_py.wire.connection import Connection
+
+_from_epoch: Any = None
+
+
+def pending() -> list[tuple[Any, ...]]:
+    """amqp.pending(): what the transaction will publish, in the order of the calls."""
+    return list(_pending())
+
+
+def _pending() -> Iterator[tuple[Any, ...]]:
+    for destination, message in session.buffer.messages():
+        envelope = message.envelope
+        when = None if envelope.timestamp is None else _timestamp(envelope.timestamp)
+        yield (
+            destination.broker_id,
+            *envelope[:2],
+            _text(message.body),
+            message.body,
+            *envelope[3:7],
+            envelope.mandatory,
+            *envelope[7:12],
+            when,
+            *envelope[13:],
+            destination.captured,
+        )
+
+
+def _text(body: bytes) -> Optional[str]:
+    """A message as text, None if it is none: PostgreSQL's text cannot hold a NUL."""
+    try:
+        return None if b"\0" in body else body.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _timestamp(epoch: float) -> str:
+    global _from_epoch
+    if _from_epoch is None:
+        _from_epoch = plpy.prepare(
+            "SELECT pg_catalog.to_timestamp($1) AS at", ["pg_catalog.float8"]
+        )
+    at: str = plpy.execute(_from_epoch, [epoch])[0]["at"]
+    return at
+
+
+def status() -> list[tuple[Any, ...]]:
+    """amqp.status(): the brokers that this session has used."""
+    rows = []
+    for broker in session.brokers.values():
+        connection = broker.connection
+        address = connection.address if connection else None
+        rows.append(
+            (
+                broker.broker_id,
+                connection is not None,
+                address and address.host,
+                address and address.port,
+                address and address.vhost,
+                address and address.ssl,
+                connection and connection.server_product,
+                connection and connection.server_version,
+                connection and _timestamp(connection.connected_at),
+                broker.published,
+                broker.confirmed,
+                broker.returned,
+                broker.failed,
+                session.buffer.pending(broker.broker_id),
+                broker.last_error,
+            )
+        )
+    return rows
+
+
+def ping(broker_id: Optional[int]) -> tuple[Any, ...]:
+    """amqp.ping(): a round trip to the broker, connecting if needed. Raises AMQPError."""
+    number = required("broker_id", broker_id)
+    if settings.capture.value():
+        raise AMQPError(
+            "cannot ping a broker while amqp.capture is on",
+            sqlstate=WRONG_STATE,
+            hint="SET amqp.capture = off;",
+        )
+    known = session.brokers.get(number)
+    if known is not None:
+        known.forget_failures()
+        session.forget_connection(number)
+
+    def question(connection: Connection, deadline: float) -> tuple[Any, ...]:
+        start = time.perf_counter()
+        connection.round_trip(deadline)
+        microseconds = (time.perf_counter() - start) * 1e6
+        address = connection.address
+        return (
+            address.host,
+            address.port,
+            connection.server_product,
+            connection.server_version,
+            f"{microseconds:.0f} microseconds",
+        )
+
+    return ask(number, "a round trip", question)
+
+
+def disconnect(broker_id: Optional[int]) -> None:
+    """amqp.disconnect(): close the connection; what is pending still goes out at commit."""
+    known = session.brokers.get(broker_id)  # type: ignore[arg-type]
+    if known is not None and broker_id is not None:
+        known.close()
+        session.forget_connection(broker_id)

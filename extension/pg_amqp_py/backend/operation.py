@@ -1,0 +1,95 @@
+"""One call of a SQL function that speaks with a broker: connection, errors, `amqp.on_failure`."""
+
+from __future__ import annotations
+
+from typing import Callable, Optional, TypeVar
+
+from pg_amqp_py.backend import server, session, settings
+from pg_amqp_py.backend.errors import (
+    NULL_NOT_ALLOWED,
+    UNDEFINED_OBJECT,
+    AMQPError,
+    invalid_message,
+    lost,
+    refused,
+)
+from pg_amqp_py.wire.codec import spec
+from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.errors import (
+    ChannelClosedError,
+    ConnectionLostError,
+    MessageError,
+    StalledError,
+)
+
+Result = TypeVar("Result")
+
+_NOT_FOUND = 404
+
+
+def tolerated(error: AMQPError) -> bool:
+    """Whether `amqp.on_failure` asks for a WARNING instead of the error; then it is given."""
+    if settings.on_failure.value() == "error":
+        return False
+    session.warn_once(error)
+    return True
+
+
+def ask(
+    broker_id: Optional[int], what: str, question: Callable[[Connection, float], Result]
+) -> Result:
+    """Ask the broker something, on a new connection if the idle one turns out to be dead.
+
+    `question` gets the connection and a deadline. Raises AMQPError.
+    """
+    number = required("broker_id", broker_id)
+    subtransaction = server.current_subtransaction()
+    for last_try in (False, True):
+        connection = session.connection(number, subtransaction)
+        connection.on_wait = server.check_interrupts
+        try:
+            return question(connection, session.deadline())
+        except ChannelClosedError as error:
+            raise session.brokers[number].note(refused(what, error)) from None
+        except (ConnectionLostError, StalledError) as error:
+            session.forget_connection(number)
+            if last_try or isinstance(error, StalledError):
+                raise session.brokers[number].note(lost(number, error)) from None
+        except MessageError as error:
+            raise invalid_message(error) from None
+    raise AssertionError("unreachable")
+
+
+def publisher(broker_id: Optional[int], exchange: str) -> Connection:
+    """The connection to publish on, to an exchange that exists. Raises AMQPError."""
+    number = required("broker_id", broker_id)
+    declare = spec.Exchange.Declare(exchange=exchange, passive=True)
+
+    def look(current: Connection, deadline: float) -> Connection:
+        if exchange in current.exchanges:
+            return current
+        try:
+            current.call(declare, spec.Exchange.DeclareOk, deadline)
+        except ChannelClosedError as error:
+            if error.code != _NOT_FOUND:
+                raise
+            raise session.brokers[number].note(
+                AMQPError(
+                    f'exchange "{exchange}" does not exist on broker {number}',
+                    sqlstate=UNDEFINED_OBJECT,
+                    detail=f"The broker says: {error} ({error.code})",
+                    hint=f"Declare it: SELECT amqp.exchange_declare({number},"
+                    f" '{exchange}', 'topic', false, true);",
+                )
+            ) from None
+        current.exchanges.add(exchange)
+        return current
+
+    return ask(number, f'exchange "{exchange}"', look)
+
+
+def required(name: str, value: Optional[Result]) -> Result:
+    """A parameter that must not be NULL. Raises AMQPError (22004)."""
+    if value is None:
+        raise AMQPError(f"{name} must not be null", sqlstate=NULL_NOT_ALLOWED)
+    return value

@@ -1,0 +1,153 @@
+"""The SQL functions amqp.publish() and amqp.autonomous_publish()."""
+
+from __future__ import annotations
+
+from array import array
+from datetime import datetime
+from typing import Any, Optional, Union
+
+import plpy
+
+from pg_amqp_py.backend import server, session, settings
+from pg_amqp_py.backend.broker import Broker
+from pg_amqp_py.backend.delivery import deliver
+from pg_amqp_py.backend.errors import (
+    CONNECTION_FAILURE,
+    WRONG_STATE,
+    AMQPError,
+    invalid_message,
+)
+from pg_amqp_py.backend.operation import publisher, tolerated
+from pg_amqp_py.backend.transaction import Destination
+from pg_amqp_py.wire.delivery import Batch
+from pg_amqp_py.wire.encode import Encoder
+from pg_amqp_py.wire.errors import MessageError
+from pg_amqp_py.wire.message import Envelope
+
+_DELIVERY_MODE = Envelope._fields.index("delivery_mode")
+_capturing = Encoder()
+_to_epoch: Any = None
+
+
+def publish(
+    broker_id: Optional[int],
+    exchange: Optional[str],
+    routing_key: Optional[str],
+    message: Union[str, bytes, None],
+    delivery_mode: Optional[int],
+    content_type: Optional[str],
+    reply_to: Optional[str],
+    correlation_id: Optional[str],
+    mandatory: Optional[bool],
+    headers: Optional[str],
+    content_encoding: Optional[str],
+    priority: Optional[int],
+    expiration: Optional[str],
+    message_id: Optional[str],
+    timestamp: Optional[str],
+    type: Optional[str],
+    user_id: Optional[str],
+    app_id: Optional[str],
+    autonomous: bool = False,
+) -> bool:
+    """Publish when the transaction commits, or, if `autonomous`, now.
+
+    Parameters are those of the SQL functions, as PL/Python hands them over. Returns whether
+    the message was taken. Raises AMQPError unless `amqp.on_failure` is `warn`.
+    """
+    try:
+        fields = (
+            "amq.direct" if exchange is None else exchange,
+            routing_key or "",
+            bool(mandatory),
+            delivery_mode,
+            content_type,
+            reply_to,
+            correlation_id,
+            headers,
+            content_encoding,
+            priority,
+            expiration,
+            message_id,
+            None if timestamp is None else _epoch(timestamp),
+            type,
+            user_id,
+            app_id,
+        )
+        body = message.encode() if isinstance(message, str) else message or b""
+        try:
+            return _take(broker_id, fields, body, autonomous)
+        except MessageError as error:
+            invalid = invalid_message(error)
+            if error.field != "delivery_mode" or not tolerated(invalid):
+                raise invalid from None
+            # The C extension warns of a delivery mode that it does not know, and goes on without.
+            without = (*fields[:_DELIVERY_MODE], None, *fields[_DELIVERY_MODE + 1 :])
+            return _take(broker_id, without, body, autonomous)
+    except AMQPError as error:
+        if not tolerated(error):
+            # PostgreSQL shows a traceback as CONTEXT, and ours would say nothing to the user.
+            raise error.with_traceback(None) from None
+        return False
+
+
+def _take(
+    broker_id: Optional[int], fields: tuple[Any, ...], body: bytes, autonomous: bool
+) -> bool:
+    subtransaction = server.current_subtransaction()
+    if settings.capture.value():
+        captured = Destination(broker_id or 0, captured=True)
+        session.buffer.append(subtransaction, captured, _capturing, fields, body)
+        return True
+    connection = session.looked_at(broker_id)
+    if connection is None or fields[0] not in connection.exchanges:
+        connection = publisher(broker_id, fields[0])
+    assert broker_id is not None
+    if autonomous:
+        stream = bytearray()
+        connection.encoder.append(stream, fields, body)
+        _publish_now(session.brokers[broker_id], Batch(stream, array("Q", (0,))))
+    else:
+        destination = session.brokers[broker_id].destination
+        session.buffer.append(subtransaction, destination, connection.encoder, fields, body)
+    return True
+
+
+def _publish_now(broker: Broker, batch: Batch) -> None:
+    error = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
+    if batch.pending:
+        raise broker.note(
+            AMQPError(
+                f"message was not confirmed by broker {broker.broker_id}",
+                sqlstate=CONNECTION_FAILURE,
+                detail=f"Reason: {error}",
+                hint="It may or may not have arrived.",
+            )
+        )
+    for causes, what in (batch.refused, "refused"), (batch.returned, "returned as unroutable"):
+        for cause in causes:
+            raise broker.note(
+                AMQPError(
+                    f"message to {cause.place} was {what} by broker {broker.broker_id}",
+                    sqlstate=WRONG_STATE,
+                    detail=f"The broker says: {cause.text}",
+                )
+            )
+
+
+def _epoch(timestamp: str) -> int:
+    """Seconds since 1970 of a timestamptz in its text form, which depends on DateStyle."""
+    global _to_epoch
+    try:
+        return int(datetime.fromisoformat(timestamp).timestamp() // 1)
+    except ValueError:
+        pass
+    if _to_epoch is None:
+        _to_epoch = plpy.prepare(
+            """SELECT CASE WHEN pg_catalog.isfinite($1)
+                      THEN pg_catalog.floor(pg_catalog.date_part('epoch', $1))::pg_catalog.int8
+               END AS epoch""",
+            ["pg_catalog.timestamptz"],
+        )
+    epoch: Optional[int] = plpy.execute(_to_epoch, [timestamp])[0]["epoch"]
+    return -1 if epoch is None else epoch

@@ -1,0 +1,44 @@
+"""The SQL function amqp.add_broker(): a broker's rows from an AMQP URI."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import plpy
+
+from pg_amqp_py.backend import server
+from pg_amqp_py.backend.broker import broker_table_owner
+from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError
+from pg_amqp_py.backend.operation import required
+from pg_amqp_py.wire.uri import InvalidURIError, parse_uri
+
+_ADD_FIRST = """
+INSERT INTO amqp.broker (host, port, vhost, username, password, ssl)
+VALUES ($1, $2, $3, $4, $5, $6) RETURNING broker_id
+"""
+_ADD_OTHER = """
+INSERT INTO amqp.broker (host, port, vhost, username, password, ssl, broker_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+"""
+_TYPES = ["pg_catalog.text", "pg_catalog.int4", *["pg_catalog.text"] * 3, "pg_catalog.bool"]
+
+
+def add_broker(uri: Optional[str]) -> int:
+    """Insert a row for each host of the URI and return their common broker_id."""
+    try:
+        hosts = parse_uri(required("uri", uri))
+    except InvalidURIError as error:
+        raise AMQPError(
+            f"invalid AMQP URI: {error}",
+            sqlstate=INVALID_PARAMETER,
+            hint="Write amqp://user:password@host:port/vhost, or amqps:// for TLS; several hosts"
+            " with commas; special characters percent-encoded.",
+        ) from None
+    # As the owner of the table: its defaults, constraints and triggers are the owner's code.
+    with server.acting_as(broker_table_owner()):
+        first = plpy.execute(plpy.prepare(_ADD_FIRST, _TYPES), list(hosts[0]))
+        broker_id: int = first[0]["broker_id"]
+        others = plpy.prepare(_ADD_OTHER, [*_TYPES, "pg_catalog.int4"])
+        for host in hosts[1:]:
+            plpy.execute(others, [*host, broker_id])
+    return broker_id

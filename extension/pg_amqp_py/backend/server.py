@@ -1,0 +1,154 @@
+"""The running PostgreSQL server's own C functions, through ctypes: the only module that uses it.
+
+PL/Python offers no way to act at commit, so PostgreSQL's is used (src/backend/access/transam/
+xact.c, section "callbacks"). Everything here is exported with the same signature and the same
+numbers by every supported major version; what is missing is reported at import.
+
+Rules for this module: a C function that can raise an ERROR must not be called, because it
+would jump over Python's frames; a callback must not let an exception escape.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Optional
+
+import plpy
+
+from pg_amqp_py.backend.errors import AMQPError
+
+# XactEvent (src/include/access/xact.h)
+_XACT_COMMIT, _XACT_ABORT, _XACT_PREPARE, _XACT_PRE_PREPARE = 0, 2, 4, 7
+# SubXactEvent
+_SUBXACT_ABORT = 2
+# MyXactFlags: "this transaction accessed a temporary object"
+_ACCESSED_TEMP_NAMESPACE = 1
+# SetUserIdAndSecContext (src/include/miscadmin.h)
+_SECURITY_RESTRICTED_OPERATION = 2
+
+# PYFUNCTYPE and PyDLL keep the interpreter lock, which PL/Python never gives away.
+_XactCallback = ctypes.PYFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p)
+_SubXactCallback = ctypes.PYFUNCTYPE(
+    None, ctypes.c_int, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p
+)
+_ExitCallback = ctypes.PYFUNCTYPE(None, ctypes.c_int, ctypes.c_size_t)
+
+_server = ctypes.PyDLL(None)
+
+
+def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+    try:
+        function: Any = getattr(_server, name)
+    except AttributeError:
+        raise AMQPError(
+            f'the server does not export "{name}"',
+            sqlstate="0A000",
+            detail="Publishing at commit needs the transaction callbacks of PostgreSQL.",
+        ) from None
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+current_subtransaction: Callable[[], int] = _function(
+    "GetCurrentSubTransactionId", ctypes.c_uint32
+)
+"""Id of the innermost subtransaction; ids only grow within a transaction, the top one is 1."""
+
+_register_xact = _function("RegisterXactCallback", None, _XactCallback, ctypes.c_void_p)
+_register_subxact = _function("RegisterSubXactCallback", None, _SubXactCallback, ctypes.c_void_p)
+_on_proc_exit = _function("on_proc_exit", None, _ExitCallback, ctypes.c_size_t)
+_get_option = _function(
+    "GetConfigOption", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_bool, ctypes.c_bool
+)
+_get_user = _function(
+    "GetUserIdAndSecContext",
+    None,
+    ctypes.POINTER(ctypes.c_uint32),
+    ctypes.POINTER(ctypes.c_int),
+)
+_set_user = _function("SetUserIdAndSecContext", None, ctypes.c_uint32, ctypes.c_int)
+_function("PrepareTransactionBlock", ctypes.c_bool)
+_xact_flags = ctypes.c_int.in_dll(_server, "MyXactFlags")
+
+_interrupts = plpy.prepare("SELECT")
+_kept: list[Any] = []
+"""The callbacks: PostgreSQL holds bare pointers to them until the process ends."""
+
+
+def setting(name: bytes) -> Optional[bytes]:
+    """Value of a setting, None if it was never set. Allowed everywhere, commit included."""
+    value: Optional[bytes] = _get_option(name, True, False)
+    return value
+
+
+def check_interrupts() -> None:
+    """Raise what pg_cancel_backend, statement_timeout or a shutdown asks for, if anything does.
+
+    The executor looks for interrupts while it runs even the emptiest query.
+    """
+    plpy.execute(_interrupts)
+
+
+@contextmanager
+def acting_as(role: int) -> Iterator[None]:
+    """Run with the rights of `role` (an OID) and no way to gain others.
+
+    This is what PostgreSQL does for VACUUM, REINDEX and REFRESH MATERIALIZED VIEW: whatever
+    code the owner of a table has attached to it runs as the owner and never as the caller.
+    """
+    user, context = ctypes.c_uint32(), ctypes.c_int()
+    _get_user(ctypes.byref(user), ctypes.byref(context))
+    _set_user(role, context.value | _SECURITY_RESTRICTED_OPERATION)
+    try:
+        yield
+    finally:
+        _set_user(user.value, context.value)
+
+
+def refuse_prepare() -> None:
+    """Make PostgreSQL refuse the PREPARE TRANSACTION that is under way.
+
+    A callback cannot raise an ERROR from Python. PostgreSQL itself does, right after the
+    callbacks, if the transaction is marked as having used temporary objects.
+    """
+    _xact_flags.value |= _ACCESSED_TEMP_NAMESPACE
+
+
+def register(
+    *,
+    commit: Callable[[], None],
+    abort: Callable[[], None],
+    pre_prepare: Callable[[], None],
+    abort_subtransaction: Callable[[int], None],
+    leave: Callable[[], None],
+) -> None:
+    """Have the functions called for every transaction of this backend, and at its end.
+
+    `commit` runs after the transaction is durable and visible and before its locks are
+    released: an exception there would be a PANIC, so none may escape; there is no SPI.
+    """
+    steps = {
+        _XACT_COMMIT: commit,
+        _XACT_ABORT: abort,
+        _XACT_PREPARE: abort,
+        _XACT_PRE_PREPARE: pre_prepare,
+    }
+
+    def on_xact(event: int, _: Any) -> None:
+        step = steps.get(event)
+        if step is not None:
+            step()
+
+    def on_subxact(event: int, subtransaction: int, _parent: int, _: Any) -> None:
+        if event == _SUBXACT_ABORT:
+            abort_subtransaction(subtransaction)
+
+    def on_exit(_code: int, _: Any) -> None:
+        leave()
+
+    _kept.extend((_XactCallback(on_xact), _SubXactCallback(on_subxact), _ExitCallback(on_exit)))
+    _register_xact(_kept[0], None)
+    _register_subxact(_kept[1], None)
+    _on_proc_exit(_kept[2], 0)

@@ -1,0 +1,124 @@
+"""This backend's brokers and its transaction: the state that the SQL functions share."""
+
+from __future__ import annotations
+
+import time
+from typing import Optional
+
+from pg_amqp_py.backend import server, settings
+from pg_amqp_py.backend.broker import Broker, read_addresses
+from pg_amqp_py.backend.delivery import deliver_committed
+from pg_amqp_py.backend.errors import UNDEFINED_OBJECT, AMQPError, warn
+from pg_amqp_py.backend.transaction import TransactionBuffer
+from pg_amqp_py.wire.connection import Connection
+
+buffer = TransactionBuffer()
+brokers: dict[int, Broker] = {}
+
+_usable: dict[int, tuple[int, Connection]] = {}
+"""Connections looked at in this transaction, with the subtransaction in which that was."""
+_warned: set[str] = set()
+"""What this transaction has been warned of already."""
+
+
+def broker(broker_id: int) -> Broker:
+    """The broker with the row that it has now. Raises AMQPError (42704) if it has none."""
+    addresses = read_addresses(broker_id)
+    if not addresses:
+        raise AMQPError(
+            f"broker {broker_id} does not exist",
+            sqlstate=UNDEFINED_OBJECT,
+            detail=f'Table "amqp.broker" has no row with broker_id {broker_id}.',
+            hint="Add one: SELECT amqp.add_broker('amqp://user:password@host/vhost');",
+        )
+    known = brokers.get(broker_id)
+    if known is None:
+        known = brokers[broker_id] = Broker(broker_id)
+    known.configure(addresses)
+    return known
+
+
+def connection(broker_id: int, subtransaction: int) -> Connection:
+    """The connection of a broker, looked after once in every transaction."""
+    usable = _usable.get(broker_id)
+    if usable is not None:
+        return usable[1]
+    settings.check()
+    ready = broker(broker_id).ready()
+    _usable[broker_id] = subtransaction, ready
+    return ready
+
+
+def looked_at(broker_id: Optional[int]) -> Optional[Connection]:
+    """The connection of a broker, if this transaction has looked after it already."""
+    usable = _usable.get(broker_id)  # type: ignore[arg-type]
+    return None if usable is None else usable[1]
+
+
+def deadline() -> float:
+    """time.monotonic() until which a broker may take to answer a question."""
+    return time.monotonic() + settings.connect_timeout.value()
+
+
+def forget_connection(broker_id: int) -> None:
+    """Look at the broker's row and connection again at the next call."""
+    _usable.pop(broker_id, None)
+
+
+def warn_once(error: AMQPError) -> None:
+    """Report an error as a WARNING, the same one once in a transaction."""
+    if str(error) not in _warned:
+        _warned.add(str(error))
+        error.warn()
+
+
+def _end() -> None:
+    buffer.clear()
+    _usable.clear()
+    _warned.clear()
+
+
+def _on_commit() -> None:
+    try:
+        if buffer.sends():
+            deliver_committed(buffer.outgoing(), brokers)
+    except BaseException as error:
+        # The transaction is committed: an ERROR would be a PANIC.
+        warn(f"publishing at commit failed: {error!r}", sqlstate="XX000")
+    finally:
+        _end()
+
+
+def _on_pre_prepare() -> None:
+    if buffer.sends():
+        warn(
+            "a transaction with messages pending cannot be prepared",
+            sqlstate="0A000",
+            detail=f"{len(buffer)} messages wait for the commit, which may run in another"
+            " session.",
+            hint="Publish outside of two-phase transactions.",
+        )
+        server.refuse_prepare()
+
+
+def _on_abort_subtransaction(subtransaction: int) -> None:
+    buffer.abort(subtransaction)
+    # A broker's row may have been rolled back with it.
+    for broker_id, (looked_at, _) in list(_usable.items()):
+        if looked_at >= subtransaction:
+            del _usable[broker_id]
+
+
+def _on_leave() -> None:
+    for known in brokers.values():
+        if known.connection is not None:
+            known.connection.leave()
+
+
+server.register(
+    commit=_on_commit,
+    abort=_end,
+    pre_prepare=_on_pre_prepare,
+    abort_subtransaction=_on_abort_subtransaction,
+    leave=_on_leave,
+)

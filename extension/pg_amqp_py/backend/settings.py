@@ -1,0 +1,105 @@
+"""The settings of pg_amqp_py: read when they are used, with defaults, checked.
+
+They are placeholders in PostgreSQL (documentation, section "Customized Options"), so anybody may
+set any text; a text that makes no sense is an error where they are first used.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Callable, Generic, Optional, TypeVar
+
+from pg_amqp_py.backend import server
+from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError
+
+Value = TypeVar("Value")
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST = 24 * 86400.0
+
+
+class Setting(Generic[Value]):
+    """A setting: call `value()` for its value now."""
+
+    def __init__(
+        self, name: str, default: Value, parse: Callable[[str], Optional[Value]], hint: str
+    ) -> None:
+        self.name = name
+        self._key = name.encode()
+        self._default = default
+        self._parse = parse
+        self._hint = hint
+        self._known: dict[Optional[bytes], Value] = {None: default, b"": default}
+
+    def value(self) -> Value:
+        """The value in force. Raises AMQPError (22023) for a text that makes no sense."""
+        raw = server.setting(self._key)
+        try:
+            return self._known[raw]
+        except KeyError:
+            pass
+        text = (raw or b"").decode(errors="replace")
+        parsed = self._parse(text)
+        if parsed is None:
+            raise AMQPError(
+                f'invalid value for parameter "{self.name}": "{text}"',
+                sqlstate=INVALID_PARAMETER,
+                hint=self._hint,
+            )
+        self._known = {None: self._default, b"": self._default, raw: parsed}
+        return parsed
+
+    def value_or_default(self) -> Value:
+        """The value in force, or the default where an error must not be raised: at commit."""
+        try:
+            return self.value()
+        except AMQPError as error:
+            error.warn()
+            return self._default
+
+
+def _boolean(text: str) -> Optional[bool]:
+    # The spellings of PostgreSQL's parse_bool().
+    word = text.strip().lower()
+    if word in ("on", "1") or (word and ("true".startswith(word) or "yes".startswith(word))):
+        return True
+    if word in ("of", "off", "0") or (
+        word and ("false".startswith(word) or "no".startswith(word))
+    ):
+        return False
+    return None
+
+
+def _seconds(text: str) -> Optional[float]:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d|)\s*", text)
+    if found is None:
+        return None
+    seconds = float(found[1]) * _UNITS[found[2]]
+    return seconds if 0 < seconds <= _LONGEST else None
+
+
+def _word(*words: str) -> Callable[[str], Optional[str]]:
+    return lambda text: text.lower() if text.lower() in words else None
+
+
+_TIME_HINT = (
+    'A time above 0, with a unit: "us", "ms" (the default), "s", "min", "h" or "d".'
+)
+
+on_failure: Setting[str] = Setting(
+    "amqp.on_failure", "error", _word("error", "warn"), 'Available values: "error", "warn".'
+)
+publisher_confirms: Setting[bool] = Setting(
+    "amqp.publisher_confirms", True, _boolean, 'A Boolean value: "on" or "off".'
+)
+confirm_timeout: Setting[float] = Setting("amqp.confirm_timeout", 5.0, _seconds, _TIME_HINT)
+connect_timeout: Setting[float] = Setting("amqp.connect_timeout", 5.0, _seconds, _TIME_HINT)
+capture: Setting[bool] = Setting(
+    "amqp.capture", False, _boolean, 'A Boolean value: "on" or "off".'
+)
+
+
+def check() -> None:
+    """Raise AMQPError for any setting that makes no sense, while an ERROR is still useful."""
+    for setting in (on_failure, publisher_confirms, confirm_timeout, connect_timeout, capture):
+        setting.value()

@@ -1,0 +1,220 @@
+"""The SQL functions that change what the broker holds: exchanges, queues, bindings.
+
+They take effect at once: the broker knows nothing of the transaction.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from pg_amqp_py.backend import settings
+from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError, invalid_message
+from pg_amqp_py.backend.operation import ask, required, tolerated
+from pg_amqp_py.wire.codec import UnsupportedAMQPFieldException, spec
+from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.errors import MessageError
+from pg_amqp_py.wire.properties import short_string
+from pg_amqp_py.wire.table import encode_table, parse_table
+
+Text = Optional[str]
+Flag = Optional[bool]
+Broker = Optional[int]
+
+
+def exchange_declare(
+    broker_id: Broker,
+    exchange: Text,
+    exchange_type: Text,
+    passive: Flag,
+    durable: Flag,
+    auto_delete: Flag,
+    internal: Flag,
+    arguments: Text,
+) -> bool:
+    """Create an exchange, or with `passive` only make sure that it exists."""
+    return _call(
+        broker_id,
+        spec.Exchange.Declare,
+        spec.Exchange.DeclareOk,
+        f'to declare exchange "{exchange}"',
+        names={"exchange": exchange, "type": "direct" if passive else exchange_type},
+        flags={
+            "passive": passive,
+            "durable": durable,
+            "auto_delete": auto_delete,
+            "internal": internal,
+        },
+        arguments=arguments,
+    )
+
+
+def exchange_delete(broker_id: Broker, exchange: Text, if_unused: Flag) -> bool:
+    """Delete an exchange."""
+    return _call(
+        broker_id,
+        spec.Exchange.Delete,
+        spec.Exchange.DeleteOk,
+        f'to delete exchange "{exchange}"',
+        names={"exchange": exchange},
+        flags={"if_unused": if_unused},
+    )
+
+
+def exchange_bind(
+    broker_id: Broker, destination: Text, source: Text, routing_key: Text, arguments: Text
+) -> bool:
+    """Route messages of exchange `source` to exchange `destination` as well."""
+    return _call(
+        broker_id,
+        spec.Exchange.Bind,
+        spec.Exchange.BindOk,
+        f'to bind exchange "{destination}" to "{source}"',
+        names={"destination": destination, "source": source, "routing_key": routing_key or ""},
+        arguments=arguments,
+    )
+
+
+def exchange_unbind(
+    broker_id: Broker, destination: Text, source: Text, routing_key: Text, arguments: Text
+) -> bool:
+    """Undo exchange_bind()."""
+    return _call(
+        broker_id,
+        spec.Exchange.Unbind,
+        spec.Exchange.UnbindOk,
+        f'to unbind exchange "{destination}" from "{source}"',
+        names={"destination": destination, "source": source, "routing_key": routing_key or ""},
+        arguments=arguments,
+    )
+
+
+def queue_declare(
+    broker_id: Broker,
+    queue: Text,
+    passive: Flag,
+    durable: Flag,
+    exclusive: Flag,
+    auto_delete: Flag,
+    arguments: Text,
+) -> bool:
+    """Create a queue, or with `passive` only make sure that it exists."""
+    return _call(
+        broker_id,
+        spec.Queue.Declare,
+        spec.Queue.DeclareOk,
+        f'to declare queue "{queue}"',
+        names={"queue": queue},
+        flags={
+            "passive": passive,
+            "durable": durable,
+            "exclusive": exclusive,
+            "auto_delete": auto_delete,
+        },
+        arguments=arguments,
+    )
+
+
+def queue_bind(
+    broker_id: Broker, queue: Text, exchange: Text, routing_key: Text, arguments: Text
+) -> bool:
+    """Route messages of an exchange to a queue."""
+    return _call(
+        broker_id,
+        spec.Queue.Bind,
+        spec.Queue.BindOk,
+        f'to bind queue "{queue}" to exchange "{exchange}"',
+        names={"queue": queue, "exchange": exchange, "routing_key": routing_key or ""},
+        arguments=arguments,
+    )
+
+
+def queue_unbind(
+    broker_id: Broker, queue: Text, exchange: Text, routing_key: Text, arguments: Text
+) -> bool:
+    """Undo queue_bind()."""
+    return _call(
+        broker_id,
+        spec.Queue.Unbind,
+        spec.Queue.UnbindOk,
+        f'to unbind queue "{queue}" from exchange "{exchange}"',
+        names={"queue": queue, "exchange": exchange, "routing_key": routing_key or ""},
+        arguments=arguments,
+    )
+
+
+def queue_purge(broker_id: Broker, queue: Text) -> bool:
+    """Drop the messages of a queue that nobody has been given yet."""
+    return _call(
+        broker_id,
+        spec.Queue.Purge,
+        spec.Queue.PurgeOk,
+        f'to purge queue "{queue}"',
+        names={"queue": queue},
+    )
+
+
+def queue_delete(broker_id: Broker, queue: Text, if_unused: Flag, if_empty: Flag) -> bool:
+    """Delete a queue with the messages in it."""
+    return _call(
+        broker_id,
+        spec.Queue.Delete,
+        spec.Queue.DeleteOk,
+        f'to delete queue "{queue}"',
+        names={"queue": queue},
+        flags={"if_unused": if_unused, "if_empty": if_empty},
+    )
+
+
+def _call(
+    broker_id: Broker,
+    request: Any,
+    reply: Any,
+    what: str,
+    *,
+    names: dict[str, Text],
+    flags: Optional[dict[str, Flag]] = None,
+    arguments: Text = None,
+) -> bool:
+    """Check the parameters, ask the broker; true, or what `amqp.on_failure` says."""
+    try:
+        method = _method(request, names, flags or {}, arguments)
+        if settings.capture.value():
+            return True
+
+        def question(connection: Connection, deadline: float) -> None:
+            # An exchange that was seen to exist may be gone after this.
+            connection.forget_exchanges()
+            connection.call(method, reply, deadline)
+
+        ask(broker_id, what, question)
+    except AMQPError as error:
+        if not tolerated(error):
+            raise
+        return False
+    return True
+
+
+def _method(
+    request: Any, names: dict[str, Text], flags: dict[str, Flag], arguments: Text
+) -> Any:
+    fields: dict[str, Any] = {name: bool(flag) for name, flag in flags.items()}
+    try:
+        for name, value in names.items():
+            fields[name] = required(name, value)
+            short_string(name, fields[name])
+            if not value and name != "routing_key":
+                raise AMQPError(f"{name} must not be empty", sqlstate=INVALID_PARAMETER)
+        if arguments is not None:
+            fields["arguments"] = parse_table(arguments, "arguments")
+            encode_table(fields["arguments"], "arguments")
+        method = request(**fields)
+        method.encode()
+    except MessageError as error:
+        raise invalid_message(error) from None
+    except UnsupportedAMQPFieldException:
+        raise AMQPError(
+            "arguments must not hold fractions",
+            sqlstate=INVALID_PARAMETER,
+            detail="No argument that RabbitMQ knows has one.",
+        ) from None
+    return method

@@ -1,0 +1,130 @@
+"""The messages of the current transaction, kept exactly as its savepoints stand. Pure Python.
+
+Operations: append a message, forget what an aborted subtransaction published, hand the
+survivors out by destination. Goals: nothing per subtransaction that published nothing,
+amortised O(1) for everything else, little more memory than the bytes that will be sent.
+
+Subtransaction ids only grow within a transaction, and subtransactions nest: so what belongs to
+an aborted one is always a suffix of everything published so far. It is enough to remember,
+in a short stack of marks, where the first message of each subtransaction begins. A
+subtransaction that commits needs nothing: its mark then stands for its parent's later messages
+too, and when an ancestor aborts, every mark from that ancestor's id on goes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Iterator, NamedTuple
+
+from pg_amqp_py.wire.encode import Encoder, decode_messages
+from pg_amqp_py.wire.message import Message
+
+
+class Destination(NamedTuple):
+    """Where messages go at commit."""
+
+    broker_id: int
+    captured: bool
+    """Published under `amqp.capture`: shown by amqp.pending(), never sent."""
+
+
+class Outgoing(NamedTuple):
+    """The messages for one destination, in order, as wire.delivery.Batch takes them."""
+
+    destination: Destination
+    stream: bytes | bytearray
+    starts: array[int]
+
+
+class TransactionBuffer:
+    """What the transaction will publish when it commits."""
+
+    def __init__(self) -> None:
+        self._stream = bytearray()
+        self._starts = array("Q")
+        """Offset of every message in the stream."""
+        self._marks: list[tuple[int, int, int]] = []
+        """(subtransaction id, number of messages before it, number of runs before it)"""
+        self._runs: list[tuple[int, Destination]] = []
+        """(number of the first message, destination) of neighbours with one destination"""
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def clear(self) -> None:
+        """Forget everything: the transaction is over."""
+        # New objects, so that the memory of a large transaction goes back at once.
+        if self._starts:
+            self.__init__()  # type: ignore[misc]
+
+    def append(
+        self,
+        subtransaction: int,
+        destination: Destination,
+        encoder: Encoder,
+        fields: tuple[object, ...],
+        body: bytes,
+    ) -> None:
+        """Add a message published by `subtransaction` (the current one).
+
+        Raises MessageError of `wire` for a message that cannot be encoded; then nothing is added.
+        """
+        start = len(self._stream)
+        encoder.append(self._stream, fields, body)
+        marks, runs = self._marks, self._runs
+        if not marks or subtransaction > marks[-1][0]:
+            marks.append((subtransaction, len(self._starts), len(runs)))
+        if not runs or runs[-1][1] != destination:
+            runs.append((len(self._starts), destination))
+        self._starts.append(start)
+
+    def abort(self, subtransaction: int) -> None:
+        """Forget what `subtransaction` and its descendants published."""
+        marks = self._marks
+        messages = runs = None
+        while marks and marks[-1][0] >= subtransaction:
+            _, messages, runs = marks.pop()
+        if messages is not None:
+            del self._stream[self._starts[messages] :]
+            del self._starts[messages:]
+            del self._runs[runs:]
+
+    def pending(self, broker_id: int) -> int:
+        """Number of messages that will be sent to a broker."""
+        return sum(
+            last - first
+            for first, last, destination in self._spans()
+            if destination == Destination(broker_id, captured=False)
+        )
+
+    def sends(self) -> bool:
+        """Whether anything will be sent at commit."""
+        return any(not destination.captured for _, destination in self._runs)
+
+    def messages(self) -> Iterator[tuple[Destination, Message]]:
+        """Everything, decoded, in the order of the calls."""
+        for first, last, destination in self._spans():
+            for message in decode_messages(self._part(first, last)):
+                yield destination, message
+
+    def outgoing(self) -> list[Outgoing]:
+        """What is to be sent, by destination; the captured messages are left out."""
+        if len(self._runs) == 1 and self.sends():
+            return [Outgoing(self._runs[0][1], self._stream, self._starts)]
+        found: dict[Destination, tuple[bytearray, array[int]]] = {}
+        for first, last, destination in self._spans():
+            if not destination.captured:
+                stream, starts = found.setdefault(destination, (bytearray(), array("Q")))
+                shift = len(stream) - self._starts[first]
+                starts.extend(start + shift for start in self._starts[first:last])
+                stream += self._part(first, last)
+        return [Outgoing(destination, *parts) for destination, parts in found.items()]
+
+    def _spans(self) -> Iterator[tuple[int, int, Destination]]:
+        for at, (first, destination) in enumerate(self._runs):
+            last = self._runs[at + 1][0] if at + 1 < len(self._runs) else len(self._starts)
+            yield first, last, destination
+
+    def _part(self, first: int, last: int) -> memoryview:
+        end = self._starts[last] if last < len(self._starts) else len(self._stream)
+        return memoryview(self._stream)[self._starts[first] : end]

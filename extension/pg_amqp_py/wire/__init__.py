@@ -1,0 +1,1 @@
+"""AMQP 0-9-1 from a message to confirmed bytes; knows nothing of PostgreSQL."""

@@ -1,0 +1,65 @@
+"""Which of the messages just written are confirmed: no socket.
+
+The broker answers a delivery tag with Basic.Ack or Basic.Nack, in any order, alone or `multiple`
+(all tags up to it). Nearly all come in order, so a watermark says most of it, and two
+small sets say the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+from pg_amqp_py.wire.frames import Ack
+
+
+class Confirms:
+    """The confirms of `count` messages with the tags first, first + 1, ..."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self._next = first
+        """All tags below it are answered."""
+        self._end = first + count
+        self._first = first
+        self._early: set[int] = set()
+        """Answered tags above the watermark."""
+        self._refused: set[int] = set()
+
+    @property
+    def outstanding(self) -> int:
+        """How many messages are not answered yet."""
+        return self._end - self._next - len(self._early)
+
+    @property
+    def confirmed(self) -> int:
+        """How many messages the broker has accepted."""
+        return self._end - self._first - self.outstanding - len(self._refused)
+
+    def answer(self, ack: Ack) -> None:
+        """Take one answer of the broker; answers to older messages are none of ours."""
+        tag = min(ack.tag, self._end - 1) if ack.tag else self._end - 1
+        if tag < self._next:
+            return
+        if not ack.positive:
+            tags = range(self._next, tag + 1) if ack.multiple else (tag,)
+            self._refused.update(t for t in tags if t not in self._early)
+        if ack.multiple:
+            if self._early:
+                self._early.difference_update(range(self._next, tag + 1))
+            self._next = tag + 1
+        elif tag == self._next:
+            self._next += 1
+        else:
+            self._early.add(tag)
+        while self._next in self._early:
+            self._early.remove(self._next)
+            self._next += 1
+
+    def refused(self) -> list[int]:
+        """Positions (0 for the first message) that the broker refused with Basic.Nack."""
+        return sorted(tag - self._first for tag in self._refused)
+
+    def unanswered(self) -> Iterator[int]:
+        """Positions (0 for the first message) that have no answer yet, in order."""
+        for tag in range(self._next, self._end):
+            if tag not in self._early:
+                yield tag - self._first

@@ -1,0 +1,327 @@
+"""An AMQP connection with its one channel in confirm mode.
+
+pika's BlockingConnection is not used for this: it waits in ways that PostgreSQL cannot
+interrupt, resolves names in a thread (a backend must have none) and confirms one message at
+a time. What pika is asked for is the encoding of the methods.
+
+One channel is enough: topology calls and publishing never overlap, and a channel that the
+broker closes to refuse an operation is opened again at once.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Optional, TypeVar
+
+from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.codec import frame, spec
+from pg_amqp_py.wire.encode import CHANNEL, FRAME_MAX, Encoder
+from pg_amqp_py.wire.errors import (
+    ChannelClosedError,
+    ConnectError,
+    ConnectionLostError,
+    NotAMQPError,
+    RejectedError,
+    StalledError,
+    TLSError,
+    UnreachableError,
+)
+from pg_amqp_py.wire.frames import Ack, FrameReader
+from pg_amqp_py.wire.transport import Bytes, Transport, open_transport
+
+_PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
+_CAPABILITIES = {
+    "authentication_failure_close": True,
+    "basic.nack": True,
+    "connection.blocked": True,
+    "publisher_confirms": True,
+}
+_ACCESS_REFUSED = 403
+_CLOSING_SECONDS = 1.0
+
+Reply = TypeVar("Reply")
+
+
+class Connection:
+    """An open connection. Not safe for use by two threads at once.
+
+    Methods raise ConnectionLostError or StalledError when the connection is of no use any more;
+    it is closed by then.
+    """
+
+    def __init__(self, transport: Transport, address: Address) -> None:
+        self.address = address
+        self.server_product = ""
+        self.server_version = ""
+        self.connected_at = 0.0
+        """time.time() of the moment at which the broker accepted the login."""
+        self.encoder = Encoder()
+        self.exchanges = {""}
+        """Exchanges that this connection has seen to exist; the default exchange always does."""
+        self.blocked: Optional[str] = None
+        """The broker's reason for taking no messages now (Connection.Blocked), or None."""
+        self.published = 0
+        """Delivery tag of the last message on the channel."""
+        self.on_publisher: Callable[[Any], None] = ignore
+        """Called with every Ack, and with every Basic.Return of pika.spec."""
+        self.unconfirmed = False
+        """Whether messages were published whose confirms nobody awaited."""
+        self._transport = transport
+        self._frames = FrameReader()
+        self._replies: list[Any] = []
+        self._broken: Optional[ConnectionLostError] = None
+
+    # -- the stream ------------------------------------------------------------------
+
+    @property
+    def on_wait(self) -> Callable[[], None]:
+        """Called at least every 100 ms while waiting; may raise to interrupt."""
+        return self._transport.on_wait
+
+    @on_wait.setter
+    def on_wait(self, on_wait: Callable[[], None]) -> None:
+        self._transport.on_wait = on_wait
+
+    def send_some(self, data: Bytes) -> int:
+        """Bytes of `data` that went out without waiting."""
+        try:
+            return self._transport.send_some(data)
+        except ConnectionLostError as error:
+            self.abandon(error)
+            raise
+
+    def wait(self, deadline: float, *, sending: bool = False) -> None:
+        """Wait until there is something to receive, or room to send; StalledError at `deadline`.
+
+        Whoever gives up waiting leaves an operation half done, so the connection goes with it.
+        """
+        try:
+            self._transport.wait(deadline, sending=sending)
+        except BaseException as error:
+            self.abandon(ConnectionLostError(str(error)))
+            raise
+
+    def receive(self) -> bool:
+        """Take in what has arrived, without waiting; whether anything had.
+
+        Raises ChannelClosedError if the broker has closed the channel: `reopen()` is next.
+        """
+        if self._broken is not None:
+            raise self._broken
+        arrived = False
+        refusal = None
+        try:
+            while True:
+                data = self._transport.receive_some()
+                if not data:
+                    break
+                arrived = True
+                for channel, method in self._frames.feed(data):
+                    if isinstance(method, (Ack, spec.Basic.Return)):
+                        self.on_publisher(method)
+                    elif method is None:
+                        continue
+                    elif channel == 0:
+                        self._on_connection_method(method)
+                    elif isinstance(method, spec.Channel.Close):
+                        refusal = ChannelClosedError(method.reply_code, method.reply_text)
+                    else:
+                        self._replies.append(method)
+                if len(data) < 1 << 15:
+                    break
+        except ConnectionLostError as error:
+            self.abandon(error)
+            raise
+        if refusal is not None:
+            raise refusal
+        return arrived
+
+    def _on_connection_method(self, method: Any) -> None:
+        if isinstance(method, spec.Connection.Close):
+            lost = ConnectionLostError(method.reply_text, method.reply_code)
+            self._post(spec.Connection.CloseOk(), 0)
+            self.abandon(lost)
+            raise lost
+        if isinstance(method, spec.Connection.Blocked):
+            self.blocked = method.reason or "no reason given"
+        elif isinstance(method, spec.Connection.Unblocked):
+            self.blocked = None
+        else:
+            self._replies.append(method)
+
+    def _post(self, method: Any, channel: int) -> None:
+        """Send a small method to which no answer is awaited; if it does not fit, never mind."""
+        try:
+            self._transport.send_some(frame.Method(channel, method).marshal())
+        except ConnectionLostError:
+            pass
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send all of `data`."""
+        left = memoryview(data)
+        while left:
+            sent = self.send_some(left)
+            left = left[sent:]
+            if left and not sent:
+                self.wait(deadline, sending=True)
+
+    def expect(self, reply: Callable[..., Reply], deadline: float) -> Reply:
+        """Wait for the method `reply` (a class of pika.spec)."""
+        while True:
+            for at, method in enumerate(self._replies):
+                if isinstance(method, reply):  # type: ignore[arg-type]
+                    del self._replies[: at + 1]
+                    return method
+            if not self.receive():
+                self.wait(deadline)
+
+    # -- opening and closing -----------------------------------------------------------
+
+    def log_in(self, name: str, deadline: float) -> None:
+        """The connection handshake of AMQP 0-9-1, section 2.2.4, and the channel's opening."""
+        address = self.address
+        self.send(_PROTOCOL_HEADER, deadline)
+        try:
+            start = self.expect(spec.Connection.Start, deadline)
+        except (ConnectionLostError, StalledError) as error:
+            raise self._no_greeting(error) from None
+        properties = start.server_properties
+        self.server_product = str(properties.get("product", ""))
+        self.server_version = str(properties.get("version", ""))
+        if "PLAIN" not in str(start.mechanisms):
+            raise RejectedError("the broker does not offer SASL mechanism PLAIN", _ACCESS_REFUSED)
+        client = {
+            "product": "pg_amqp_py",
+            "platform": "PostgreSQL",
+            "connection_name": name,
+            "capabilities": _CAPABILITIES,
+        }
+        response = f"\0{address.username}\0{address.password}"
+        self._tell(spec.Connection.StartOk(client, "PLAIN", response, "en_US"), deadline)
+        try:
+            tune = self.expect(spec.Connection.Tune, deadline)
+        except ConnectionLostError as error:
+            # Before authentication_failure_close a broker just hung up on a wrong password.
+            raise RejectedError(str(error), error.code or _ACCESS_REFUSED) from None
+        frame_max = min(tune.frame_max or FRAME_MAX, FRAME_MAX)
+        self.encoder = Encoder(frame_max)
+        # Heartbeat 0: a backend cannot answer one while it is idle; TCP keepalive watches.
+        self._tell(spec.Connection.TuneOk(tune.channel_max, frame_max, 0), deadline)
+        self._tell(spec.Connection.Open(address.vhost), deadline)
+        try:
+            self.expect(spec.Connection.OpenOk, deadline)
+        except ConnectionLostError as error:
+            raise RejectedError(str(error), error.code) from None
+        self._open_channel(deadline)
+        self.connected_at = time.time()
+
+    def _no_greeting(self, error: Exception) -> ConnectError:
+        """Why the peer did not begin the handshake."""
+        greeting = self._frames.buffered
+        if greeting[:2] == b"\x15\x03":
+            return TLSError("the port expects TLS")
+        if greeting[:4] == b"AMQP":
+            return NotAMQPError("the server speaks another version of AMQP")
+        if greeting:
+            return NotAMQPError(f"the server greets with {greeting[:40]!r}")
+        if isinstance(error, StalledError):
+            return UnreachableError("connected, but the server does not answer")
+        if self.address.ssl:
+            return TLSError(f"the connection ended before the broker's greeting: {error}")
+        return NotAMQPError(f"the connection ended before a greeting: {error}")
+
+    def _tell(self, method: Any, deadline: float, channel: int = 0) -> None:
+        self.send(frame.Method(channel, method).marshal(), deadline)
+
+    def _open_channel(self, deadline: float) -> None:
+        self._tell(spec.Channel.Open(), deadline, CHANNEL)
+        self.expect(spec.Channel.OpenOk, deadline)
+        self._tell(spec.Confirm.Select(), deadline, CHANNEL)
+        self.expect(spec.Confirm.SelectOk, deadline)
+        self.published = 0
+
+    def reopen(self, deadline: float) -> None:
+        """Open the channel again after a ChannelClosedError; delivery tags begin anew."""
+        self._replies.clear()
+        self._tell(spec.Channel.CloseOk(), deadline, CHANNEL)
+        self._open_channel(deadline)
+
+    def call(self, request: Any, reply: Callable[..., Reply], deadline: float) -> Reply:
+        """Send a method of pika.spec on the channel and return the broker's reply.
+
+        Raises ChannelClosedError if the broker refuses; the channel is open again then.
+        """
+        try:
+            self._tell(request, deadline, CHANNEL)
+            return self.expect(reply, deadline)
+        except ChannelClosedError:
+            self.reopen(deadline)
+            raise
+
+    def flush(self, deadline: float) -> None:
+        """Let the broker work off messages whose confirms nobody awaited.
+
+        A refusal of one of them must not be taken for a refusal of the next batch.
+        """
+        if self.unconfirmed:
+            self.unconfirmed = False
+            try:
+                self.round_trip(deadline)
+            except ChannelClosedError:
+                self.forget_exchanges()
+
+    def forget_exchanges(self) -> None:
+        """Make sure of every exchange again before it is next used."""
+        self.exchanges = {""}
+
+    def round_trip(self, deadline: float) -> None:
+        """Ask the broker for an answer that changes nothing."""
+        self.call(spec.Channel.Flow(active=True), spec.Channel.FlowOk, deadline)
+
+    def close(self) -> None:
+        """Say goodbye and wait at most a second for the answer."""
+        if self._broken is None:
+            try:
+                deadline = time.monotonic() + _CLOSING_SECONDS
+                self._tell(spec.Connection.Close(200, "Goodbye", 0, 0), deadline)
+                self.expect(spec.Connection.CloseOk, deadline)
+            except (ConnectionLostError, StalledError, ChannelClosedError):
+                pass
+        self.abandon(ConnectionLostError("closed"))
+
+    def leave(self) -> None:
+        """Say goodbye without waiting for anything: the process is about to end."""
+        if self._broken is None:
+            self._post(spec.Connection.Close(200, "Goodbye", 0, 0), 0)
+        self.abandon(ConnectionLostError("closed"))
+
+    def abandon(self, reason: ConnectionLostError) -> None:
+        """Close the socket; every later use raises `reason`."""
+        if self._broken is None:
+            self._broken = reason
+        self._transport.close()
+
+
+def connect(
+    address: Address, name: str, timeout: float, on_wait: Callable[[], None]
+) -> Connection:
+    """Open a connection to `address` within `timeout` seconds.
+
+    `name` is what RabbitMQ lists as connection name. Raises ConnectError (UnreachableError,
+    NotAMQPError, RejectedError, TLSError) and whatever `on_wait` raises.
+    """
+    deadline = time.monotonic() + timeout
+    connection = Connection(open_transport(address, timeout, on_wait), address)
+    try:
+        connection.log_in(name, deadline)
+    except (ConnectionLostError, StalledError, ChannelClosedError) as error:
+        connection.abandon(ConnectionLostError(str(error)))
+        raise UnreachableError(f"the handshake was cut off: {error}") from None
+    except BaseException as error:
+        connection.abandon(ConnectionLostError(str(error)))
+        raise
+    return connection
+
+
+def ignore(method: Any) -> None:
+    """No batch is being written: what arrives is an answer to an unconfirmed older one."""

@@ -1,0 +1,96 @@
+"""What can go wrong on the wire, as one tree of exceptions.
+
+WireError
+    MessageError            the message itself cannot be sent; nothing was sent
+        TooLongError            longer than its AMQP field
+        TooLargeError           properties that do not fit one frame
+        RangeError              a number outside the range of its AMQP type
+    ConnectError            no connection could be opened; the text says why
+        UnreachableError        name not found, refused, no answer in time
+        NotAMQPError            something answered that does not speak AMQP 0-9-1
+        RejectedError           the broker refused the login or the virtual host
+        TLSError                a TLS check failed
+    ConnectionLostError     an open connection broke, was closed or fell silent
+    StalledError            the peer made no progress for the time allowed
+    ChannelClosedError      the broker refused one operation (AMQP soft error)
+
+No text ever holds a password: texts come from the operating system, from OpenSSL and from
+the broker, none of which repeats one.
+"""
+
+from __future__ import annotations
+
+
+class WireError(Exception):
+    """Base of everything that `wire` raises on purpose."""
+
+
+class MessageError(WireError):
+    """The message cannot be encoded; `field` names the offending parameter."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
+        self.field = field
+
+
+class TooLongError(MessageError):
+    """A short string of more than 255 bytes (AMQP 0-9-1, section 4.2.5.3)."""
+
+
+class TooLargeError(MessageError):
+    """Properties that do not fit one content header frame (section 4.2.6.1)."""
+
+
+class RangeError(MessageError):
+    """A value outside the range of its AMQP type."""
+
+
+class ConnectError(WireError):
+    """No connection could be opened."""
+
+
+class UnreachableError(ConnectError):
+    """The host name is unknown, the port refuses, or nothing answers in time."""
+
+
+class NotAMQPError(ConnectError):
+    """The peer does not speak AMQP 0-9-1."""
+
+
+class RejectedError(ConnectError):
+    """The broker refused the login or the virtual host; `code` is its reply code."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class TLSError(ConnectError):
+    """The TLS handshake failed; the text names the check."""
+
+
+class ConnectionLostError(WireError):
+    """An open connection broke or was closed by the broker.
+
+    `code` is the reply code of Connection.Close, 0 where the connection just broke.
+    """
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class StalledError(WireError):
+    """The peer neither took nor sent a byte for the time allowed."""
+
+
+class ChannelClosedError(WireError):
+    """The broker closed the channel to refuse an operation.
+
+    `code` is the reply code (AMQP 0-9-1, constants: 403 access-refused, 404 not-found,
+    406 precondition-failed, ...), the text is the broker's.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code

@@ -1,0 +1,84 @@
+"""From received bytes to frames: no socket, no waiting.
+
+Operations: feed bytes, take frames. Goals: never trust a length before it is checked, and cost
+little for acknowledgements, which are nearly all that a publisher receives.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Iterator
+
+from pg_amqp_py.wire.codec import frame, spec
+from pg_amqp_py.wire.errors import ConnectionLostError
+
+_header = struct.Struct(">BHI").unpack_from
+_acknowledgement = struct.Struct(">QB").unpack_from
+_LARGEST_FRAME = 1 << 24
+
+# A frame as the rest of `wire` sees it: channel number and a method of pika.spec, or None in
+# place of the method for content and heartbeats, which a publisher has no use for.
+Frame = "tuple[int, Any]"
+
+
+class Ack:
+    """Basic.Ack or Basic.Nack (RabbitMQ's publisher confirms), decoded without pika's detour."""
+
+    __slots__ = ("multiple", "positive", "tag")
+
+    def __init__(self, positive: bool, tag: int, multiple: bool) -> None:
+        self.positive = positive
+        self.tag = tag
+        self.multiple = multiple
+
+
+class FrameReader:
+    """Cuts a received stream into frames."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    @property
+    def buffered(self) -> bytes:
+        """What has been received and does not make a whole frame yet."""
+        return bytes(self._data)
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, Any]]:
+        """The frames that `data` completes, as (channel, method or None).
+
+        Raises ConnectionLostError if the stream is no sequence of AMQP frames.
+        """
+        self._data += data
+        at, end = 0, len(self._data)
+        try:
+            while end - at >= 8:
+                kind, channel, size = _header(self._data, at)
+                if size > _LARGEST_FRAME:
+                    raise ConnectionLostError(f"received a frame of {size} bytes")
+                after = at + size + 8
+                if after > end:
+                    break
+                if self._data[after - 1] != spec.FRAME_END:
+                    raise ConnectionLostError("received bytes that are no AMQP frame")
+                raw = bytes(self._data[at:after])
+                at = after
+                yield channel, _decode(kind, raw)
+        finally:
+            del self._data[:at]
+
+
+def _decode(kind: int, raw: bytes) -> Any:
+    if kind != spec.FRAME_METHOD:
+        return None
+    index = int.from_bytes(raw[7:11], "big")
+    if index == spec.Basic.Ack.INDEX:
+        tag, bits = _acknowledgement(raw, 11)
+        return Ack(True, tag, bool(bits & 1))
+    if index == spec.Basic.Nack.INDEX:
+        tag, bits = _acknowledgement(raw, 11)
+        return Ack(False, tag, bool(bits & 1))
+    try:
+        return frame.decode_frame(raw)[1].method
+    except Exception:
+        # Whatever pika raises (KeyError, struct.error, ...) means the same: not AMQP 0-9-1.
+        raise ConnectionLostError("received a method that is no AMQP 0-9-1") from None

@@ -1,0 +1,44 @@
+"""A message and its AMQP properties, before any encoding."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Union
+
+# JSON values, which is what message headers and declaration arguments are given as.
+JSON = Union[None, bool, int, float, str, "list[JSON]", "dict[str, JSON]"]
+
+
+class Envelope(NamedTuple):
+    """All of a message but its body: Basic.Publish and the content header.
+
+    None means that the property is not sent at all. Types, units and limits are those of
+    AMQP 0-9-1, class basic (section 1.8 of the reference): short strings hold at most 255
+    bytes of UTF-8.
+    """
+
+    exchange: str
+    routing_key: str
+    mandatory: bool = False
+    delivery_mode: Optional[int] = None
+    content_type: Optional[str] = None
+    reply_to: Optional[str] = None
+    correlation_id: Optional[str] = None
+    headers: Optional[str] = None
+    """The header table as JSON text: text, because it must be hashable."""
+    content_encoding: Optional[str] = None
+    priority: Optional[int] = None
+    expiration: Optional[str] = None
+    """Time to live in milliseconds, as a decimal string."""
+    message_id: Optional[str] = None
+    timestamp: Optional[int] = None
+    """Seconds since 1970-01-01 UTC."""
+    type: Optional[str] = None
+    user_id: Optional[str] = None
+    app_id: Optional[str] = None
+
+
+class Message(NamedTuple):
+    """A decoded message: what `amqp.pending()` shows."""
+
+    envelope: Envelope
+    body: bytes

@@ -1,0 +1,250 @@
+"""A TCP or TLS byte stream whose every wait is bounded and can be interrupted.
+
+Python restarts a system call that a signal interrupts, so a blocking recv() would ignore a cancel
+request. All sockets here are non-blocking; waiting means poll() in slices of at most
+100 ms, and between slices `on_wait` is called, which may raise.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from typing import TYPE_CHECKING, Callable, Union
+
+from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.errors import (
+    ConnectionLostError,
+    StalledError,
+    TLSError,
+    UnreachableError,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+SLICE = 0.1
+"""Seconds after which a wait gives its caller a chance to interrupt it."""
+
+_SEND_CHUNK = 1 << 18
+_RECEIVE_CHUNK = 1 << 16
+_KEEPALIVE = {
+    # A dead peer is noticed within about 30 + 3 * 10 seconds without AMQP heartbeats, which
+    # an idle backend could not answer.
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,
+}
+
+Bytes = Union[bytes, memoryview]
+
+
+class Transport:
+    """An open stream. `on_wait` may be replaced at any time by its owner."""
+
+    def __init__(self, stream: socket.socket, on_wait: Callable[[], None]) -> None:
+        self.on_wait = on_wait
+        self._stream = stream
+        self._poll = select.poll()
+        self._poll.register(stream, select.POLLIN)
+        self._checked = 0.0
+
+    def fileno(self) -> int:
+        """The descriptor of the socket."""
+        return self._stream.fileno()
+
+    def send_some(self, data: Bytes) -> int:
+        """Bytes of `data` that went out without waiting, 0 if the peer takes none now.
+
+        Raises ConnectionLostError.
+        """
+        try:
+            return self._stream.send(data[:_SEND_CHUNK])
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if _wants_more(error):
+                return 0
+            raise ConnectionLostError(_reason(error)) from None
+
+    def receive_some(self) -> bytes:
+        """What has arrived, b"" if nothing has.
+
+        Raises ConnectionLostError, also when the peer has closed the stream.
+        """
+        try:
+            data = self._stream.recv(_RECEIVE_CHUNK)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            if _wants_more(error):
+                return b""
+            raise ConnectionLostError(_reason(error)) from None
+        if not data:
+            raise ConnectionLostError("the connection was closed by the peer")
+        return data
+
+    def wait(self, deadline: float, *, sending: bool = False) -> None:
+        """Wait until bytes arrive, or, if `sending`, until some can be sent.
+
+        Raises StalledError at `deadline` (of time.monotonic()), and whatever `on_wait` raises.
+        """
+        now = time.monotonic()
+        if now - self._checked >= SLICE:
+            # A peer that trickles keeps every single wait short: look at the clock as well.
+            self._checked = now
+            self.on_wait()
+        self._poll.modify(
+            self._stream, select.POLLIN | select.POLLOUT if sending else select.POLLIN
+        )
+        _wait(self._poll, deadline, self.on_wait)
+
+    def close(self) -> None:
+        """Close the socket, without a word to the peer."""
+        self._stream.close()
+
+
+def open_transport(address: Address, timeout: float, on_wait: Callable[[], None]) -> Transport:
+    """Connect to `address` within `timeout` seconds, by TLS where it says so.
+
+    Every address of the host name is tried in turn. Name resolution is the system's and
+    cannot be interrupted. Raises UnreachableError, TLSError.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UnreachableError(f"host name not found: {_reason(error)}") from None
+    failures = []
+    for family, kind, protocol, _, target in found:
+        stream = socket.socket(family, kind, protocol)
+        try:
+            _connect(stream, target, deadline, on_wait)
+            if address.ssl:
+                stream = _start_tls(stream, address, deadline, on_wait)
+            return Transport(stream, on_wait)
+        except UnreachableError as error:
+            stream.close()
+            failures.append(str(error))
+        except BaseException:
+            stream.close()
+            raise
+    raise UnreachableError("; ".join(dict.fromkeys(failures)))
+
+
+def _connect(
+    stream: socket.socket, target: object, deadline: float, on_wait: Callable[[], None]
+) -> None:
+    stream.setblocking(False)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, seconds in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+    try:
+        stream.connect(target)  # type: ignore[arg-type]
+        return
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        raise UnreachableError(_reason(error)) from None
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    try:
+        _wait(poll, deadline, on_wait)
+    except StalledError:
+        raise UnreachableError("no answer in time") from None
+    number = stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise UnreachableError(_reason(OSError(number, "")))
+
+
+def _start_tls(
+    stream: socket.socket, address: Address, deadline: float, on_wait: Callable[[], None]
+) -> socket.socket:
+    # ssl is half of what an import costs: only who uses TLS pays for it.
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=address.ssl_cacert)
+    except OSError as error:
+        raise TLSError(f'could not load ssl_cacert "{address.ssl_cacert}": {error}') from None
+    context.check_hostname = address.ssl_verify_peer and address.ssl_verify_hostname
+    if not address.ssl_verify_peer:
+        context.verify_mode = ssl.CERT_NONE
+    if address.ssl_cert is not None:
+        try:
+            # An encrypted key would make OpenSSL ask for its password at a terminal.
+            context.load_cert_chain(address.ssl_cert, address.ssl_key, password=_no_password)
+        except (OSError, ValueError) as error:
+            raise TLSError(
+                f'could not load ssl_cert "{address.ssl_cert}"'
+                f' with ssl_key "{address.ssl_key or address.ssl_cert}": {error}'
+            ) from None
+    poll = select.poll()
+    try:
+        secure = context.wrap_socket(
+            stream, server_hostname=address.host, do_handshake_on_connect=False
+        )
+    except (OSError, ValueError) as error:
+        raise TLSError(str(error)) from None
+    try:
+        while True:
+            try:
+                secure.do_handshake()
+                return secure
+            except ssl.SSLWantReadError:
+                poll.register(secure, select.POLLIN)
+            except ssl.SSLWantWriteError:
+                poll.register(secure, select.POLLOUT)
+            _wait(poll, deadline, on_wait)
+    except StalledError:
+        secure.close()
+        raise TLSError("no answer to the TLS handshake in time") from None
+    except OSError as error:
+        secure.close()
+        raise TLSError(_tls_reason(error)) from None
+    except BaseException:
+        secure.close()
+        raise
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; an unencrypted key file is needed")
+
+
+def _wait(poll: select.poll, deadline: float, on_wait: Callable[[], None]) -> None:
+    while True:
+        left = deadline - time.monotonic()
+        if poll.poll(max(0.0, min(SLICE, left)) * 1000):
+            return
+        on_wait()
+        if left <= 0:
+            raise StalledError("no answer in time")
+
+
+def _wants_more(error: OSError) -> bool:
+    """Whether TLS merely waits for the socket (SSLWantReadError, SSLWantWriteError)."""
+    return type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError")
+
+
+def _reason(error: Exception) -> str:
+    if type(error).__module__ == "ssl":
+        return _tls_reason(error)
+    if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
+        # The C library's words: Python's own str() adds its class and number.
+        return os.strerror(error.errno).lower()
+    return str(error.args[-1] if error.args else error).lower()
+
+
+def _tls_reason(error: Exception) -> str:
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    if isinstance(error, (ssl.SSLError, EOFError)):
+        return str(error)
+    return f"the TLS handshake was cut off: {_reason(error)}"

@@ -1,0 +1,13 @@
+-- Complain if the script is sourced in psql rather than by CREATE EXTENSION.
+\echo Use "CREATE EXTENSION pg_amqp_py CASCADE" to load this file. \quit
+
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'amqp') THEN
+        RAISE EXCEPTION 'extension "amqp" is installed in this database'
+            USING ERRCODE = 'duplicate_object',
+                  DETAIL = 'Both extensions own schema "amqp" and table "amqp.broker".',
+                  HINT = 'Save its broker rows, DROP EXTENSION amqp, create this extension and put them back: see docs/migrating.md.';
+    END IF;
+END
+$$;

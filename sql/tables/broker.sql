@@ -1,0 +1,36 @@
+CREATE TABLE amqp.broker (
+    broker_id           serial  NOT NULL,
+    host                text    NOT NULL CHECK (host <> ''),
+    port                integer NOT NULL DEFAULT 5672 CHECK (port BETWEEN 1 AND 65535),
+    vhost               text    CHECK (octet_length(convert_to(vhost, 'UTF8')) BETWEEN 1 AND 255),
+    username            text,
+    password            text,
+    ssl                 boolean NOT NULL DEFAULT false,
+    ssl_cacert          text,
+    ssl_cert            text,
+    ssl_key             text,
+    ssl_verify_peer     boolean NOT NULL DEFAULT true,
+    ssl_verify_hostname boolean NOT NULL DEFAULT true,
+    PRIMARY KEY (broker_id, host, port),
+    CONSTRAINT broker_ssl_key_needs_ssl_cert CHECK (ssl_key IS NULL OR ssl_cert IS NOT NULL),
+    CONSTRAINT broker_ssl_files_need_ssl CHECK (ssl OR (ssl_cacert IS NULL AND ssl_cert IS NULL))
+);
+
+COMMENT ON TABLE amqp.broker IS
+'RabbitMQ brokers to publish to. Several rows with one broker_id are the hosts of one cluster, tried in the order of host and port. A change counts from the next transaction on. Holds passwords: grant nothing on it to those who publish.';
+COMMENT ON COLUMN amqp.broker.broker_id IS 'What amqp.publish() and the other functions call the broker.';
+COMMENT ON COLUMN amqp.broker.host IS 'Host name or address, resolved by the database server.';
+COMMENT ON COLUMN amqp.broker.port IS 'TCP port; RabbitMQ listens on 5672, with TLS on 5671.';
+COMMENT ON COLUMN amqp.broker.vhost IS 'Virtual host; NULL is "/".';
+COMMENT ON COLUMN amqp.broker.username IS 'User to log in as (SASL PLAIN); NULL is "guest".';
+COMMENT ON COLUMN amqp.broker.password IS 'Password of the user; NULL is "guest".';
+COMMENT ON COLUMN amqp.broker.ssl IS 'Whether to use TLS.';
+COMMENT ON COLUMN amqp.broker.ssl_cacert IS 'File of trusted CA certificates (PEM), readable by the database server; NULL is the system''s.';
+COMMENT ON COLUMN amqp.broker.ssl_cert IS 'File of the client certificate chain (PEM), if the broker asks for one.';
+COMMENT ON COLUMN amqp.broker.ssl_key IS 'File of the client certificate''s unencrypted key (PEM); NULL if ssl_cert holds it too.';
+COMMENT ON COLUMN amqp.broker.ssl_verify_peer IS 'Whether the broker''s certificate must come from a trusted CA.';
+COMMENT ON COLUMN amqp.broker.ssl_verify_hostname IS 'Whether it must also be made out to host. Means nothing without ssl_verify_peer.';
+
+-- What administrators put in is theirs: pg_dump saves it.
+SELECT pg_catalog.pg_extension_config_dump('amqp.broker', '');
+SELECT pg_catalog.pg_extension_config_dump('amqp.broker_broker_id_seq', '');

@@ -1,0 +1,117 @@
+"""Fixtures: real servers, a fresh database and a fresh virtual host for each test.
+
+`postgres`, `certificates`, `rabbitmq` and `management` live as long as the session, and start when
+a test first asks for them. `database`, `broker`, `proxy` and `channel` are made for one test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import pika
+import psycopg
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+from psycopg import sql
+
+from servers.certificates import Certificates
+from servers.management import Management
+from servers.postgres import PostgreSQL
+from servers.processes import temporary_folder
+from servers.proxy import CuttingProxy
+from servers.rabbitmq import RabbitMQ
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A virtual host of the session's RabbitMQ node, empty when the test starts."""
+
+    rabbitmq: RabbitMQ
+    vhost: str
+
+    def url(
+        self,
+        user: str = "guest",
+        password: str = "guest",
+        *,
+        port: int | None = None,
+        tls: bool = False,
+    ) -> str:
+        """Return its AMQP URL, of another port (a proxy's) or of the TLS listener if asked."""
+        return self.rabbitmq.url(user, password, self.vhost, port=port, tls=tls)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgreSQL]:
+    """A running PostgreSQL; its `template_amqp` is a database with the extension."""
+    with PostgreSQL() as server:
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE template_amqp")
+        with psycopg.connect(server.dsn("template_amqp"), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION pg_amqp_py CASCADE")
+        yield server
+
+
+@pytest.fixture
+def database(postgres: PostgreSQL) -> Iterator[str]:
+    """The connection string, as superuser, of a fresh database with the extension.
+
+    What is still connected at the end of the test is thrown out.
+    """
+    name = sql.Identifier(f"test_{next(_numbers)}")
+    with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template_amqp").format(name))
+        yield postgres.dsn(name.as_string(None).strip('"'))
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Iterator[Certificates]:
+    """An authority and certificates that it signed; the node's TLS listener uses the good one."""
+    with temporary_folder() as folder:
+        yield Certificates(folder)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(certificates: Certificates) -> Iterator[RabbitMQ]:
+    """A running RabbitMQ node with default limits, an AMQPS listener and the management plugin.
+
+    A test that restarts or breaks it brings it back before it ends.
+    """
+    with RabbitMQ(tls=certificates.tls(), plugins=["rabbitmq_management"]) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def management(rabbitmq: RabbitMQ) -> Management:
+    """The HTTP API of the session's node: users, permissions, connections in milliseconds."""
+    return Management(rabbitmq.management_port)
+
+
+@pytest.fixture
+def broker(rabbitmq: RabbitMQ, management: Management) -> Iterator[Broker]:
+    """A fresh virtual host, in which guest (password guest) may do everything."""
+    vhost = f"test-{next(_numbers)}"
+    management.create_vhost(vhost)
+    yield Broker(rabbitmq, vhost)
+    management.delete_vhost(vhost)
+
+
+@pytest.fixture
+def proxy(rabbitmq: RabbitMQ) -> Iterator[CuttingProxy]:
+    """A proxy to the node's AMQP port: `broker.url(port=proxy.port)` leads through it."""
+    with CuttingProxy(rabbitmq.amqp_port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def channel(broker: Broker) -> Iterator[BlockingChannel]:
+    """A pika channel on the test's virtual host, not through the proxy."""
+    connection = pika.BlockingConnection(pika.URLParameters(broker.url()))
+    yield connection.channel()
+    if connection.is_open:
+        connection.close()

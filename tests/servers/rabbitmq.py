@@ -1,0 +1,270 @@
+"""A private RabbitMQ node."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+from servers.processes import (
+    Process,
+    ServerError,
+    create_folder,
+    free_port,
+    give_to_server_user,
+    log_tail,
+    run,
+    wait_for,
+)
+
+# The scripts themselves: Debian's wrappers in /usr/sbin insist on the users root and rabbitmq.
+_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
+
+# Loopback only, also for the distribution protocol of Erlang.
+_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false"
+
+
+class RabbitMQ:
+    """A node with its own data, cookie, ports and port mapper (epmd), beside any other node.
+
+    `folder` is where it lives (default: a temporary one, removed by `remove`). `config` is added to
+    rabbitmq.conf; with `tls`, a mapping of its `ssl_options.` (cacertfile, certfile, keyfile,
+    verify, ...), there is an AMQPS listener. `plugins` are enabled; rabbitmq_management gets a free
+    port of its own. `outlive` lets the node run on when this process ends. The user guest,
+    password guest, may do everything. As a context manager it is started, and then stopped and
+    removed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        config: Mapping[str, str] | None = None,
+        tls: Mapping[str, str | Path] | None = None,
+        plugins: Iterable[str] = (),
+        outlive: bool = False,
+    ) -> None:
+        self.folder = create_folder(folder)
+        self.log = self.folder / "rabbitmq.log"
+        self.amqp_port = free_port()
+        self.amqps_port = free_port() if tls is not None else None
+        self.management_port = free_port()
+        self._epmd_port = free_port()
+        self._distribution_port = free_port()
+        self._plugins = tuple(plugins)
+        self._config = {
+            "listeners.tcp.1": f"127.0.0.1:{self.amqp_port}",
+            # A small disk must not block publishers: little is stored here, and briefly.
+            "disk_free_limit.absolute": "1MB",
+            "log.console": "false",
+            **self._tls_config(tls),
+            **self._plugin_config(),
+            **(config or {}),
+        }
+        self._outlive = outlive
+        self._process: Process | None = None
+        self._epmd: Process | None = None
+
+    def start(self) -> None:
+        """Start the node and return when it accepts AMQP connections.
+
+        Raises ServerError with the tail of the node's log.
+        """
+        self._write_configuration()
+        orphan_signal = None if self._outlive else signal.SIGKILL
+        if self._epmd is None:
+            # In the foreground, and ours: the one that Erlang would start stays behind as a daemon.
+            self._epmd = Process(
+                ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"],
+                self.folder / "epmd.log",
+                env=self._environment(),
+                orphan_signal=orphan_signal,
+            )
+            wait_for(lambda: _listens(self._epmd_port), 10, "epmd to listen")
+        self._process = process = Process(
+            [_SCRIPTS / "rabbitmq-server"],
+            self.folder / "output.log",
+            env=self._environment(),
+            orphan_signal=orphan_signal,
+        )
+        try:
+            wait_for(
+                lambda: _speaks_amqp(self.amqp_port) or not process.is_running(),
+                90,
+                "RabbitMQ to accept connections",
+                interval=0.1,
+            )
+        except TimeoutError as error:
+            self.kill()
+            raise ServerError(f"{error}:\n{self._log_tails()}") from None
+        if not process.is_running():
+            raise ServerError(f"RabbitMQ did not start:\n{self._log_tails()}")
+
+    def stop(self) -> None:
+        """Shut the node down in order; it may be started again. Does nothing if it is down."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the node with SIGKILL, as a crash would. Does nothing if it is down."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop the node and start it again on the same ports with the same data."""
+        self.stop()
+        self.start()
+
+    def remove(self) -> None:
+        """Kill the node and remove its folder."""
+        self.kill()
+        if self._epmd is not None:
+            self._epmd.end(signal.SIGTERM)
+            self._epmd = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def rabbitmqctl(self, *arguments: str) -> str:
+        """Run rabbitmqctl on the node and return what it printed; takes a second or two.
+
+        Raises ServerError with its output when it fails.
+        """
+        return run([_SCRIPTS / "rabbitmqctl", "--quiet", *arguments], env=self._environment())
+
+    def url(
+        self,
+        user: str = "guest",
+        password: str = "guest",
+        vhost: str = "/",
+        *,
+        port: int | None = None,
+        tls: bool = False,
+    ) -> str:
+        """Return the node's AMQP URL; `port` names another one, such as that of a proxy.
+
+        Raises ServerError when `tls` is asked of a node without a TLS listener.
+        """
+        if port is None:
+            port = self.amqps_port if tls else self.amqp_port
+        if port is None:
+            raise ServerError("this node has no TLS listener")
+        scheme = "amqps" if tls else "amqp"
+        login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+        return f"{scheme}://{login}@127.0.0.1:{port}/{quote(vhost, safe='')}"
+
+    def log_text(self) -> str:
+        """Return all that the node logged; it writes its log a second or two late."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """The node's process id. Raises ServerError when it is down."""
+        if self._process is None:
+            raise ServerError("RabbitMQ is not running")
+        return self._process.pid
+
+    @property
+    def epmd_pid(self) -> int:
+        """The process id of the node's port mapper. Raises ServerError before the first start."""
+        if self._epmd is None:
+            raise ServerError("epmd is not running")
+        return self._epmd.pid
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        process.end(how)
+
+    def _tls_config(self, tls: Mapping[str, str | Path] | None) -> dict[str, str]:
+        if tls is None:
+            return {}
+        options = {f"ssl_options.{name}": str(value) for name, value in tls.items()}
+        return {"listeners.ssl.1": f"127.0.0.1:{self.amqps_port}", **options}
+
+    def _plugin_config(self) -> dict[str, str]:
+        if "rabbitmq_management" not in self._plugins:
+            return {}
+        return {
+            "management.tcp.ip": "127.0.0.1",
+            "management.tcp.port": str(self.management_port),
+        }
+
+    def _write_configuration(self) -> None:
+        configuration = self.folder / "rabbitmq.conf"
+        configuration.write_text("".join(f"{k} = {v}\n" for k, v in self._config.items()))
+        plugins = self.folder / "enabled_plugins"
+        plugins.write_text(f"[{','.join(self._plugins)}].\n")
+        # Else the scripts read the system's /etc/rabbitmq/rabbitmq-env.conf.
+        environment = self.folder / "rabbitmq-env.conf"
+        environment.touch()
+        give_to_server_user(configuration, plugins, environment)
+        cookie = self.folder / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.touch(mode=0o600)
+            cookie.write_text(secrets.token_hex(16))
+            give_to_server_user(cookie)
+            cookie.chmod(0o400)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "LC_ALL": "C.UTF-8",
+            # By address: a host name may not resolve in a bare container.
+            "RABBITMQ_NODENAME": f"node{self.amqp_port}@127.0.0.1",
+            "RABBITMQ_USE_LONGNAME": "true",
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "rabbitmq-env.conf"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder),
+            "RABBITMQ_LOGS": str(self.log),
+            "RABBITMQ_PID_FILE": str(self.folder / "rabbitmq.pid"),
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _LOOPBACK,
+            "RABBITMQ_CTL_ERL_ARGS": _LOOPBACK,
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_CRASH_DUMP_SECONDS": "0",
+            # Else the script stays between us and the node, and a signal meets a shell.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+    def _log_tails(self) -> str:
+        return "\n".join(log_tail(log) for log in (self.folder / "output.log", self.log))
+
+    def __enter__(self) -> RabbitMQ:
+        """Start the node; what it leaves behind is removed if that fails."""
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _speaks_amqp(port: int) -> bool:
+    """Whether the answer to a protocol header is a frame: the node's connection.start."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as probe:
+            probe.sendall(b"AMQP\x00\x00\x09\x01")
+            return probe.recv(1) == b"\x01"
+    except OSError:
+        return False
