@@ -28,7 +28,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from psycopg.pq import TransactionStatus
 
 from servers.postgres import PostgreSQL
-from servers.processes import create_folder, kill_session, start_time
+from servers.processes import Process, create_folder, has_mark, kill_family
 from servers.rabbitmq import RabbitMQ
 
 # Says where the servers of --keep are, and which processes they are.
@@ -132,7 +132,7 @@ def show(keep: Path | None) -> None:
         stack.callback(_hold_signals)
         tell(postgres, rabbitmq)
         if keep:
-            remember(keep, folder, [postgres.pid, rabbitmq.pid, rabbitmq.epmd_pid])
+            remember(keep, folder, [*postgres.processes, *rabbitmq.processes])
             stack.pop_all()
             print(how_to_reach(postgres, rabbitmq))
 
@@ -159,10 +159,10 @@ def tell(postgres: PostgreSQL, rabbitmq: RabbitMQ) -> None:
     print()
 
 
-def remember(state: Path, folder: Path, pids: Iterable[int]) -> None:
+def remember(state: Path, folder: Path, processes: Iterable[Process]) -> None:
     """Write down for `stop_kept` what is left up."""
-    processes = {pid: start_time(pid) for pid in pids}
-    state.write_text(json.dumps({"folder": str(folder), "processes": processes}))
+    marks = {process.pid: process.mark for process in processes}
+    state.write_text(json.dumps({"folder": str(folder), "marks": marks}))
 
 
 def stop_kept(state: Path) -> None:
@@ -170,12 +170,11 @@ def stop_kept(state: Path) -> None:
     if not state.exists():
         sys.exit("no demo was left up")
     kept: dict[str, Any] = json.loads(state.read_text())
-    for number, started in kept["processes"].items():
-        pid = int(number)
+    for pid, mark in kept["marks"].items():
         # Another process may have the id by now: after a reboot, say.
-        if start_time(pid) == started:
-            # Its data goes with it: nobody needs an orderly shutdown.
-            kill_session(pid)
+        if has_mark(int(pid), mark):
+            # Their data goes with them: nobody needs an orderly shutdown.
+            kill_family(int(pid), mark)
     shutil.rmtree(kept["folder"], ignore_errors=True)
     state.unlink()
     print("stopped, and everything removed")

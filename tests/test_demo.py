@@ -94,7 +94,7 @@ def test_kept_demo_stays_up_until_it_is_stopped(folder: Path, tmp_path: Path) ->
         pika.BlockingConnection(pika.URLParameters(url)).close()
         # Another process that got the id of one that is gone is left alone.
         kept = json.loads(state.read_text())
-        kept["processes"][str(os.getpid())] = 1
+        kept["marks"][str(os.getpid())] = "PG_AMQP_PY_PROCESS=not-ours"
         state.write_text(json.dumps(kept))
     finally:
         with start(folder, "--stop", f"--state={state}") as stop:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from servers.postgres import PostgreSQL
+from servers.postgres import PostgreSQL, bindir
 
 PROJECT = Path(__file__).parent.parent
 
@@ -64,7 +64,7 @@ def test_installed_files_are_for_everyone_to_read_and_for_the_owner_to_write(
 
 def test_package_and_pinned_pika_are_installed_below_pkglibdir(installed: Path) -> None:
     folder = package_folder(installed)
-    pkglibdir = subprocess.check_output([os.environ["PG_CONFIG"], "--pkglibdir"], text=True)
+    pkglibdir = subprocess.check_output([bindir() / "pg_config", "--pkglibdir"], text=True)
     assert folder == installed / pkglibdir.strip().lstrip("/") / "pg_amqp_py"
     assert (folder / "pika" / "__init__.py").exists()
     (pin,) = re.findall(r"^pika==(\S+)", (PROJECT / "extension/requirements.txt").read_text(), re.M)

@@ -17,9 +17,9 @@ import pytest
 from servers.postgres import PostgreSQL
 from servers.processes import (
     Process,
+    family,
     free_port,
     log_tail,
-    session_members,
     temporary_folder,
     wait_for,
 )
@@ -230,10 +230,11 @@ def test_servers_leave_neither_process_nor_folder() -> None:
     with PostgreSQL() as postgres, RabbitMQ() as rabbitmq:
         with psycopg.connect(postgres.dsn()) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
-        sessions = [postgres.pid, rabbitmq.pid, rabbitmq.epmd_pid]
+        processes = [*postgres.processes, *rabbitmq.processes]
+        assert len(processes) == 3
         folders = [postgres.folder, rabbitmq.folder]
-        assert all(map(session_members, sessions))
-    assert not any(map(session_members, sessions))
+        assert all(family(process.pid, process.mark) for process in processes)
+    assert not any(family(process.pid, process.mark) for process in processes)
     assert not any(folder.exists() for folder in folders)
 
 
@@ -258,7 +259,7 @@ def test_server_does_not_outlive_its_creator() -> None:
         assert creator.stdout
         pid, folder = creator.stdout.readline().split()
         creator.kill()
-    wait_for(lambda: not session_members(int(pid)), 20, "the kernel to end the server")
+    wait_for(lambda: not family(int(pid)), 20, "the kernel to end the server")
     subprocess.run(["rm", "-rf", folder], check=True)
 
 
@@ -268,7 +269,7 @@ def test_process_that_ignores_signals_ends() -> None:
         process = Process(["sh", "-c", "trap '' TERM; echo up; sleep 60 & wait; wait"], log)
         wait_for(lambda: "up" in log_tail(log), 5, "the trap to be set")
         process.end(signal.SIGTERM, timeout=0.1)
-    assert not session_members(process.pid)
+    assert not family(process.pid)
 
 
 def test_failed_start_shows_the_log() -> None:

@@ -1,10 +1,9 @@
 # The part of PL/Python's built-in module that the backend uses (PostgreSQL, chapter PL/Python).
-from collections.abc import Sequence
-from typing import Any, Iterator, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 class Error(Exception): ...
 class SPIError(Error): ...
-
 class Plan: ...
 
 class Result:

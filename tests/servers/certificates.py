@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trustme
@@ -33,7 +33,7 @@ class Certificates:
             "wrong-name", authority.issue_cert("elsewhere.test", common_name="elsewhere.test")
         )
         #: A server's, good for this host, but no longer.
-        yesterday = datetime.now(timezone.utc) - timedelta(days=1)
+        yesterday = datetime.now(UTC) - timedelta(days=1)
         self.expired, self.expired_key = self._write_pair(
             "expired",
             authority.issue_cert(

@@ -141,6 +141,11 @@ class PostgreSQL:
         return self.log.read_text(errors="replace")
 
     @property
+    def processes(self) -> list[Process]:
+        """The processes that were started: none when the server is down."""
+        return [self._process] if self._process else []
+
+    @property
     def pid(self) -> int:
         """The postmaster's process id. Raises ServerError when it is down."""
         if self._process is None:

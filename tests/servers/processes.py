@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -152,12 +153,16 @@ class Process:
         orphan_signal: signal.Signals | None = signal.SIGKILL,
     ) -> None:
         self.log = log
+        #: What all its processes have in their environment, and no others. Erlang puts its helpers
+        #: into sessions of their own, and ids are used again: this is how we know them.
+        self.mark = f"PG_AMQP_PY_PROCESS={secrets.token_hex(16)}"
+        name, _, value = self.mark.partition("=")
         prefix = _user_change(orphan_signal)
         with log.open("ab") as output:
             give_to_server_user(log)
             self._popen = subprocess.Popen(
                 [*prefix, *map(str, command)],
-                env={**os.environ, **(env or {})},
+                env={**os.environ, **(env or {}), name: value},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -177,7 +182,7 @@ class Process:
     def end(self, *signals: signal.Signals, timeout: float = 20) -> None:
         """Send the signals, one each time `timeout` seconds pass, until the process has ended.
 
-        After the last, and for anything that the process leaves behind in its session: SIGKILL.
+        After the last, and for anything that the process leaves behind: SIGKILL.
         """
         for one in signals:
             if not self.is_running():
@@ -187,7 +192,7 @@ class Process:
                 self._popen.wait(timeout)
             except subprocess.TimeoutExpired:
                 continue
-        kill_session(self.pid)
+        kill_family(self.pid, self.mark)
         self._popen.wait()
 
 
@@ -198,38 +203,44 @@ def log_tail(log: Path, lines: int = 30) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def session_members(session: int) -> list[int]:
-    """Return the ids of a session's processes, without those that only wait to be reaped."""
+def family(session: int, mark: str | None = None) -> list[int]:
+    """Return the ids of a session's processes, and of those with this mark in their environment.
+
+    Processes that only wait to be reaped are left out.
+    """
     members = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        # A process may go while we look.
+    for process in Path("/proc").glob("[0-9]*"):
+        # It may go while we look.
         with suppress(OSError):
             # pid (name) state parent group session ...; a name may hold anything, parentheses too.
-            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(sid) == session and state != "Z":
-                members.append(int(stat.parent.name))
+            stat = (process / "stat").read_text()
+            state, _, _, sid = stat.rpartition(")")[2].split()[:4]
+            pid = int(process.name)
+            if state != "Z" and (int(sid) == session or (mark and has_mark(pid, mark))):
+                members.append(pid)
     return members
 
 
-def kill_session(session: int) -> None:
-    """Kill all processes of a session and return when they are gone."""
-    for member in session_members(session):
-        # It may end by itself in between.
-        with suppress(ProcessLookupError):
-            os.kill(member, signal.SIGKILL)
-    wait_for(lambda: not session_members(session), 10, f"the end of session {session}")
+def kill_family(session: int, mark: str | None = None) -> None:
+    """Kill the `family` and return when it is gone."""
+
+    def killed() -> bool:
+        members = family(session, mark)
+        for member in members:
+            # It may end by itself in between.
+            with suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        return not members
+
+    wait_for(killed, 10, f"the end of session {session}")
 
 
-def start_time(pid: int) -> int | None:
-    """Return when a process started, in the kernel's ticks since boot; None if there is none.
-
-    Together with its id this names a process for good: ids are used again.
-    """
+def has_mark(pid: int, mark: str) -> bool:
+    """Whether there is a process with this id, and it is the one that was given this mark."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return mark.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return None
-    return int(stat.rpartition(")")[2].split()[19])
+        return False
 
 
 def _user_change(orphan_signal: signal.Signals | None = None) -> list[str]:

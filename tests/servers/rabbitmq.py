@@ -159,18 +159,16 @@ class RabbitMQ:
         return self.log.read_text(errors="replace")
 
     @property
+    def processes(self) -> list[Process]:
+        """The processes that were started: the node and its port mapper, as far as they are up."""
+        return [process for process in (self._process, self._epmd) if process]
+
+    @property
     def pid(self) -> int:
         """The node's process id. Raises ServerError when it is down."""
         if self._process is None:
             raise ServerError("RabbitMQ is not running")
         return self._process.pid
-
-    @property
-    def epmd_pid(self) -> int:
-        """The process id of the node's port mapper. Raises ServerError before the first start."""
-        if self._epmd is None:
-            raise ServerError("epmd is not running")
-        return self._epmd.pid
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:

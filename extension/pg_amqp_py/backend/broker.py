@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, NamedTuple, Optional
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import plpy
 
@@ -119,12 +120,12 @@ class Broker:
         self.broker_id = broker_id
         self.destination = Destination(broker_id, captured=False)
         self.addresses: list[Address] = []
-        self.connection: Optional[Connection] = None
+        self.connection: Connection | None = None
         self.published = 0
         self.confirmed = 0
         self.returned = 0
         self.failed = 0
-        self.last_error: Optional[str] = None
+        self.last_error: str | None = None
         self._backoffs: dict[Address, _Backoff] = {}
 
     def configure(self, addresses: list[Address]) -> None:
@@ -222,9 +223,7 @@ class Broker:
         self._backoffs.pop(address, None)
         return self.connection
 
-    def _unreachable(
-        self, failures: list[tuple[Address, ConnectError]], wait: float
-    ) -> AMQPError:
+    def _unreachable(self, failures: list[tuple[Address, ConnectError]], wait: float) -> AMQPError:
         address, error = failures[-1]
         retry = (
             f"The next attempt is made in {wait:.1f} s at the earliest;"
@@ -235,8 +234,7 @@ class Broker:
         else:
             message = f"could not connect to any host of broker {self.broker_id}"
             retry = (
-                "; ".join(f'"{address}": {failure}' for address, failure in failures)
-                + f". {retry}"
+                "; ".join(f'"{address}": {failure}' for address, failure in failures) + f". {retry}"
             )
         return AMQPError(
             message, sqlstate=connect_sqlstate(error), detail=retry, hint=connect_hint(error)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import cycle, islice
-from typing import Callable, Optional
 
 from pg_amqp_py.backend import settings
 from pg_amqp_py.backend.broker import Broker
@@ -38,7 +38,7 @@ def deliver_committed(outgoing: list[Outgoing], brokers: dict[int, Broker]) -> N
 
 def deliver(
     broker: Broker, batch: Batch, *, confirm: bool, on_wait: Callable[[], None]
-) -> Optional[WireError]:
+) -> WireError | None:
     """Write a batch until nothing of it is pending, connecting again where needed.
 
     Gives up amqp.confirm_timeout after the last progress and returns why; None otherwise.
@@ -56,7 +56,7 @@ def deliver(
 
 def _deliver(
     broker: Broker, batch: Batch, timeout: float, confirm: bool, on_wait: Callable[[], None]
-) -> Optional[WireError]:
+) -> WireError | None:
     connection = broker.connection
     frame_max = connection.encoder.frame_max if connection else FRAME_MAX
     hosts = cycle(broker.addresses)
@@ -100,7 +100,7 @@ def _go_on() -> None:
     """Nothing may interrupt the delivery of what is committed."""
 
 
-def _report(broker: Broker, batch: Batch, error: Optional[WireError]) -> None:
+def _report(broker: Broker, batch: Batch, error: WireError | None) -> None:
     by = f"by broker {broker.broker_id}"
     _warn_of(broker, batch.returned, f"returned as unroutable {by}")
     _warn_of(broker, batch.refused, f"refused {by}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import plpy
 
 from pg_amqp_py.wire import errors as wire
@@ -40,8 +38,8 @@ class AMQPError(plpy.Error):
         message: str,
         *,
         sqlstate: str,
-        detail: Optional[str] = None,
-        hint: Optional[str] = None,
+        detail: str | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
@@ -61,8 +59,8 @@ def warn(
     message: str,
     *,
     sqlstate: str,
-    detail: Optional[str] = None,
-    hint: Optional[str] = None,
+    detail: str | None = None,
+    hint: str | None = None,
 ) -> None:
     """Report a WARNING, in the form that errors have."""
     fields = {"sqlstate": sqlstate, "detail": detail, "hint": hint}
@@ -148,7 +146,7 @@ def connect_sqlstate(error: wire.ConnectError) -> str:
     return CANNOT_CONNECT
 
 
-def connect_hint(error: wire.ConnectError) -> Optional[str]:
+def connect_hint(error: wire.ConnectError) -> str | None:
     """What to look at when a host could not be connected to."""
     if isinstance(error, wire.RejectedError):
         if error.code == 403:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from pg_amqp_py.backend import inspection, publishing, registration, topology
 from pg_amqp_py.backend.errors import AMQPError

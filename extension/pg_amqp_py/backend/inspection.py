@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Iterator, Optional
+from collections.abc import Iterator
+from typing import Any
 
 import plpy
 
@@ -38,7 +39,7 @@ def _pending() -> Iterator[tuple[Any, ...]]:
         )
 
 
-def _text(body: bytes) -> Optional[str]:
+def _text(body: bytes) -> str | None:
     """A message as text, None if it is none: PostgreSQL's text cannot hold a NUL."""
     try:
         return None if b"\0" in body else body.decode()
@@ -84,7 +85,7 @@ def status() -> list[tuple[Any, ...]]:
     return rows
 
 
-def ping(broker_id: Optional[int]) -> tuple[Any, ...]:
+def ping(broker_id: int | None) -> tuple[Any, ...]:
     """amqp.ping(): a round trip to the broker, connecting if needed. Raises AMQPError."""
     number = required("broker_id", broker_id)
     if settings.capture.value():
@@ -114,7 +115,7 @@ def ping(broker_id: Optional[int]) -> tuple[Any, ...]:
     return ask(number, "a round trip", question)
 
 
-def disconnect(broker_id: Optional[int]) -> None:
+def disconnect(broker_id: int | None) -> None:
     """amqp.disconnect(): close the connection; what is pending still goes out at commit."""
     known = session.brokers.get(broker_id)  # type: ignore[arg-type]
     if known is not None and broker_id is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from pg_amqp_py.backend import server, session, settings
 from pg_amqp_py.backend.errors import (
@@ -36,7 +37,7 @@ def tolerated(error: AMQPError) -> bool:
 
 
 def ask(
-    broker_id: Optional[int], what: str, question: Callable[[Connection, float], Result]
+    broker_id: int | None, what: str, question: Callable[[Connection, float], Result]
 ) -> Result:
     """Ask the broker something, on a new connection if the idle one turns out to be dead.
 
@@ -60,7 +61,7 @@ def ask(
     raise AssertionError("unreachable")
 
 
-def publisher(broker_id: Optional[int], exchange: str) -> Connection:
+def publisher(broker_id: int | None, exchange: str) -> Connection:
     """The connection to publish on, to an exchange that exists. Raises AMQPError."""
     number = required("broker_id", broker_id)
     declare = spec.Exchange.Declare(exchange=exchange, passive=True)
@@ -88,7 +89,7 @@ def publisher(broker_id: Optional[int], exchange: str) -> Connection:
     return ask(number, f'exchange "{exchange}"', look)
 
 
-def required(name: str, value: Optional[Result]) -> Result:
+def required(name: str, value: Result | None) -> Result:
     """A parameter that must not be NULL. Raises AMQPError (22004)."""
     if value is None:
         raise AMQPError(f"{name} must not be null", sqlstate=NULL_NOT_ALLOWED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from datetime import datetime
-from typing import Any, Optional, Union
+from typing import Any
 
 import plpy
 
@@ -30,24 +30,24 @@ _to_epoch: Any = None
 
 
 def publish(
-    broker_id: Optional[int],
-    exchange: Optional[str],
-    routing_key: Optional[str],
-    message: Union[str, bytes, None],
-    delivery_mode: Optional[int],
-    content_type: Optional[str],
-    reply_to: Optional[str],
-    correlation_id: Optional[str],
-    mandatory: Optional[bool],
-    headers: Optional[str],
-    content_encoding: Optional[str],
-    priority: Optional[int],
-    expiration: Optional[str],
-    message_id: Optional[str],
-    timestamp: Optional[str],
-    type: Optional[str],
-    user_id: Optional[str],
-    app_id: Optional[str],
+    broker_id: int | None,
+    exchange: str | None,
+    routing_key: str | None,
+    message: str | bytes | None,
+    delivery_mode: int | None,
+    content_type: str | None,
+    reply_to: str | None,
+    correlation_id: str | None,
+    mandatory: bool | None,
+    headers: str | None,
+    content_encoding: str | None,
+    priority: int | None,
+    expiration: str | None,
+    message_id: str | None,
+    timestamp: str | None,
+    type: str | None,  # noqa: A002 -- AMQP's own name for it
+    user_id: str | None,
+    app_id: str | None,
     autonomous: bool = False,
 ) -> bool:
     """Publish when the transaction commits, or, if `autonomous`, now.
@@ -91,9 +91,7 @@ def publish(
         return False
 
 
-def _take(
-    broker_id: Optional[int], fields: tuple[Any, ...], body: bytes, autonomous: bool
-) -> bool:
+def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomous: bool) -> bool:
     subtransaction = server.current_subtransaction()
     if settings.capture.value():
         captured = Destination(broker_id or 0, captured=True)
@@ -149,5 +147,5 @@ def _epoch(timestamp: str) -> int:
                END AS epoch""",
             ["pg_catalog.timestamptz"],
         )
-    epoch: Optional[int] = plpy.execute(_to_epoch, [timestamp])[0]["epoch"]
+    epoch: int | None = plpy.execute(_to_epoch, [timestamp])[0]["epoch"]
     return -1 if epoch is None else epoch

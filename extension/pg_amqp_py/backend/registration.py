@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import plpy
 
 from pg_amqp_py.backend import server
@@ -23,7 +21,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 _TYPES = ["pg_catalog.text", "pg_catalog.int4", *["pg_catalog.text"] * 3, "pg_catalog.bool"]
 
 
-def add_broker(uri: Optional[str]) -> int:
+def add_broker(uri: str | None) -> int:
     """Insert a row for each host of the URI and return their common broker_id."""
     try:
         hosts = parse_uri(required("uri", uri))

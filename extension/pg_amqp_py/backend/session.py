@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Optional
 
 from pg_amqp_py.backend import server, settings
 from pg_amqp_py.backend.broker import Broker, read_addresses
@@ -49,7 +48,7 @@ def connection(broker_id: int, subtransaction: int) -> Connection:
     return ready
 
 
-def looked_at(broker_id: Optional[int]) -> Optional[Connection]:
+def looked_at(broker_id: int | None) -> Connection | None:
     """The connection of a broker, if this transaction has looked after it already."""
     usable = _usable.get(broker_id)  # type: ignore[arg-type]
     return None if usable is None else usable[1]
@@ -94,8 +93,7 @@ def _on_pre_prepare() -> None:
         warn(
             "a transaction with messages pending cannot be prepared",
             sqlstate="0A000",
-            detail=f"{len(buffer)} messages wait for the commit, which may run in another"
-            " session.",
+            detail=f"{len(buffer)} messages wait for the commit, which may run in another session.",
             hint="Publish outside of two-phase transactions.",
         )
         server.refuse_prepare()

@@ -7,7 +7,8 @@ set any text; a text that makes no sense is an error where they are first used.
 from __future__ import annotations
 
 import re
-from typing import Callable, Generic, Optional, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError
@@ -22,18 +23,18 @@ class Setting(Generic[Value]):
     """A setting: call `value()` for its value now."""
 
     def __init__(
-        self, name: str, default: Value, parse: Callable[[str], Optional[Value]], hint: str
+        self, name: str, default: Value, parse: Callable[[str], Value | None], hint: str
     ) -> None:
         self.name = name
-        self._key = name.encode()
+        self._read = server.setting(name)
         self._default = default
         self._parse = parse
         self._hint = hint
-        self._known: dict[Optional[bytes], Value] = {None: default, b"": default}
+        self._known: dict[bytes | None, Value] = {None: default, b"": default}
 
     def value(self) -> Value:
         """The value in force. Raises AMQPError (22023) for a text that makes no sense."""
-        raw = server.setting(self._key)
+        raw = self._read()
         try:
             return self._known[raw]
         except KeyError:
@@ -58,19 +59,17 @@ class Setting(Generic[Value]):
             return self._default
 
 
-def _boolean(text: str) -> Optional[bool]:
+def _boolean(text: str) -> bool | None:
     # The spellings of PostgreSQL's parse_bool().
     word = text.strip().lower()
     if word in ("on", "1") or (word and ("true".startswith(word) or "yes".startswith(word))):
         return True
-    if word in ("of", "off", "0") or (
-        word and ("false".startswith(word) or "no".startswith(word))
-    ):
+    if word in ("of", "off", "0") or (word and ("false".startswith(word) or "no".startswith(word))):
         return False
     return None
 
 
-def _seconds(text: str) -> Optional[float]:
+def _seconds(text: str) -> float | None:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d|)\s*", text)
     if found is None:
         return None
@@ -78,13 +77,11 @@ def _seconds(text: str) -> Optional[float]:
     return seconds if 0 < seconds <= _LONGEST else None
 
 
-def _word(*words: str) -> Callable[[str], Optional[str]]:
+def _word(*words: str) -> Callable[[str], str | None]:
     return lambda text: text.lower() if text.lower() in words else None
 
 
-_TIME_HINT = (
-    'A time above 0, with a unit: "us", "ms" (the default), "s", "min", "h" or "d".'
-)
+_TIME_HINT = 'A time above 0, with a unit: "us", "ms" (the default), "s", "min", "h" or "d".'
 
 on_failure: Setting[str] = Setting(
     "amqp.on_failure", "error", _word("error", "warn"), 'Available values: "error", "warn".'
@@ -94,9 +91,7 @@ publisher_confirms: Setting[bool] = Setting(
 )
 confirm_timeout: Setting[float] = Setting("amqp.confirm_timeout", 5.0, _seconds, _TIME_HINT)
 connect_timeout: Setting[float] = Setting("amqp.connect_timeout", 5.0, _seconds, _TIME_HINT)
-capture: Setting[bool] = Setting(
-    "amqp.capture", False, _boolean, 'A Boolean value: "on" or "off".'
-)
+capture: Setting[bool] = Setting("amqp.capture", False, _boolean, 'A Boolean value: "on" or "off".')
 
 
 def check() -> None:

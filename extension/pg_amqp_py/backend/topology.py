@@ -5,7 +5,7 @@ They take effect at once: the broker knows nothing of the transaction.
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from pg_amqp_py.backend import settings
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError, invalid_message
@@ -16,9 +16,9 @@ from pg_amqp_py.wire.errors import MessageError
 from pg_amqp_py.wire.properties import short_string
 from pg_amqp_py.wire.table import encode_table, parse_table
 
-Text = Optional[str]
-Flag = Optional[bool]
-Broker = Optional[int]
+Text = str | None
+Flag = bool | None
+Broker = int | None
 
 
 def exchange_declare(
@@ -172,7 +172,7 @@ def _call(
     what: str,
     *,
     names: dict[str, Text],
-    flags: Optional[dict[str, Flag]] = None,
+    flags: dict[str, Flag] | None = None,
     arguments: Text = None,
 ) -> bool:
     """Check the parameters, ask the broker; true, or what `amqp.on_failure` says."""
@@ -194,9 +194,7 @@ def _call(
     return True
 
 
-def _method(
-    request: Any, names: dict[str, Text], flags: dict[str, Flag], arguments: Text
-) -> Any:
+def _method(request: Any, names: dict[str, Text], flags: dict[str, Flag], arguments: Text) -> Any:
     fields: dict[str, Any] = {name: bool(flag) for name, flag in flags.items()}
     try:
         for name, value in names.items():

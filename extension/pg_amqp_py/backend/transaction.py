@@ -14,7 +14,8 @@ too, and when an ancestor aborts, every mark from that ancestor's id on goes.
 from __future__ import annotations
 
 from array import array
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from pg_amqp_py.wire.encode import Encoder, decode_messages
 from pg_amqp_py.wire.message import Message

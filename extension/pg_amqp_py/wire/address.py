@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 
 class Address(NamedTuple):
@@ -14,11 +14,11 @@ class Address(NamedTuple):
     username: str
     password: str
     ssl: bool = False
-    ssl_cacert: Optional[str] = None
+    ssl_cacert: str | None = None
     """File of PEM certificates to trust instead of the system's, in the server's file system."""
-    ssl_cert: Optional[str] = None
+    ssl_cert: str | None = None
     """File of the client's PEM certificate chain."""
-    ssl_key: Optional[str] = None
+    ssl_key: str | None = None
     """File of the client's PEM key."""
     ssl_verify_peer: bool = True
     ssl_verify_hostname: bool = True

@@ -27,9 +27,10 @@ class _DeferredPackage(types.ModuleType):
             except ModuleNotFoundError:
                 pass
         # From here on an ordinary module: __init__ itself looks up names of this object.
-        self.__class__ = types.ModuleType
+        self.__class__ = types.ModuleType  # type: ignore[assignment]
         spec = self.__spec__
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         spec.loader.exec_module(self)
         return getattr(self, name)
 
@@ -46,6 +47,5 @@ _defer_pika()
 
 from pika import frame, spec  # noqa: E402
 from pika.exceptions import UnsupportedAMQPFieldException  # noqa: E402
-
 
 __all__ = ["UnsupportedAMQPFieldException", "frame", "spec"]

@@ -7,7 +7,7 @@ small sets say the rest.
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 from pg_amqp_py.wire.frames import Ack
 

@@ -10,8 +10,10 @@ broker closes to refuse an operation is opened again at once.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import Any, Callable, Optional, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.codec import frame, spec
@@ -58,7 +60,7 @@ class Connection:
         self.encoder = Encoder()
         self.exchanges = {""}
         """Exchanges that this connection has seen to exist; the default exchange always does."""
-        self.blocked: Optional[str] = None
+        self.blocked: str | None = None
         """The broker's reason for taking no messages now (Connection.Blocked), or None."""
         self.published = 0
         """Delivery tag of the last message on the channel."""
@@ -69,7 +71,7 @@ class Connection:
         self._transport = transport
         self._frames = FrameReader()
         self._replies: list[Any] = []
-        self._broken: Optional[ConnectionLostError] = None
+        self._broken: ConnectionLostError | None = None
 
     # -- the stream ------------------------------------------------------------------
 
@@ -151,10 +153,8 @@ class Connection:
 
     def _post(self, method: Any, channel: int) -> None:
         """Send a small method to which no answer is awaited; if it does not fit, never mind."""
-        try:
+        with contextlib.suppress(ConnectionLostError):
             self._transport.send_some(frame.Method(channel, method).marshal())
-        except ConnectionLostError:
-            pass
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send all of `data`."""
@@ -171,7 +171,8 @@ class Connection:
             for at, method in enumerate(self._replies):
                 if isinstance(method, reply):  # type: ignore[arg-type]
                     del self._replies[: at + 1]
-                    return method
+                    found: Reply = method
+                    return found
             if not self.receive():
                 self.wait(deadline)
 
@@ -302,9 +303,7 @@ class Connection:
         self._transport.close()
 
 
-def connect(
-    address: Address, name: str, timeout: float, on_wait: Callable[[], None]
-) -> Connection:
+def connect(address: Address, name: str, timeout: float, on_wait: Callable[[], None]) -> Connection:
     """Open a connection to `address` within `timeout` seconds.
 
     `name` is what RabbitMQ lists as connection name. Raises ConnectError (UnreachableError,

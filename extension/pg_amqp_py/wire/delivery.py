@@ -22,8 +22,9 @@ import time
 from array import array
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 from pg_amqp_py.wire.confirms import Confirms
 from pg_amqp_py.wire.connection import Connection, ignore
@@ -44,7 +45,7 @@ class Cause(NamedTuple):
     """Why messages did not arrive, and where they were going."""
 
     exchange: str
-    routing_key: Optional[str]
+    routing_key: str | None
     """None where the cause concerns the exchange rather than one routing key."""
     text: str
     """The broker's words."""
@@ -87,7 +88,7 @@ class Batch:
         return Counter(message.envelope.exchange for _, message in self._pending_messages())
 
     def fit(self, encoder: Encoder, frame_max: int) -> None:
-        """Encode anew if the broker's largest frame is smaller than `frame_max`, that used so far."""
+        """Encode anew if the broker's largest frame is smaller than `frame_max`, used so far."""
         if encoder.frame_max >= frame_max:
             return
         stream, starts = bytearray(), array("Q")
@@ -281,9 +282,7 @@ def _cause(text: str) -> tuple[Matcher, bool]:
     found = re.search(r"topic '(.*)' in exchange '(.*)' in vhost", text, re.DOTALL)
     if found:
         key, exchange = found.groups()
-        return (
-            lambda m: m.envelope.exchange == exchange and m.envelope.routing_key == key
-        ), True
+        return (lambda m: m.envelope.exchange == exchange and m.envelope.routing_key == key), True
     found = re.search(r"exchange '(.*)' in vhost", text, re.DOTALL)
     if found:
         name = found[1]

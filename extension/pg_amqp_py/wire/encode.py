@@ -11,7 +11,7 @@ a stream, so the rest is encoded once for each distinct envelope and kept:
 from __future__ import annotations
 
 import struct
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 from pg_amqp_py.wire.codec import spec
 from pg_amqp_py.wire.errors import TooLargeError

@@ -7,7 +7,8 @@ little for acknowledgements, which are nearly all that a publisher receives.
 from __future__ import annotations
 
 import struct
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from pg_amqp_py.wire.codec import frame, spec
 from pg_amqp_py.wire.errors import ConnectionLostError
@@ -15,10 +16,7 @@ from pg_amqp_py.wire.errors import ConnectionLostError
 _header = struct.Struct(">BHI").unpack_from
 _acknowledgement = struct.Struct(">QB").unpack_from
 _LARGEST_FRAME = 1 << 24
-
-# A frame as the rest of `wire` sees it: channel number and a method of pika.spec, or None in
-# place of the method for content and heartbeats, which a publisher has no use for.
-Frame = "tuple[int, Any]"
+_ANSWERS = {spec.Basic.Ack.INDEX: True, spec.Basic.Nack.INDEX: False}
 
 
 class Ack:
@@ -44,8 +42,10 @@ class FrameReader:
         return bytes(self._data)
 
     def feed(self, data: bytes) -> Iterator[tuple[int, Any]]:
-        """The frames that `data` completes, as (channel, method or None).
+        """The frames that `data` completes, as (channel, method).
 
+        The method is one of pika.spec, or an Ack; for content and heartbeats, which a publisher
+        has no use for, it is None.
         Raises ConnectionLostError if the stream is no sequence of AMQP frames.
         """
         self._data += data
@@ -68,17 +68,14 @@ class FrameReader:
 
 
 def _decode(kind: int, raw: bytes) -> Any:
-    if kind != spec.FRAME_METHOD:
+    if kind in (spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEARTBEAT):
         return None
-    index = int.from_bytes(raw[7:11], "big")
-    if index == spec.Basic.Ack.INDEX:
-        tag, bits = _acknowledgement(raw, 11)
-        return Ack(True, tag, bool(bits & 1))
-    if index == spec.Basic.Nack.INDEX:
-        tag, bits = _acknowledgement(raw, 11)
-        return Ack(False, tag, bool(bits & 1))
     try:
+        index = int.from_bytes(raw[7:11], "big")
+        if index in _ANSWERS:
+            tag, bits = _acknowledgement(raw, 11)
+            return Ack(_ANSWERS[index], tag, bool(bits & 1))
         return frame.decode_frame(raw)[1].method
     except Exception:
-        # Whatever pika raises (KeyError, struct.error, ...) means the same: not AMQP 0-9-1.
-        raise ConnectionLostError("received a method that is no AMQP 0-9-1") from None
+        # Whatever pika raises (KeyError, struct.error, ...) means the same.
+        raise ConnectionLostError("received a frame that is no AMQP 0-9-1") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple, Union
 
 # JSON values, which is what message headers and declaration arguments are given as.
 JSON = Union[None, bool, int, float, str, "list[JSON]", "dict[str, JSON]"]
@@ -19,22 +19,22 @@ class Envelope(NamedTuple):
     exchange: str
     routing_key: str
     mandatory: bool = False
-    delivery_mode: Optional[int] = None
-    content_type: Optional[str] = None
-    reply_to: Optional[str] = None
-    correlation_id: Optional[str] = None
-    headers: Optional[str] = None
+    delivery_mode: int | None = None
+    content_type: str | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    headers: str | None = None
     """The header table as JSON text: text, because it must be hashable."""
-    content_encoding: Optional[str] = None
-    priority: Optional[int] = None
-    expiration: Optional[str] = None
+    content_encoding: str | None = None
+    priority: int | None = None
+    expiration: str | None = None
     """Time to live in milliseconds, as a decimal string."""
-    message_id: Optional[str] = None
-    timestamp: Optional[int] = None
+    message_id: str | None = None
+    timestamp: int | None = None
     """Seconds since 1970-01-01 UTC."""
-    type: Optional[str] = None
-    user_id: Optional[str] = None
-    app_id: Optional[str] = None
+    type: str | None = None
+    user_id: str | None = None
+    app_id: str | None = None
 
 
 class Message(NamedTuple):

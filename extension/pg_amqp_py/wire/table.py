@@ -60,7 +60,7 @@ def encode_table(table: dict[str, JSON], field: str) -> bytes:
 
 
 def _encode_table(table: dict[str, JSON], field: str) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     for key, value in table.items():
         name = key.encode()
         if len(name) > 255:
@@ -79,8 +79,10 @@ def _encode_value(value: JSON, field: str) -> bytes:
     if isinstance(value, bool):
         return b"t\1" if value else b"t\0"
     if isinstance(value, int):
-        return struct.pack(">ci", b"I", value) if -(1 << 31) <= value < 1 << 31 else struct.pack(
-            ">cq", b"l", value
+        return (
+            struct.pack(">ci", b"I", value)
+            if -(1 << 31) <= value < 1 << 31
+            else struct.pack(">cq", b"l", value)
         )
     if isinstance(value, float):
         return struct.pack(">cd", b"d", value)

@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import time
-from typing import TYPE_CHECKING, Callable, Union
+from collections.abc import Callable
 
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.errors import (
@@ -20,9 +20,6 @@ from pg_amqp_py.wire.errors import (
     TLSError,
     UnreachableError,
 )
-
-if TYPE_CHECKING:
-    import ssl
 
 SLICE = 0.1
 """Seconds after which a wait gives its caller a chance to interrupt it."""
@@ -37,7 +34,7 @@ _KEEPALIVE = {
     "TCP_KEEPCNT": 3,
 }
 
-Bytes = Union[bytes, memoryview]
+Bytes = bytes | memoryview
 
 
 class Transport:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
-from urllib.parse import unquote, urlsplit
+import re
+from typing import NamedTuple
+from urllib.parse import unquote
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
+# Scheme, login, hosts, virtual host. urllib's own urlsplit() takes only one host in brackets.
+_URI = re.compile(r"(amqps?)://(?:([^/?#]*)@)?([^@/?#]*)(?:/([^/?#]*))?", re.IGNORECASE)
 
 
 class InvalidURIError(ValueError):
@@ -17,9 +20,9 @@ class Host(NamedTuple):
 
     host: str
     port: int
-    vhost: Optional[str]
-    username: Optional[str]
-    password: Optional[str]
+    vhost: str | None
+    username: str | None
+    password: str | None
     ssl: bool
 
 
@@ -28,23 +31,16 @@ def parse_uri(uri: str) -> list[Host]:
 
     Everything may be percent-encoded. Raises InvalidURIError.
     """
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        raise InvalidURIError("it is malformed") from None
-    scheme = parts.scheme.lower()
-    if scheme not in _PORTS:
-        raise InvalidURIError('it does not begin with "amqp://" or "amqps://"')
-    if parts.query or parts.fragment:
-        raise InvalidURIError("it has a query or a fragment")
-    if "/" in parts.path[1:]:
-        raise InvalidURIError('a "/" in the virtual host must be written as %2F')
-    login, _, hosts = parts.netloc.rpartition("@")
+    found = _URI.fullmatch(uri)
+    if found is None:
+        raise InvalidURIError(_complaint(uri))
+    scheme, login, hosts, vhost = found.groups(default="")
     username, colon, password = login.partition(":")
+    scheme = scheme.lower()
     return [
         Host(
             *_host_and_port(host, _PORTS[scheme]),
-            _decode(parts.path[1:]) or None,
+            _decode(vhost) or None,
             _decode(username) or None,
             _decode(password) if colon else None,
             scheme == "amqps",
@@ -53,10 +49,21 @@ def parse_uri(uri: str) -> list[Host]:
     ]
 
 
+def _complaint(uri: str) -> str:
+    """What is wrong with a text that has not even the form of an AMQP URI."""
+    if not re.match(r"amqps?://", uri, re.IGNORECASE):
+        return 'it does not begin with "amqp://" or "amqps://"'
+    if re.search(r"[?#]", uri):
+        return "it has a query or a fragment"
+    return 'a "/" in the virtual host must be written as %2F'
+
+
 def _host_and_port(text: str, default: int) -> tuple[str, int]:
     if text.startswith("["):
         # An IPv6 address.
-        host, _, rest = text[1:].partition("]")
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket:
+            raise InvalidURIError('a "]" is missing')
         colon, port = rest[:1], rest[1:]
     else:
         host, colon, port = text.partition(":")
