@@ -52,7 +52,7 @@ class Inbox:
 
         What was confirmed before the call is in the queue: an empty answer is the end.
         """
-        found = []
+        found: list[Delivery] = []
         while True:
             method, properties, body = self._channel.basic_get(self.queue, auto_ack=True)
             if method is None:
@@ -79,13 +79,30 @@ def publish(session: Session, *messages: object, broker: int = 1) -> None:
         session.execute("SELECT amqp.publish(%s, 'amq.topic', 'key', %s)", [broker, str(message)])
 
 
-def warnings_of(session: Session) -> list[psycopg.errors.Diagnostic]:
+class ServerWarning(NamedTuple):
+    """A WARNING of PostgreSQL."""
+
+    sqlstate: str | None
+    message: str | None
+    detail: str | None
+    hint: str | None
+
+
+def warnings_of(session: Session) -> list[ServerWarning]:
     """Return a list to which every WARNING of the session is added."""
-    found: list[psycopg.errors.Diagnostic] = []
+    found: list[ServerWarning] = []
 
     def note(diagnostic: psycopg.errors.Diagnostic) -> None:
+        # What is in a diagnostic is gone when this returns.
         if diagnostic.severity_nonlocalized == "WARNING":
-            found.append(diagnostic)
+            found.append(
+                ServerWarning(
+                    diagnostic.sqlstate,
+                    diagnostic.message_primary,
+                    diagnostic.message_detail,
+                    diagnostic.message_hint,
+                )
+            )
 
     session.add_notice_handler(note)
     return found

@@ -105,11 +105,13 @@ def test_several_statements_of_one_query_are_one_transaction(
 
 
 def test_pipeline_publishes_up_to_the_last_sync(session: Session, inbox: Inbox) -> None:
-    with pytest.raises(errors.DivisionByZero), session.pipeline() as pipeline:
+    with session.pipeline() as pipeline:
         publish(session, "one", "two")
         pipeline.sync()
         publish(session, "three")
         session.execute("SELECT 1/0")
+        with pytest.raises(errors.DivisionByZero):
+            pipeline.sync()
     assert inbox.texts() == ["one", "two"]
 
 
@@ -178,9 +180,11 @@ def test_rollback_publishes_nothing(session: Session, inbox: Inbox) -> None:
 
 
 def test_error_publishes_nothing(session: Session, inbox: Inbox) -> None:
-    with pytest.raises(errors.DivisionByZero), session.transaction():
-        publish(session, "never")
+    session.execute("BEGIN")
+    publish(session, "never")
+    with pytest.raises(errors.DivisionByZero):
         session.execute("SELECT 1/0")
+    session.execute("ROLLBACK")
     assert_usable(session, inbox)
 
 
@@ -202,9 +206,11 @@ def test_error_in_the_publishing_statement_publishes_nothing(
 
 
 def test_refused_publish_call_publishes_nothing(session: Session, inbox: Inbox) -> None:
-    with pytest.raises(errors.UndefinedObject), session.transaction():
-        publish(session, "never")
+    session.execute("BEGIN")
+    publish(session, "never")
+    with pytest.raises(errors.UndefinedObject):
         publish(session, "never", broker=99)
+    session.execute("ROLLBACK")
     assert_usable(session, inbox)
 
 
@@ -224,10 +230,12 @@ def test_cancelled_statement_publishes_nothing(
 
 
 def test_statement_timeout_publishes_nothing(session: Session, inbox: Inbox) -> None:
-    with pytest.raises(errors.QueryCanceled), session.transaction():
-        publish(session, "never")
-        session.execute("SET LOCAL statement_timeout = '50ms'")
+    session.execute("BEGIN")
+    publish(session, "never")
+    session.execute("SET LOCAL statement_timeout = '50ms'")
+    with pytest.raises(errors.QueryCanceled):
         session.execute("SELECT say('never'), pg_sleep(60)")
+    session.execute("ROLLBACK")
     assert_usable(session, inbox)
 
 
@@ -237,6 +245,7 @@ def test_lost_client_publishes_nothing(session: Session, observer: Session, inbo
     publish(session, "never")
     with socket.socket(fileno=os.dup(session.fileno())) as connection:
         connection.shutdown(socket.SHUT_RDWR)
+    session.close()
     wait_for_end(observer, pid)
     assert_usable(observer, inbox)
 
@@ -402,16 +411,15 @@ def test_cancelled_statement_in_a_savepoint_takes_only_the_savepoint(
     pid = session.info.backend_pid
     with session.transaction():
         publish(session, "before")
-        with (
-            ThreadPoolExecutor(1) as pool,
-            pytest.raises(errors.QueryCanceled),
-            session.transaction(),
-        ):
-            publish(session, "never")
+        session.execute("SAVEPOINT s")
+        publish(session, "never")
+        with ThreadPoolExecutor(1) as pool:
             statement = pool.submit(session.execute, "SELECT say('never'), pg_sleep(60)")
             wait_for_event(observer, pid, "PgSleep")
             observer.execute("SELECT pg_cancel_backend(%s)", [pid])
-            statement.result()
+            with pytest.raises(errors.QueryCanceled):
+                statement.result()
+        session.execute("ROLLBACK TO SAVEPOINT s")
         publish(session, "after")
     assert inbox.texts() == ["before", "after"]
 
@@ -421,9 +429,11 @@ def test_refused_publish_call_in_a_savepoint_takes_only_the_savepoint(
 ) -> None:
     with session.transaction():
         publish(session, "before")
-        with pytest.raises(errors.UndefinedObject), session.transaction():
-            publish(session, "never")
+        session.execute("SAVEPOINT s")
+        publish(session, "never")
+        with pytest.raises(errors.UndefinedObject):
             session.execute("SELECT amqp.publish(1, 'no such exchange', '', 'never')")
+        session.execute("ROLLBACK TO SAVEPOINT s")
         publish(session, "after")
     assert inbox.texts() == ["before", "after"]
 
@@ -654,12 +664,12 @@ def test_prepare_with_messages_pending_is_refused(session: Session, inbox: Inbox
     with pytest.raises(errors.FeatureNotSupported):
         session.execute("PREPARE TRANSACTION 'one'")
     assert session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-    assert [(w.sqlstate, w.message_primary) for w in warnings] == [
+    assert [(w.sqlstate, w.message) for w in warnings] == [
         ("0A000", "amqp: a transaction with messages pending cannot be prepared")
     ]
-    assert warnings[0].message_detail is not None
-    assert warnings[0].message_detail.startswith("2 messages ")
-    assert warnings[0].message_hint
+    assert warnings[0].detail is not None
+    assert warnings[0].detail.startswith("2 messages ")
+    assert warnings[0].hint
     assert session.execute("SELECT count(*) FROM pg_prepared_xacts").fetchone() == (0,)
     assert session.execute("SELECT count(*) FROM item").fetchone() == (0,)
     assert_usable(session, inbox)
@@ -760,7 +770,6 @@ def test_deferred_trigger_is_the_first_to_publish_in_a_session(
 def test_deferred_trigger_that_fails_publishes_nothing(deferred: Session, inbox: Inbox) -> None:
     deferred.execute("BEGIN")
     publish(deferred, "never")
-    # NULL % 2 and NULL || text are NULL, and an integer that is none is an error.
     deferred.execute(
         """
         INSERT INTO item VALUES (1);
@@ -950,18 +959,17 @@ def test_cursor_publishes_what_is_fetched(session: Session, inbox: Inbox) -> Non
 
 def test_cursor_with_hold_publishes_the_rest_at_commit(session: Session, inbox: Inbox) -> None:
     session.execute("BEGIN")
+    # With SCROLL, PostgreSQL would compute the whole result again.
     session.execute(
-        "DECLARE c CURSOR WITH HOLD FOR SELECT say(i::text) FROM generate_series(1, 4) AS i"
+        "DECLARE c NO SCROLL CURSOR WITH HOLD FOR"
+        " SELECT say(i::text) FROM generate_series(1, 4) AS i"
     )
     session.execute("FETCH 1 FROM c")
     publish(session, "between")
     session.execute("COMMIT")
-    texts = inbox.texts()
-    session.execute("FETCH ALL FROM c")
+    assert inbox.texts() == ["1", "between", "2", "3", "4"]
+    assert len(session.execute("FETCH ALL FROM c").fetchall()) == 3
     assert inbox.texts() == []
-    # The commit computes the result from the beginning, PostgreSQL says, or goes on from here.
-    assert texts[:2] == ["1", "between"]
-    assert texts[-3:] == ["2", "3", "4"]
 
 
 def test_copy_and_triggers_publish(session: Session, inbox: Inbox) -> None:

@@ -51,6 +51,8 @@ def test_valid(uri: str, hosts: list[Host]) -> None:
         "amqp://u:secret@host:-1",
         "amqp://u:secret@host:²",
         "amqp://u:secret@one,,two",
+        "amqp://u:secret@one,two,one:5672",
+        "amqp://u:secret@host/" + "x" * 256,
         "amqp://u:secret@[::1",
         "amqp://u:secret@[::1]5672",
         "amqp://u:secret@host/a/b",

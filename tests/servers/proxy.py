@@ -78,7 +78,7 @@ class CuttingProxy:
         self._commands: deque[Callable[[], None]] = deque()
         self._closing = False
         self._wake_in, self._wake_out = socket.socketpair()
-        self._selector.register(self._wake_in, selectors.EVENT_READ, self._run_commands)
+        self._selector.register(self._wake_in, selectors.EVENT_READ, self._run_command)
         self._thread = threading.Thread(target=self._run, name=f"proxy-{self.port}", daemon=True)
         self._thread.start()
 
@@ -129,7 +129,8 @@ class CuttingProxy:
                 for pipe in link.pipes:
                     if pipe.direction in direction:
                         pipe.source_ended = True
-                self._move(link)
+                if link in self._links:  # A cut may have been due.
+                    self._move(link)
 
         self._do(command)
 
@@ -150,6 +151,7 @@ class CuttingProxy:
         if self._thread.is_alive():
             self._do(self._close)
             self._thread.join()
+            self._wake_out.close()
 
     # ---- Counts ----
 
@@ -197,14 +199,14 @@ class CuttingProxy:
         while not self._closing:
             for key, _ in self._selector.select():
                 # An earlier event of this round may have closed this one's socket.
-                if key.fileobj in self._selector.get_map():
+                if isinstance(key.fileobj, socket.socket) and key.fileobj.fileno() >= 0:
                     key.data()
         self._selector.close()
 
-    def _run_commands(self) -> None:
-        self._wake_in.recv(1024)
-        while self._commands:
-            self._commands.popleft()()
+    def _run_command(self) -> None:
+        # A byte for each command, sent after it was appended: there is one.
+        self._wake_in.recv(1)
+        self._commands.popleft()()
 
     def _listen(self, port: int) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", port), backlog=512)
@@ -328,7 +330,6 @@ class CuttingProxy:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-        self._wake_out.close()
 
 
 @dataclass

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from itertools import cycle, islice
+from collections.abc import Callable, Iterator
+from itertools import cycle
 
 from pg_amqp_py.backend import settings
 from pg_amqp_py.backend.broker import Broker
 from pg_amqp_py.backend.errors import CONNECTION_FAILURE, WRONG_STATE, warn
 from pg_amqp_py.backend.transaction import Outgoing
+from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.delivery import Batch, Cause
 from pg_amqp_py.wire.encode import FRAME_MAX
 from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError, WireError
@@ -59,16 +60,15 @@ def _deliver(
 ) -> WireError | None:
     connection = broker.connection
     frame_max = connection.encoder.frame_max if connection else FRAME_MAX
-    hosts = cycle(broker.addresses)
-    if connection and connection.address in broker.addresses:
-        hosts = islice(hosts, broker.addresses.index(connection.address), None)  # type: ignore[assignment]
-    pending = batch.pending
-    give_up = None
+    hosts = _hosts(broker)
+    # Until when to go on without progress. While bytes and confirms move, write() sees to it.
+    give_up = time.monotonic() + timeout
+    pending = None
     while True:
         try:
             connection = broker.connection
             if connection is None:
-                left = timeout if give_up is None else max(give_up - time.monotonic(), _PAUSE)
+                left = max(give_up - time.monotonic(), _PAUSE) / len(broker.addresses)
                 connection = broker.connect(next(hosts), left, on_wait)
                 batch.fit(connection.encoder, frame_max)
                 frame_max = connection.encoder.frame_max
@@ -77,23 +77,31 @@ def _deliver(
             return None
         except StalledError as error:
             failure: WireError = error
-            broker.connection = None
+            if connection is None or not connection.usable:
+                broker.connection = None
             break
         except ConnectionLostError as error:
             failure = error
             broker.connection = None
+            if pending is None or batch.pending < pending:
+                give_up, pending = time.monotonic() + timeout, batch.pending
         except ConnectError as error:
             failure = error
             # A host that refuses does so at once: do not ask without a pause.
             time.sleep(_PAUSE)
             on_wait()
-        now = time.monotonic()
-        if give_up is None or batch.pending < pending:
-            give_up, pending = now + timeout, batch.pending
-        if not pending or now >= give_up:
+        if pending == 0 or time.monotonic() >= give_up:
             break
     broker.last_error = str(failure)
     return failure if batch.pending else None
+
+
+def _hosts(broker: Broker) -> Iterator[Address]:
+    """The hosts of the broker in turn, for ever, beginning with the one last connected to."""
+    addresses = broker.addresses
+    current = broker.connection.address if broker.connection else None
+    first = addresses.index(current) if current in addresses else 0
+    return cycle(addresses[first:] + addresses[:first])
 
 
 def _go_on() -> None:

@@ -84,10 +84,10 @@ def invalid_message(error: wire.MessageError) -> AMQPError:
         )
     if isinstance(error, wire.TooLargeError):
         return AMQPError(
-            "message properties are too large",
+            f"{error.field} are too large",
             sqlstate=LIMIT_EXCEEDED,
-            detail=f"The {error.field} need or are: {error}; they must fit one AMQP frame.",
-            hint="Move large values from the headers into the message.",
+            detail=f"They are {error}.",
+            hint="Move what is large into the message.",
         )
     if isinstance(error, wire.RangeError):
         limits = _LIMITS.get(error.field)

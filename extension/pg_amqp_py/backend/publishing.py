@@ -21,11 +21,15 @@ from pg_amqp_py.backend.operation import publisher, tolerated
 from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
-from pg_amqp_py.wire.errors import MessageError
+from pg_amqp_py.wire.errors import MessageError, RangeError
 from pg_amqp_py.wire.message import Envelope
 
 _DELIVERY_MODE = Envelope._fields.index("delivery_mode")
 _capturing = Encoder()
+_TO_EPOCH = """
+SELECT CASE WHEN pg_catalog.isfinite($1)
+       THEN pg_catalog.floor(pg_catalog.date_part('epoch', $1))::pg_catalog.int8 END AS epoch
+"""
 _to_epoch: Any = None
 
 
@@ -114,6 +118,7 @@ def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomou
 def _publish_now(broker: Broker, batch: Batch) -> None:
     error = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
     if batch.pending:
+        session.forget_connection(broker.broker_id)
         raise broker.note(
             AMQPError(
                 f"message was not confirmed by broker {broker.broker_id}",
@@ -136,16 +141,13 @@ def _publish_now(broker: Broker, batch: Batch) -> None:
 def _epoch(timestamp: str) -> int:
     """Seconds since 1970 of a timestamptz in its text form, which depends on DateStyle."""
     global _to_epoch
+    epoch: int | None
     try:
-        return int(datetime.fromisoformat(timestamp).timestamp() // 1)
+        epoch = int(datetime.fromisoformat(timestamp).timestamp() // 1)
     except ValueError:
-        pass
-    if _to_epoch is None:
-        _to_epoch = plpy.prepare(
-            """SELECT CASE WHEN pg_catalog.isfinite($1)
-                      THEN pg_catalog.floor(pg_catalog.date_part('epoch', $1))::pg_catalog.int8
-               END AS epoch""",
-            ["pg_catalog.timestamptz"],
-        )
-    epoch: int | None = plpy.execute(_to_epoch, [timestamp])[0]["epoch"]
-    return -1 if epoch is None else epoch
+        if _to_epoch is None:
+            _to_epoch = plpy.prepare(_TO_EPOCH, ["pg_catalog.timestamptz"])
+        epoch = plpy.execute(_to_epoch, [timestamp])[0]["epoch"]
+    if epoch is None or epoch < 0:
+        raise invalid_message(RangeError("timestamp", timestamp))
+    return epoch

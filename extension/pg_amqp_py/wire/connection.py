@@ -47,8 +47,8 @@ Reply = TypeVar("Reply")
 class Connection:
     """An open connection. Not safe for use by two threads at once.
 
-    Methods raise ConnectionLostError or StalledError when the connection is of no use any more;
-    it is closed by then.
+    Methods raise ConnectionLostError or StalledError when the connection is of no use any more
+    (`usable`); it is closed by then.
     """
 
     def __init__(self, transport: Transport, address: Address) -> None:
@@ -73,6 +73,11 @@ class Connection:
         self._replies: list[Any] = []
         self._broken: ConnectionLostError | None = None
 
+    @property
+    def usable(self) -> bool:
+        """Whether the connection is open as far as this side knows."""
+        return self._broken is None
+
     # -- the stream ------------------------------------------------------------------
 
     @property
@@ -96,11 +101,14 @@ class Connection:
         """Wait until there is something to receive, or room to send; StalledError at `deadline`.
 
         Whoever gives up waiting leaves an operation half done, so the connection goes with it.
+        Only what a blocked broker has received whole may wait there: when it takes messages
+        again it says so, and the connection goes on.
         """
         try:
             self._transport.wait(deadline, sending=sending)
         except BaseException as error:
-            self.abandon(ConnectionLostError(str(error)))
+            if sending or self.blocked is None or not isinstance(error, StalledError):
+                self.abandon(ConnectionLostError(str(error)))
             raise
 
     def receive(self) -> bool:
@@ -174,7 +182,12 @@ class Connection:
                     found: Reply = method
                     return found
             if not self.receive():
-                self.wait(deadline)
+                try:
+                    self.wait(deadline)
+                except StalledError as error:
+                    # A reply that comes later would be taken for that to a later request.
+                    self.abandon(ConnectionLostError(str(error)))
+                    raise
 
     # -- opening and closing -----------------------------------------------------------
 

@@ -144,10 +144,10 @@ class Batch:
             self._pump(connection, outgoing, confirms, timeout, confirm)
         finally:
             connection.on_publisher = ignore
+            connection.unconfirmed = confirms.outstanding > 0
             if confirm:
                 self._settle(todo, confirms)
         if not confirm:
-            connection.unconfirmed = True
             self._states = bytearray([_ACCEPTED]) * len(self._states)
 
     def _pump(

@@ -47,7 +47,8 @@ def encode_envelope(envelope: Envelope, frame_max: int = FRAME_MAX) -> tuple[byt
     header_size = 12 + len(properties)
     if header_size + _FRAME_OVERHEAD > frame_max:
         # A content header cannot be divided between frames.
-        raise TooLargeError("headers", f"{header_size + _FRAME_OVERHEAD} bytes")
+        size = header_size + _FRAME_OVERHEAD
+        raise TooLargeError("headers", f"{size} bytes as a frame; the limit is {frame_max}")
     prefix = b"%b%b%b%b" % (
         struct.pack(">BHI", spec.FRAME_METHOD, CHANNEL, len(method)),
         method,

@@ -37,7 +37,9 @@ def parse_uri(uri: str) -> list[Host]:
     scheme, login, hosts, vhost = found.groups(default="")
     username, colon, password = login.partition(":")
     scheme = scheme.lower()
-    return [
+    if len(_decode(vhost).encode()) > 255:
+        raise InvalidURIError("the virtual host is longer than 255 bytes")
+    found_hosts = [
         Host(
             *_host_and_port(host, _PORTS[scheme]),
             _decode(vhost) or None,
@@ -47,6 +49,9 @@ def parse_uri(uri: str) -> list[Host]:
         )
         for host in hosts.split(",")
     ]
+    if len(set(found_hosts)) < len(found_hosts):
+        raise InvalidURIError("a host is named twice")
+    return found_hosts
 
 
 def _complaint(uri: str) -> str:

@@ -1,0 +1,1198 @@
+"""Brokers that are away, break off, hang, refuse or lie: what is lost, what is said, what goes on."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pika import frame, spec
+from pika.adapters.blocking_connection import BlockingChannel
+from psycopg import errors
+
+from failing import (
+    LIMIT,
+    Call,
+    Peer,
+    Report,
+    Session,
+    declare,
+    drain,
+    flooding,
+    numbers_in,
+    open_channel,
+    saying,
+)
+from fix_servers import Broker
+from servers.management import Management
+from servers.processes import free_port, wait_for
+from servers.proxy import CuttingProxy, Direction, Welcome
+from servers.rabbitmq import RabbitMQ
+
+MANY = list(range(2000))
+
+
+@pytest.fixture
+def session(database: str) -> Iterator[Session]:
+    """A session in the test's database."""
+    with Session(database) as session:
+        yield session
+
+
+@pytest.fixture
+def through(session: Session, broker: Broker, proxy: CuttingProxy) -> int:
+    """The test's broker through the proxy, already connected."""
+    broker_id = session.add_broker(broker.url(port=proxy.port))
+    session.run("SELECT amqp.ping(%s)", broker_id)
+    return broker_id
+
+
+@pytest.fixture
+def direct(session: Session, broker: Broker) -> int:
+    """The test's broker."""
+    return session.add_broker(broker.url())
+
+
+def warning(session: Session) -> Report:
+    """Return the one warning that the session has had."""
+    (found,) = session.warnings()
+    return found
+
+
+def assert_works(session: Session, broker_id: int, channel: BlockingChannel, queue: str) -> None:
+    """Publish and receive once more, without a word."""
+    session.warnings()
+    session.run("SELECT amqp.disconnect(%s)", broker_id)
+    session.publish(broker_id, queue, [77])
+    assert numbers_in(channel, queue, 1) == [77]
+    assert session.warnings() == []
+
+
+# ---- Connecting ----
+
+
+def test_refused(
+    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    proxy.refuse()
+    error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", through)
+    assert error.sqlstate == "08001"
+    assert "connection refused" in error.message
+    assert f"127.0.0.1:{proxy.port}" in error.message
+    proxy.pass_all()
+    assert_works(session, through, channel, "events")
+
+
+def test_reset_while_connecting(
+    session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    broker_id = session.add_broker(broker.url(port=proxy.port))
+    proxy.welcome(Welcome.RESET)
+    error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+    assert error.sqlstate[:2] == "08"
+    proxy.pass_all()
+    assert_works(session, broker_id, channel, "events")
+
+
+def test_silent_while_connecting(
+    session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    broker_id = session.add_broker(broker.url(port=proxy.port))
+    session.set(connect_timeout="200ms")
+    proxy.welcome(Welcome.STALL)
+    error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+    assert error.sqlstate == "08001"
+    assert "does not answer" in error.message
+    proxy.pass_all()
+    session.set(connect_timeout="10s")
+    assert_works(session, broker_id, channel, "events")
+
+
+@pytest.mark.parametrize("direction", [Direction.TO_SERVER, Direction.TO_CLIENT])
+def test_cut_at_any_byte_of_the_handshake(
+    session: Session,
+    broker: Broker,
+    proxy: CuttingProxy,
+    channel: BlockingChannel,
+    direction: Direction,
+) -> None:
+    declare(channel)
+    broker_id = session.add_broker(broker.url(port=proxy.port))
+    session.publish(broker_id, "events", [0])
+    whole = proxy.bytes_to_server if direction is Direction.TO_SERVER else proxy.bytes_to_client
+    sent = [0]
+    failures = 0
+    for count in range(1, whole, whole // 24):
+        session.run("SELECT amqp.disconnect(%s)", broker_id)
+        proxy.cut_after(count, direction)
+        # The cut may also hit the publish itself: then it is sent once more.
+        try:
+            session.publish(broker_id, "events", [count])
+            sent.append(count)
+        except errors.OperationalError as error:
+            assert (error.sqlstate or "")[:2] == "08"
+            failures += 1
+        proxy.pass_all()
+        assert session.run("SELECT 1") == [(1,)]
+    assert failures > 12
+    assert session.warnings() == []
+    received = numbers_in(channel, "events", len(sent))
+    assert list(dict.fromkeys(received)) == sent
+
+
+# ---- Between publish() and the end of the commit ----
+
+
+def commit_meanwhile(session: Session, broker_id: int, meanwhile: Callable[[], object]) -> None:
+    """Publish MANY in one transaction; do something before its commit."""
+    with session.connection.transaction():
+        session.publish(broker_id, "events", MANY)
+        meanwhile()
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        CuttingProxy.reset,
+        lambda proxy: proxy.half_close(Direction.TO_SERVER),
+        lambda proxy: proxy.half_close(Direction.TO_CLIENT),
+        lambda proxy: proxy.half_close(Direction.BOTH),
+    ],
+    ids=["reset", "half-close to server", "half-close to client", "close"],
+)
+def test_broken_before_commit_is_noticed_by_nobody(
+    session: Session,
+    proxy: CuttingProxy,
+    through: int,
+    channel: BlockingChannel,
+    break_it: Callable[[CuttingProxy], None],
+) -> None:
+    declare(channel)
+    session.publish(through, "events", [])
+    commit_meanwhile(session, through, lambda: break_it(proxy))
+    assert session.warnings() == []
+    received = numbers_in(channel, "events", len(MANY))
+    # What the broker took of a connection that then broke may come a second time.
+    assert list(dict.fromkeys(received)) == MANY
+    assert_works(session, through, channel, "events")
+
+
+@pytest.mark.parametrize("direction", [Direction.TO_SERVER, Direction.TO_CLIENT])
+def test_cut_at_any_byte_of_publishing_loses_nothing(
+    session: Session,
+    proxy: CuttingProxy,
+    through: int,
+    channel: BlockingChannel,
+    direction: Direction,
+) -> None:
+    declare(channel)
+    numbers = list(range(40))
+
+    def counter() -> int:
+        return (
+            proxy.bytes_to_server if direction is Direction.TO_SERVER else proxy.bytes_to_client
+        )
+
+    session.publish(through, "events", [0])
+    before = counter()
+    session.publish(through, "events", numbers)
+    wait_for(lambda: counter() > before, LIMIT, "the confirms")
+    whole = counter() - before
+    drain(channel, "events", 41)
+    cuts = 0
+    for count in sorted({*range(1, whole + 1, max(1, whole // 40)), whole - 1, whole}):
+        connections = proxy.connections
+        with session.connection.transaction():
+            session.publish(through, "events", numbers)
+            proxy.cut_after(count, direction)
+        proxy.pass_all()
+        cuts += proxy.connections > connections
+        received = numbers_in(channel, "events", len(numbers))
+        assert list(dict.fromkeys(received)) == numbers, f"cut after {count} bytes"
+        if proxy.connections == connections:
+            assert received == numbers, "a duplicate without a broken connection"
+    assert session.warnings() == []
+    assert cuts > (30 if direction is Direction.TO_SERVER else 0)
+
+
+def test_cut_again_and_again_goes_on_where_it_was(
+    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    connections = proxy.connections
+    stop = threading.Event()
+
+    def cut() -> None:
+        while not stop.is_set():
+            proxy.cut_after(150_000, Direction.TO_SERVER)
+            seen = proxy.connections
+            wait_for(lambda: stop.is_set() or proxy.connections > seen, LIMIT, "the next try")
+
+    numbers = list(range(20_000))
+    with session.connection.transaction():
+        session.publish(through, "events", numbers)
+        cutting = Call(cut)
+    stop.set()
+    cutting.result()
+    assert proxy.connections > connections + 3
+    assert session.warnings() == []
+    received = numbers_in(channel, "events", len(numbers))
+    assert sorted(set(received)) == numbers
+    assert list(dict.fromkeys(received)) == numbers
+
+
+def test_cut_under_autonomous_publish(
+    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    session.run("SELECT amqp.autonomous_publish(%s, 'events', 'key', '0')", through)
+    sent = [0]
+    for count in range(1, 90, 11):
+        proxy.cut_after(count, Direction.TO_SERVER)
+        assert session.value(
+            "SELECT amqp.autonomous_publish(%s, 'events', 'key', %s)", through, str(count)
+        )
+        sent.append(count)
+        proxy.pass_all()
+    received = numbers_in(channel, "events", len(sent))
+    assert list(dict.fromkeys(received)) == sent
+
+
+def test_stalled_commit_ends_with_a_warning(
+    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    declare(channel, "others")
+    session.run("CREATE TABLE t AS SELECT 0 AS n")
+    session.set(confirm_timeout="200ms")
+    with session.connection.transaction():
+        session.publish(through, "events", [1, 2, 3])
+        session.publish(through, "others", [4])
+        session.run("UPDATE t SET n = 1")
+        proxy.stall()
+    found = warning(session)
+    assert found.sqlstate == "08006"
+    assert found.message == f"amqp: 4 messages not confirmed by broker {through}"
+    assert '"events" (3)' in found.detail
+    assert '"others" (1)' in found.detail
+    assert "committed" in found.hint
+    # The commit itself stands.
+    assert session.value("SELECT n FROM t") == 1
+    proxy.pass_all()
+    session.set(confirm_timeout="5s")
+    assert_works(session, through, channel, "events")
+
+
+def test_stall_that_ends_in_time_is_noticed_by_nobody(
+    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    session.set(confirm_timeout="20s")
+    with session.connection.transaction():
+        session.publish(through, "events", MANY)
+        proxy.stall()
+        end = threading.Timer(0.3, proxy.pass_all)
+        end.start()
+    assert session.warnings() == []
+    assert numbers_in(channel, "events", len(MANY)) == MANY
+
+
+@pytest.mark.parametrize("failure", ["refuse", "welcome silence"])
+def test_unreachable_commit_ends_with_a_warning(
+    session: Session,
+    proxy: CuttingProxy,
+    through: int,
+    channel: BlockingChannel,
+    failure: str,
+) -> None:
+    declare(channel)
+    session.set(confirm_timeout="300ms")
+
+    def fail() -> None:
+        if failure == "refuse":
+            proxy.refuse()
+        else:
+            proxy.welcome(Welcome.STALL)
+            proxy.reset()
+
+    commit_meanwhile(session, through, fail)
+    found = warning(session)
+    assert found.sqlstate == "08006"
+    assert found.message == f"amqp: {len(MANY)} messages not confirmed by broker {through}"
+    assert f'"events" ({len(MANY)})' in found.detail
+    proxy.pass_all()
+    assert_works(session, through, channel, "events")
+
+
+def test_broker_reachable_again_within_the_timeout(
+    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    session.set(confirm_timeout="20s")
+
+    def fail() -> None:
+        proxy.refuse()
+        threading.Timer(0.3, proxy.pass_all).start()
+
+    commit_meanwhile(session, through, fail)
+    assert session.warnings() == []
+    assert numbers_in(channel, "events", len(MANY)) == MANY
+
+
+def test_counts_in_status(
+    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    session.set(confirm_timeout="200ms")
+    session.publish(through, "events", [1, 2])
+    with session.connection.transaction():
+        session.publish(through, "events", [3, 4, 5])
+        proxy.refuse()
+    session.run(
+        "SELECT amqp.publish(%s, 'events', 'key', 'x') WHERE false", through
+    )  # Nothing was published: nothing is counted.
+    counted = session.run(
+        "SELECT published, confirmed, returned, failed, pending, connected, last_error"
+        " FROM amqp.status() WHERE broker_id = %s",
+        through,
+    )
+    assert counted[0][:6] == (5, 2, 0, 3, 0, False)
+    assert "refused" in counted[0][6]
+
+
+# ---- Real restarts ----
+
+
+def test_broker_restarts(database: str, rabbitmq: RabbitMQ, broker: Broker) -> None:
+    with open_channel(broker.url()) as channel:
+        declare(channel)
+    with Session(database) as idle, Session(database) as patient, Session(database) as hasty:
+        broker_id = idle.add_broker(broker.url())
+        for session in (idle, patient, hasty):
+            session.run(
+                "SELECT amqp.publish(%s, 'events', 'key', '0', delivery_mode => 2)", broker_id
+            )
+        patient.set(confirm_timeout="60s")
+        hasty.set(confirm_timeout="200ms")
+        for session, number in (patient, "1"), (hasty, "2"):
+            session.run("BEGIN")
+            session.run(
+                "SELECT amqp.publish(%s, 'events', 'key', %s, delivery_mode => 2)",
+                broker_id,
+                number,
+            )
+        rabbitmq.kill()
+        committing = Call(lambda: patient.run("COMMIT"))
+        try:
+            hasty.run("COMMIT")
+        finally:
+            rabbitmq.start()
+        # Killed between publish() and commit: retried for as long as confirm_timeout says.
+        committing.result()
+        assert patient.warnings() == []
+        (lost,) = hasty.warnings()
+        assert lost.message == f"amqp: 1 message not confirmed by broker {broker_id}"
+        assert '"events" (1)' in lost.detail
+        # Restarted between two transactions: nobody notices.
+        idle.run("SELECT amqp.publish(%s, 'events', 'key', '3', delivery_mode => 2)", broker_id)
+        assert idle.warnings() == []
+    with open_channel(broker.url()) as channel:
+        assert numbers_in(channel, "events", 5) == [0, 0, 0, 1, 3]
+
+
+def test_connection_closed_by_an_administrator(
+    session: Session, broker: Broker, direct: int, management: Management, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    session.publish(direct, "events", [1])
+
+    def close_ours() -> bool:
+        ours = [
+            connection["name"]
+            for connection in management.connections(broker.vhost)
+            if connection.get("client_properties", {}).get("product") == "pg_amqp_py"
+        ]
+        for name in ours:
+            management.close_connection(name)
+        return bool(ours)
+
+    wait_for(close_ours, LIMIT, "the connection to be listed", interval=0.2)
+    session.publish(direct, "events", [2])
+    with session.connection.transaction():
+        session.publish(direct, "events", [3])
+        wait_for(close_ours, LIMIT, "the connection to be listed", interval=0.2)
+    assert session.warnings() == []
+    assert numbers_in(channel, "events", 3) == [1, 2, 3]
+
+
+# ---- Several hosts, backoff, changed rows ----
+
+
+def connected_port(session: Session, broker_id: int) -> int:
+    port: int = session.value(
+        "SELECT port FROM amqp.status() WHERE broker_id = %s AND connected", broker_id
+    )
+    return port
+
+
+@pytest.fixture
+def cluster(
+    session: Session, rabbitmq: RabbitMQ, broker: Broker
+) -> Iterator[tuple[int, CuttingProxy, CuttingProxy]]:
+    """A broker of two hosts: its id, the host tried first, and the other one."""
+    with CuttingProxy(rabbitmq.amqp_port) as one, CuttingProxy(rabbitmq.amqp_port) as other:
+        first, second = sorted((one, other), key=lambda proxy: proxy.port)
+        url = broker.url(port=first.port)
+        host = f"127.0.0.1:{first.port}"
+        broker_id = session.add_broker(url.replace(host, f"{host},127.0.0.1:{second.port}"))
+        yield broker_id, first, second
+
+
+def test_dead_host_of_a_cluster_is_passed_over(
+    session: Session, cluster: tuple[int, CuttingProxy, CuttingProxy], channel: BlockingChannel
+) -> None:
+    declare(channel)
+    broker_id, first, second = cluster
+    first.refuse()
+    session.publish(broker_id, "events", [1])
+    assert connected_port(session, broker_id) == second.port
+    # At commit, too.
+    with session.connection.transaction():
+        session.publish(broker_id, "events", [2])
+        first.pass_all()
+        second.refuse()
+    assert connected_port(session, broker_id) == first.port
+    # And between two transactions.
+    first.refuse()
+    second.pass_all()
+    session.run("SELECT amqp.ping(%s)", broker_id)
+    session.publish(broker_id, "events", [3])
+    assert connected_port(session, broker_id) == second.port
+    assert session.warnings() == []
+    assert numbers_in(channel, "events", 3) == [1, 2, 3]
+
+
+def test_cluster_with_no_host_alive(
+    session: Session, cluster: tuple[int, CuttingProxy, CuttingProxy]
+) -> None:
+    broker_id, first, second = cluster
+    first.refuse()
+    second.welcome(Welcome.RESET)
+    error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+    assert error.sqlstate[:2] == "08"
+    assert error.message == f"amqp: could not connect to any host of broker {broker_id}"
+    for proxy in (first, second):
+        assert f'"127.0.0.1:{proxy.port}"' in error.detail
+
+
+@pytest.mark.parametrize("welcome", [Welcome.RESET, Welcome.STALL])
+def test_dead_broker_costs_one_attempt_and_not_one_for_every_row(
+    session: Session, broker: Broker, proxy: CuttingProxy, welcome: Welcome
+) -> None:
+    broker_id = session.add_broker(broker.url(port=proxy.port))
+    session.set(on_failure="warn", connect_timeout="200ms")
+    proxy.welcome(welcome)
+    published = session.value(
+        "SELECT count(*) FILTER (WHERE amqp.publish(%s, 'events', 'key', n::text))"
+        " FROM generate_series(1, 500) AS n",
+        broker_id,
+    )
+    assert published == 0
+    assert proxy.connections == 1
+    # Said once in a transaction.
+    assert warning(session).sqlstate[:2] == "08"
+    # ping() and disconnect() try at once.
+    session.error("SELECT amqp.ping(%s)", broker_id)
+    assert proxy.connections == 2
+    session.run("SELECT amqp.disconnect(%s)", broker_id)
+    session.run("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+    assert proxy.connections == 3
+
+
+def test_dead_host_of_a_cluster_costs_one_attempt(
+    session: Session, cluster: tuple[int, CuttingProxy, CuttingProxy]
+) -> None:
+    broker_id, first, second = cluster
+    session.set(on_failure="warn")
+    for proxy in (first, second):
+        proxy.welcome(Welcome.RESET)
+    for _ in range(3):
+        session.publish(broker_id, "events", range(20))
+    # The backoff is a second at first, which these three statements do not need.
+    assert (first.connections, second.connections) == (1, 1)
+    # A host that comes back is found again without any help.
+    second.pass_all()
+    session.set(on_failure="error")
+
+    def reached() -> bool:
+        try:
+            session.run("SELECT amqp.publish(%s, 'amq.direct', 'key', 'x')", broker_id)
+        except errors.OperationalError:
+            return False
+        return True
+
+    wait_for(reached, LIMIT, "the end of the backoff", interval=0.1)
+    assert connected_port(session, broker_id) == second.port
+
+
+def test_backoff_grows(session: Session, broker: Broker, proxy: CuttingProxy) -> None:
+    broker_id = session.add_broker(broker.url(port=proxy.port))
+    proxy.welcome(Welcome.RESET)
+    first = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+    assert "in 1.0 s" in first.detail
+
+    def tried_again() -> bool:
+        again = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+        return proxy.connections == 2 and "in 2.0 s" in again.detail
+
+    wait_for(tried_again, LIMIT, "the second attempt", interval=0.1)
+
+
+def test_rotated_password_is_used_from_the_next_transaction(
+    session: Session,
+    broker: Broker,
+    proxy: CuttingProxy,
+    management: Management,
+    channel: BlockingChannel,
+) -> None:
+    declare(channel)
+    user = f"rotating-{broker.vhost}"
+    management.create_user(user, "before")
+    try:
+        management.grant(broker.vhost, user)
+        broker_id = session.add_broker(broker.url(user, "before", port=proxy.port))
+        session.publish(broker_id, "events", [1])
+        management.create_user(user, "after")
+        session.run("UPDATE amqp.broker SET password = 'after'")
+        session.publish(broker_id, "events", [2])
+        assert proxy.connections == 2
+        wait_for(lambda: proxy.open_connections == 1, LIMIT, "the old connection to close")
+        # A change that is rolled back changes nothing, and neither does one to the same values.
+        with session.connection.transaction(force_rollback=True):
+            session.run("UPDATE amqp.broker SET password = 'wrong'")
+            error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+            assert error.sqlstate == "28P01"
+        session.run("UPDATE amqp.broker SET password = 'after'")
+        session.publish(broker_id, "events", [3])
+        assert session.warnings() == []
+        assert numbers_in(channel, "events", 3) == [1, 2, 3]
+    finally:
+        management.delete_user(user)
+
+
+def test_moved_broker_is_used_from_the_next_transaction(
+    session: Session,
+    rabbitmq: RabbitMQ,
+    proxy: CuttingProxy,
+    through: int,
+    channel: BlockingChannel,
+) -> None:
+    declare(channel)
+    session.publish(through, "events", [1])
+    with CuttingProxy(rabbitmq.amqp_port) as elsewhere:
+        session.run("UPDATE amqp.broker SET port = %s", elsewhere.port)
+        session.publish(through, "events", [2])
+        assert (proxy.connections, elsewhere.connections) == (1, 1)
+        assert connected_port(session, through) == elsewhere.port
+        wait_for(lambda: proxy.open_connections == 0, LIMIT, "the old connection to close")
+    assert numbers_in(channel, "events", 2) == [1, 2]
+
+
+def test_changed_row_while_messages_are_pending(
+    session: Session, database: str, through: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    with session.connection.transaction(), Session(database) as other:
+        session.publish(through, "events", [1])
+        other.run("UPDATE amqp.broker SET port = %s", free_port())
+        session.publish(through, "events", [2])
+    assert session.warnings() == []
+    assert numbers_in(channel, "events", 2) == [1, 2]
+
+
+# ---- A broker that is short of memory ----
+
+
+def test_memory_alarm(database: str, rabbitmq: RabbitMQ, broker: Broker) -> None:
+    with open_channel(broker.url()) as channel:
+        declare(channel)
+    with Session(database) as session, Session(database) as patient:
+        broker_id = session.add_broker(broker.url())
+        session.set(confirm_timeout="300ms")
+        patient.set(confirm_timeout="60s")
+        session.publish(broker_id, "events", [1])
+        patient.publish(broker_id, "events", [2])
+        for one in (session, patient):
+            one.run("BEGIN")
+            one.publish(broker_id, "events", [3])
+        rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
+        try:
+            committing = Call(lambda: patient.run("COMMIT"))
+            # The commit is bounded, and the reason is the broker's.
+            session.run("COMMIT")
+            found = warning(session)
+            assert found.message == f"amqp: 1 message not confirmed by broker {broker_id}"
+            assert "block" in found.detail
+            # From now on the session knows.
+            error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+            assert error.sqlstate == "53000"
+            assert f"broker {broker_id} is not accepting messages" in error.message
+            assert "memory" in error.detail
+            session.set(on_failure="warn")
+            assert not session.value("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+            assert warning(session).sqlstate == "53000"
+            session.set(on_failure="error")
+        finally:
+            rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+        # Whoever was willing to wait lost nothing.
+        committing.result()
+        assert patient.warnings() == []
+
+        def taken() -> bool:
+            try:
+                session.publish(broker_id, "events", [4])
+            except errors.InsufficientResources:
+                return False
+            return True
+
+        wait_for(taken, LIMIT, "the broker to take messages again", interval=0.1)
+        assert session.warnings() == []
+    with open_channel(broker.url()) as channel:
+        received = numbers_in(channel, "events", 4)
+        assert {1, 2, 4} <= set(received)
+        assert received.count(3) in (1, 2), "one of them was given up"
+
+
+# ---- What a broker refuses ----
+
+
+def publish_mixed(
+    session: Session,
+    broker_id: int,
+    meanwhile: Callable[[], object],
+    *,
+    every: int = 7,
+    exchange: str = "bad",
+) -> list[int]:
+    """Publish 3,000 messages, every so many of them to another exchange; return the rest."""
+    with session.connection.transaction():
+        session.run(
+            "SELECT amqp.publish(%s, CASE WHEN n %% %s = 3 THEN %s ELSE 'events' END, 'key',"
+            " n::text) FROM generate_series(0, 2999) AS n",
+            broker_id,
+            every,
+            exchange,
+        )
+        meanwhile()
+    return [n for n in range(3000) if n % every != 3]
+
+
+@pytest.mark.parametrize("every", [4, 97, 2999])
+def test_exchange_deleted_before_commit(
+    session: Session, direct: int, channel: BlockingChannel, every: int
+) -> None:
+    declare(channel)
+    declare(channel, "bad")
+    others = publish_mixed(session, direct, lambda: channel.exchange_delete("bad"), every=every)
+    count = 3000 - len(others)
+    found = warning(session)
+    noun = "message" if count == 1 else "messages"
+    assert found.message == f'amqp: {count} {noun} to exchange "bad" refused by broker {direct}'
+    assert "no exchange 'bad'" in found.detail
+    assert "404" in found.detail
+    # Each exactly once, and in order.
+    assert numbers_in(channel, "events", len(others)) == others
+    assert drain(channel, "bad") == []
+    # Gone is gone: the next transaction hears it in time.
+    error = session.error("SELECT amqp.publish(%s, 'bad', 'key', 'x')", direct)
+    assert error.sqlstate == "42704"
+    assert_works(session, direct, channel, "events")
+
+
+def test_two_exchanges_deleted_before_commit(
+    session: Session, direct: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    for name in ("bad", "it's worse"):
+        declare(channel, name)
+    with session.connection.transaction():
+        for number in range(9):
+            exchange = ("events", "bad", "it's worse")[number % 3]
+            session.publish(direct, exchange, [number])
+        channel.exchange_delete("bad")
+        channel.exchange_delete("it's worse")
+    assert sorted(found.message for found in session.warnings()) == [
+        f'amqp: 3 messages to exchange "bad" refused by broker {direct}',
+        f"amqp: 3 messages to exchange \"it's worse\" refused by broker {direct}",
+    ]
+    assert numbers_in(channel, "events", 3) == [0, 3, 6]
+
+
+@pytest.fixture
+def writer(
+    session: Session, broker: Broker, management: Management
+) -> Iterator[tuple[int, Callable[..., None]]]:
+    """A broker row of a user that may write nowhere but to events, and how to change that."""
+    user = f"writer-{broker.vhost}"
+    management.create_user(user, "writes")
+
+    def allow(write: str = "^events$") -> None:
+        management.grant(broker.vhost, user, configure="", write=write, read="")
+
+    allow()
+    yield session.add_broker(broker.url(user, "writes")), allow
+    management.delete_user(user)
+
+
+def test_access_refused_at_commit(
+    session: Session, writer: tuple[int, Callable[..., None]], channel: BlockingChannel
+) -> None:
+    declare(channel)
+    declare(channel, "bad")
+    broker_id, _ = writer
+    others = publish_mixed(session, broker_id, lambda: None)
+    found = warning(session)
+    refused = 3000 - len(others)
+    assert found.message == f'amqp: {refused} messages to exchange "bad" refused by broker {broker_id}'
+    assert "ACCESS_REFUSED" in found.detail
+    assert "exchange 'bad'" in found.detail
+    assert numbers_in(channel, "events", len(others)) == others
+    assert drain(channel, "bad") == []
+    error = session.error(
+        "SELECT amqp.autonomous_publish(%s, 'bad', 'key', 'x')", broker_id
+    )
+    assert error.sqlstate in ("42501", "55000")
+    assert "ACCESS_REFUSED" in error.detail
+
+
+def test_topic_refused_at_commit(
+    session: Session,
+    broker: Broker,
+    management: Management,
+    writer: tuple[int, Callable[..., None]],
+    channel: BlockingChannel,
+) -> None:
+    declare(channel)
+    broker_id, _ = writer
+    management.request(
+        "PUT",
+        "topic-permissions",
+        broker.vhost,
+        f"writer-{broker.vhost}",
+        body={"exchange": "events", "write": "^good", "read": ".*"},
+    )
+    with session.connection.transaction():
+        for number, key in enumerate(("good.a", "bad.a", "good.b", "bad.b", "bad.a", "good.c")):
+            session.publish(broker_id, "events", [number], key)
+    found = sorted(session.warnings(), key=lambda report: report.message)
+    assert [report.message for report in found] == [
+        f'amqp: 1 message to exchange "events" with routing key "bad.b" refused by broker {broker_id}',
+        f'amqp: 2 messages to exchange "events" with routing key "bad.a" refused by broker {broker_id}',
+    ]
+    assert all("ACCESS_REFUSED" in report.detail for report in found)
+    assert numbers_in(channel, "events", 3) == [0, 2, 5]
+
+
+@pytest.fixture
+def small_messages(rabbitmq: RabbitMQ) -> Iterator[int]:
+    """A broker that takes messages of at most so many bytes."""
+    set_size = (
+        "application:set_env(rabbit, max_message_size, {0}),"
+        " persistent_term:put(max_message_size, {0})."
+    )
+    rabbitmq.rabbitmqctl("eval", set_size.format(20_000))
+    yield 20_000
+    rabbitmq.rabbitmqctl("eval", set_size.format(134_217_728))
+
+
+def test_message_larger_than_the_broker_takes(
+    session: Session, small_messages: int, direct: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    sizes = [10, small_messages + 1, small_messages, 200_000, 20, 30]
+    with session.connection.transaction():
+        for size in sizes:
+            session.run(
+                "SELECT amqp.publish(%s, 'events', 'key', repeat('x', %s))", direct, size
+            )
+    refused = session.warnings()
+    assert all("message size" in report.detail for report in refused)
+    assert all('exchange "events"' in report.message for report in refused)
+    counts = sum(int(report.message.split()[1]) for report in refused)
+    assert counts == 2
+    arrived = [len(body) for body in drain(channel, "events", 4)]
+    assert arrived == [size for size in sizes if size <= small_messages]
+    error = session.error(
+        "SELECT amqp.autonomous_publish(%s, 'events', 'key', repeat('x', 30000))", direct
+    )
+    assert "message size" in error.detail
+    assert drain(channel, "events") == []
+
+
+def test_nack(session: Session, direct: int, channel: BlockingChannel) -> None:
+    channel.exchange_declare("events", "topic")
+    channel.queue_declare(
+        "events", arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+    )
+    channel.queue_bind("events", "events", "full.#")
+    channel.queue_declare("others")
+    channel.queue_bind("others", "events", "others")
+    with session.connection.transaction():
+        for number in range(20):
+            session.publish(direct, "events", [number], "full" if number % 2 else "others")
+    found = warning(session)
+    arrived = numbers_in(channel, "events", 1)
+    refused = 10 - len(arrived)
+    assert refused > 0
+    assert found.message.startswith(f"amqp: {refused} message")
+    assert found.message.endswith(f'to exchange "events" refused by broker {direct}')
+    assert "basic.nack" in found.detail
+    assert arrived == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19][: len(arrived)]
+    assert numbers_in(channel, "others", 10) == list(range(0, 20, 2))
+    error = session.run("SELECT amqp.autonomous_publish(%s, 'events', 'full', '1')", direct)
+    assert error == [(True,)]
+    report = session.error("SELECT amqp.autonomous_publish(%s, 'events', 'full', '2')", direct)
+    assert report.sqlstate == "55000"
+    assert "basic.nack" in report.detail
+
+
+def test_unroutable_mandatory(session: Session, direct: int, channel: BlockingChannel) -> None:
+    channel.exchange_declare("events", "topic")
+    channel.queue_declare("events")
+    channel.queue_bind("events", "events", "here")
+    publish = "SELECT amqp.publish(%s, 'events', %s, %s, mandatory => %s)"
+    with session.connection.transaction():
+        session.run(publish, direct, "here", "1", True)
+        session.run(publish, direct, "nowhere", "2", True)
+        session.run(publish, direct, "nowhere", "3", False)
+        session.run(publish, direct, "nowhere", "4", True)
+        session.run(publish, direct, "here", "5", True)
+    found = warning(session)
+    assert found.message == (
+        f'amqp: 2 messages to exchange "events" with routing key "nowhere"'
+        f" returned as unroutable by broker {direct}"
+    )
+    assert "NO_ROUTE" in found.detail
+    assert "312" in found.detail
+    assert numbers_in(channel, "events", 2) == [1, 5]
+    error = session.error(
+        "SELECT amqp.autonomous_publish(%s, 'events', 'nowhere', 'x', mandatory => true)", direct
+    )
+    assert error.sqlstate == "55000"
+    assert 'routing key "nowhere"' in error.message
+    assert "NO_ROUTE" in error.detail
+
+
+def test_many_unroutable_keys_do_not_flood(
+    session: Session, direct: int, channel: BlockingChannel
+) -> None:
+    channel.exchange_declare("events", "topic")
+    session.run(
+        "SELECT amqp.publish(%s, 'events', n::text, 'x', mandatory => true)"
+        " FROM generate_series(1, 2000) AS n",
+        direct,
+    )
+    found = session.warnings()
+    assert 2 <= len(found) <= 20
+    assert "more" in found[-1].message
+    counts = [int(report.message.split()[1]) for report in found]
+    assert sum(counts) == 2000
+
+
+def test_user_id_of_somebody_else(
+    session: Session, direct: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    publish = "SELECT amqp.publish(%s, 'events', 'key', %s, user_id => %s)"
+    with session.connection.transaction():
+        session.run(publish, direct, "1", "guest")
+        session.run(publish, direct, "2", "somebody")
+        session.run(publish, direct, "3", None)
+        session.run(publish, direct, "4", "somebody")
+        session.run(publish, direct, "5", "guest")
+    found = warning(session)
+    assert found.message == f'amqp: 2 messages to exchange "events" refused by broker {direct}'
+    assert "user_id" in found.detail
+    assert numbers_in(channel, "events", 3) == [1, 3, 5]
+
+
+def test_all_causes_in_one_transaction(
+    session: Session, direct: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    declare(channel, "bad")
+    channel.queue_unbind("events", "events", "#")
+    channel.queue_bind("events", "events", "key")
+    with session.connection.transaction():
+        for number in range(0, 400, 4):
+            session.publish(direct, "events", [number])
+            session.publish(direct, "bad", [number + 1])
+            session.run(
+                "SELECT amqp.publish(%s, 'events', 'nowhere', 'x', mandatory => true)", direct
+            )
+            session.run("SELECT amqp.publish(%s, 'events', 'key', 'x', user_id => 'x')", direct)
+        channel.exchange_delete("bad")
+    messages = [report.message for report in session.warnings()]
+    assert len(messages) == 3
+    assert all(message.startswith("amqp: 100 messages") for message in messages)
+    assert numbers_in(channel, "events", 100) == list(range(0, 400, 4))
+    assert_works_again = session.run("SELECT amqp.ping(%s)", direct)
+    assert assert_works_again
+    counts = session.run("SELECT confirmed + failed, returned, pending FROM amqp.status()")
+    assert counts == [(400, 100, 0)]
+
+
+# ---- Without publisher confirms ----
+
+
+def test_without_publisher_confirms(
+    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    session.set(publisher_confirms="off", confirm_timeout="60s")
+    session.publish(through, "events", MANY)
+    assert numbers_in(channel, "events", len(MANY)) == MANY
+    # Nothing is awaited: a commit ends while the broker is silent.
+    proxy.stall(Direction.TO_CLIENT)
+    call = Call(lambda: session.publish(through, "events", MANY))
+    call.result()
+    assert numbers_in(channel, "events", len(MANY)) == MANY
+    proxy.pass_all()
+    session.set(publisher_confirms="on")
+    session.publish(through, "events", MANY)
+    assert numbers_in(channel, "events", len(MANY)) == MANY
+    assert session.warnings() == []
+
+
+def test_refusal_without_publisher_confirms_comes_late(
+    session: Session, direct: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    declare(channel, "bad")
+    session.set(publisher_confirms="off")
+    with session.connection.transaction():
+        session.publish(direct, "bad", [1])
+        channel.exchange_delete("bad")
+    warned: list[Report] = []
+    sent = 0
+
+    def told() -> bool:
+        nonlocal sent
+        session.publish(direct, "events", [sent])
+        sent += 1
+        warned.extend(session.warnings())
+        return bool(warned)
+
+    wait_for(told, LIMIT, "the refusal to arrive")
+    assert "refused messages of an earlier transaction" in warned[0].message
+    assert "no exchange 'bad'" in warned[0].detail
+    session.set(publisher_confirms="on")
+    session.publish(direct, "events", [sent])
+    received = numbers_in(channel, "events", 1)
+    # What was written to a closed channel is gone: nobody asked for a confirm.
+    assert received[-1] == sent
+    assert received == sorted(set(received))
+
+
+def test_cut_without_publisher_confirms(
+    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    session.set(publisher_confirms="off")
+    commit_meanwhile(session, through, proxy.reset)
+    assert session.run("SELECT 1") == [(1,)]
+    session.warnings()
+    session.set(publisher_confirms="on")
+    session.publish(through, "events", [5000])
+    assert numbers_in(channel, "events", 1)[-1] == 5000
+
+
+# ---- Peers that lie ----
+
+
+def method(method: Any, channel: int = 0) -> bytes:
+    encoded: bytes = frame.Method(channel, method).marshal()
+    return encoded
+
+
+START = method(spec.Connection.Start(0, 9, {"product": "Liar"}, "PLAIN", "en_US"))
+TUNE = method(spec.Connection.Tune(2047, 131072, 0))
+OPENED = b"".join(
+    [
+        START,
+        TUNE,
+        method(spec.Connection.OpenOk()),
+        method(spec.Channel.OpenOk(), 1),
+        method(spec.Confirm.SelectOk(), 1),
+    ]
+)
+HEARTBEAT = bytes(frame.Heartbeat().marshal())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"",
+        b"\0" * 100,
+        bytes(range(256)) * 4,
+        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2p1\r\n",
+        b"220 mail.test ESMTP\r\n",
+        b"AMQP\x00\x01\x00\x00",
+        START[:20],
+        b"\x01\x00\x00\xff\xff\xff\xff",
+        b"\x01\x00\x00\x7f\xff\xff\xff" + b"x" * 1000,
+        b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x0a\x00",
+        b"\x01\x00\x00\x00\x00\x00\x04\xff\xff\xff\xff\xce",
+        b"\x01\x00\x00\x00\x00\x00\x00\xce",
+        START[:-30] + b"\xff" * 29 + b"\xce",
+    ],
+    ids=[
+        "closes at once",
+        "zeros",
+        "garbage",
+        "http",
+        "ssh",
+        "smtp",
+        "other version",
+        "truncated frame",
+        "absurd frame length",
+        "large frame length",
+        "wrong frame end",
+        "unknown method",
+        "empty method",
+        "broken table",
+    ],
+)
+@pytest.mark.parametrize("stay", [False, True], ids=["then hangs up", "then stays silent"])
+def test_peer_that_is_no_broker(
+    session: Session, direct: int, channel: BlockingChannel, words: bytes, stay: bool
+) -> None:
+    declare(channel)
+    session.set(connect_timeout="200ms")
+    with Peer(saying(words, stay=stay)) as peer:
+        broker_id = session.add_broker(peer.url)
+        error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+        assert error.sqlstate == ("08P01" if words or not stay else "08001")
+        assert f"127.0.0.1:{peer.port}" in error.message
+    session.set(connect_timeout="10s")
+    assert_works(session, direct, channel, "events")
+
+
+def test_peer_that_names_itself_is_quoted(session: Session) -> None:
+    with Peer(saying(b"SSH-2.0-OpenSSH_9.2p1\r\n")) as peer:
+        broker_id = session.add_broker(peer.url)
+        error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+        assert "SSH-2.0" in error.message
+        assert "5672" in error.hint
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        START,
+        START + b"nonsense nonsense nonsense",
+        START + HEARTBEAT * 50,
+        START + method(spec.Connection.Tune(0, 1, 0)),
+        START + TUNE,
+        START + TUNE + method(spec.Connection.Close(530, "go away", 10, 40)),
+        START + TUNE + method(spec.Channel.Close(404, "what?", 20, 10), 1),
+        method(spec.Connection.Start(0, 9, {}, "EXTERNAL", "en_US")),
+        OPENED + b"\0" * 64,
+        OPENED + method(spec.Channel.Close(406, "no", 40, 10), 1),
+        OPENED + method(spec.Connection.Close(541, "INTERNAL_ERROR", 0, 0)),
+        OPENED + method(spec.Basic.Ack(1 << 62, True), 1),
+    ],
+    ids=[
+        "start",
+        "garbage after start",
+        "heartbeats",
+        "tiny frames",
+        "tune",
+        "close",
+        "channel close",
+        "other mechanism",
+        "garbage when open",
+        "channel close when open",
+        "close when open",
+        "ack when open",
+    ],
+)
+@pytest.mark.parametrize("stay", [False, True], ids=["then hangs up", "then stays silent"])
+def test_peer_that_speaks_some_amqp(
+    session: Session, direct: int, channel: BlockingChannel, words: bytes, stay: bool
+) -> None:
+    declare(channel)
+    session.set(connect_timeout="200ms", confirm_timeout="200ms")
+    with Peer(saying(words, stay=stay)) as peer:
+        broker_id = session.add_broker(peer.url)
+        error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+        assert error.sqlstate[:2] in ("08", "28", "55", "54")
+        assert error.message.startswith("amqp: ")
+    session.set(connect_timeout="10s", confirm_timeout="10s")
+    assert_works(session, direct, channel, "events")
+
+
+@pytest.mark.parametrize("known", [b"", START, OPENED], ids=["at first", "after start", "open"])
+def test_peer_that_floods(session: Session, known: bytes) -> None:
+    session.set(connect_timeout="500ms")
+    with Peer(flooding(HEARTBEAT, known)) as peer:
+        broker_id = session.add_broker(peer.url)
+        call = Call(
+            lambda: session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+        )
+        assert call.result().sqlstate[:2] == "08"
+    assert session.run("SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"\0" * 64,
+        method(spec.Basic.Ack(0, False), 1)[:-1] + b"\0",
+        method(spec.Connection.Close(541, "INTERNAL_ERROR", 0, 0)),
+        method(spec.Basic.Nack(1, False), 1)[:9],
+        b"",
+    ],
+    ids=["garbage", "wrong frame end", "close", "truncated", "silence"],
+)
+def test_peer_that_lies_at_commit(
+    session: Session, direct: int, channel: BlockingChannel, words: bytes
+) -> None:
+    declare(channel)
+    session.set(connect_timeout="2s", confirm_timeout="200ms")
+    lying = threading.Event()
+
+    def behave(client: Any) -> None:
+        client.recv(8)
+        client.sendall(OPENED)
+        lying.wait(LIMIT)
+        client.sendall(words)
+        while client.recv(1 << 16):
+            pass
+
+    with Peer(behave) as peer:
+        broker_id = session.add_broker(peer.url)
+        with session.connection.transaction():
+            # The default exchange needs no question.
+            session.publish(broker_id, "", [1, 2])
+            lying.set()
+        found = warning(session)
+        assert found.message == f"amqp: 2 messages not confirmed by broker {broker_id}"
+    session.set(confirm_timeout="10s")
+    assert_works(session, direct, channel, "events")
+
+
+def test_status_of_nothing_lies(session: Session, direct: int) -> None:
+    assert session.run("SELECT * FROM amqp.status()") == []
+    session.run("SELECT amqp.ping(%s)", direct)
+    row = session.run("SELECT to_json(s)::text FROM amqp.status() AS s")
+    status = json.loads(row[0][0])
+    assert status["connected"] is True
+    assert status["server_product"] == "RabbitMQ"
+    assert status["last_error"] is None
