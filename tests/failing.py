@@ -213,7 +213,7 @@ class Peer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
-        self._closing = threading.Event()
+        self._clients: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -229,6 +229,7 @@ class Peer:
             except OSError:
                 return
             self.connections += 1
+            self._clients.append(client)
             thread = threading.Thread(target=self._serve, args=[client], daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -253,6 +254,12 @@ class Peer:
     ) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        for client in self._clients:
+            # It may be closed already.
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(LIMIT)
 
 
 def until_gone(client: socket.socket) -> None:

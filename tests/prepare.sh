@@ -54,7 +54,7 @@ restore() {
     [ -z "$said" ] || rm -f "$said"
     [ -z "$made_policy" ] || $sudo rm -f "$policy"
     $sudo rm -f "$clusters/pg_amqp_py.conf"
-    if [ -n "$made_folder" ]; then $sudo rmdir --ignore-fail-on-non-empty "$clusters"; fi
+    if [ -n "$made_folder" ]; then $sudo rmdir -p --ignore-fail-on-non-empty "$clusters"; fi
 }
 trap restore EXIT
 trap 'exit 130' INT

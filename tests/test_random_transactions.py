@@ -4,8 +4,8 @@ Every message has a row of its own, inserted beside it under the same id, so the
 which messages had to arrive, also where a client never learned whether its COMMIT came through.
 A row's number within its transaction says in which order.
 
-The seed is printed and comes from PG_AMQP_PY_SEED if that is set: it governs what the clients do, not
-when they are disturbed.
+The seed is printed, and comes from PG_AMQP_PY_SEED if that is set: it governs what the clients do,
+not when they are disturbed.
 """
 
 from __future__ import annotations
@@ -172,9 +172,7 @@ class Client:
                 self.happened[str(done)] += 1
 
 
-def disturb(
-    database: str, seed: str, backends: dict[str, int], finished: threading.Event
-) -> Counter[str]:
+def disturb(database: str, seed: str, backends: dict[str, int], finished: threading.Event) -> None:
     """Cancel and terminate the backends at random, until all is finished."""
     chance = random.Random(f"{seed} disturbances")
     with open_session(database) as session:
@@ -182,9 +180,8 @@ def disturb(
             pid = chance.choice([0, *backends.values()])
             how = chance.choices(["pg_cancel_backend", "pg_terminate_backend"], [85, 15])[0]
             if pid:
-                # Quietly, though the backend may be gone: a WARNING.
+                # That the backend may be gone by now is a WARNING, and no harm.
                 session.execute(f"SELECT {how}(%s)", [pid])
-    return Counter()
 
 
 def test_random_transactions(database: str, broker: Broker, channel: BlockingChannel) -> None:
@@ -224,7 +221,7 @@ def test_random_transactions(database: str, broker: Broker, channel: BlockingCha
     deliveries = inbox.drain()
     print(f"{len(committed)} rows; {dict(happened)}")
 
-    rows = Counter(id for _, id in committed)
+    rows = Counter(text for _, text in committed)
     messages = Counter(delivery.text for delivery in deliveries)
     assert {"lost": rows - messages, "too many": messages - rows} == {
         "lost": Counter(),
@@ -234,8 +231,8 @@ def test_random_transactions(database: str, broker: Broker, channel: BlockingCha
     for delivery in deliveries:
         order.setdefault(delivery.routing_key, []).append(delivery.text)
     expected: dict[str, list[str]] = {}
-    for transaction, id in committed:
-        expected.setdefault(transaction, []).append(id)
+    for transaction, text in committed:
+        expected.setdefault(transaction, []).append(text)
     assert order == expected
 
     # It was no walk in the park.

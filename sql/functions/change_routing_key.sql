@@ -10,12 +10,12 @@ LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
 DECLARE
     -- Every part but the first begins behind a "{".
-    parts text[] := pg_catalog.string_to_array(template, '{');
-    routing_key text := parts[1];
-    part text;
-    field text;
-    value text;
-    row_asked jsonb;
+    parts pg_catalog.text[] := pg_catalog.string_to_array(template, '{');
+    routing_key pg_catalog.text := parts[1];
+    part pg_catalog.text;
+    field pg_catalog.text;
+    value pg_catalog.text;
+    row_asked pg_catalog.jsonb;
     place integer;
 BEGIN
     FOREACH part IN ARRAY parts[2:] LOOP
@@ -43,7 +43,9 @@ BEGIN
         IF field IS NULL THEN
             RAISE EXCEPTION 'invalid routing key template "%"', template
                 USING ERRCODE = 'invalid_parameter_value',
-                      DETAIL = pg_catalog.format('"{%s" is no placeholder of table "%s".', part, table_name),
+                      DETAIL = pg_catalog.format('"{%s" is no placeholder of table "%s".',
+                          CASE WHEN place OPERATOR(pg_catalog.>) 0 THEN pg_catalog.left(part, place) ELSE part END,
+                          table_name),
                       HINT = 'Placeholders are {op}, {schema}, {table}, {new.column} and {old.column}.';
         END IF;
         routing_key := pg_catalog.concat(routing_key, value, pg_catalog.substr(part, place OPERATOR(pg_catalog.+) 1));

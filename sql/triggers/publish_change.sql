@@ -5,17 +5,18 @@ CREATE FUNCTION amqp.publish_change() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $$
 DECLARE
-    operation text := pg_catalog.lower(TG_OP);
+    operation pg_catalog.text := pg_catalog.lower(TG_OP);
     broker_id integer := TG_ARGV[0];
-    exchange text := TG_ARGV[1];
-    template text := COALESCE(TG_ARGV[2], pg_catalog.format('%s.%s.%s', TG_TABLE_SCHEMA, TG_TABLE_NAME, operation));
+    exchange pg_catalog.text := TG_ARGV[1];
+    template pg_catalog.text := COALESCE(TG_ARGV[2], pg_catalog.format('%s.%s.%s', TG_TABLE_SCHEMA, TG_TABLE_NAME, operation));
     has_placeholders boolean := TG_NARGS OPERATOR(pg_catalog.=) 3 AND pg_catalog.strpos(template, '{') OPERATOR(pg_catalog.>) 0;
-    new_row jsonb;
-    old_row jsonb;
-    changed jsonb;
-    new_table name;
-    old_table name;
-    rows_changed text;
+    new_row pg_catalog.jsonb;
+    old_row pg_catalog.jsonb;
+    changed pg_catalog.jsonb;
+    new_table pg_catalog.name;
+    old_table pg_catalog.name;
+    rows_changed pg_catalog.text;
+    as_many boolean;
 BEGIN
     IF TG_NARGS OPERATOR(pg_catalog.<) 2 OR TG_NARGS OPERATOR(pg_catalog.>) 3 OR broker_id IS NULL THEN
         RAISE EXCEPTION 'trigger "%" has the wrong arguments for amqp.publish_change()', TG_NAME
@@ -61,16 +62,28 @@ BEGIN
             USING ERRCODE = 'invalid_object_definition',
                   HINT = 'Add REFERENCING NEW TABLE AS new_rows (INSERT), OLD TABLE AS old_rows (DELETE) or both (UPDATE), or use FOR EACH ROW.';
     END IF;
-    -- Both tables of an UPDATE hold the same rows in the same order.
+    -- Both tables of an UPDATE hold the same rows in the same order, unless a row that moved to another
+    -- partition was swallowed there by a BEFORE trigger: then nobody can tell which.
+    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+        EXECUTE pg_catalog.format(
+            'SELECT (SELECT pg_catalog.count(*) FROM %I) OPERATOR(pg_catalog.=) (SELECT pg_catalog.count(*) FROM %I)',
+            new_table, old_table) INTO as_many;
+        IF NOT as_many THEN
+            RAISE EXCEPTION 'trigger "%" cannot tell which old row belongs to which new row', TG_NAME
+                USING ERRCODE = 'feature_not_supported',
+                      DETAIL = 'A trigger of a partition has suppressed a row that was moved there.',
+                      HINT = 'Publish the changes of this table FOR EACH ROW.';
+        END IF;
+    END IF;
     rows_changed := CASE
         WHEN TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN pg_catalog.format(
-            'SELECT pg_catalog.to_jsonb(n) AS new_row, NULL::pg_catalog.jsonb AS old_row FROM %I AS n', new_table)
+            'SELECT pg_catalog.to_jsonb(n.*) AS new_row, NULL::pg_catalog.jsonb AS old_row FROM %I AS n', new_table)
         WHEN TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN pg_catalog.format(
-            'SELECT NULL::pg_catalog.jsonb AS new_row, pg_catalog.to_jsonb(o) AS old_row FROM %I AS o', old_table)
+            'SELECT NULL::pg_catalog.jsonb AS new_row, pg_catalog.to_jsonb(o.*) AS old_row FROM %I AS o', old_table)
         ELSE pg_catalog.format(
             'SELECT n.r AS new_row, o.r AS old_row
-             FROM (SELECT pg_catalog.to_jsonb(t) AS r, pg_catalog.row_number() OVER () AS position FROM %I AS t) AS n
-             JOIN (SELECT pg_catalog.to_jsonb(t) AS r, pg_catalog.row_number() OVER () AS position FROM %I AS t) AS o
+             FROM (SELECT pg_catalog.to_jsonb(t.*) AS r, pg_catalog.row_number() OVER () AS position FROM %I AS t) AS n
+             JOIN (SELECT pg_catalog.to_jsonb(t.*) AS r, pg_catalog.row_number() OVER () AS position FROM %I AS t) AS o
                ON n.position OPERATOR(pg_catalog.=) o.position
              ORDER BY n.position USING OPERATOR(pg_catalog.<)', new_table, old_table)
         END;

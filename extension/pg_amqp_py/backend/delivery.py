@@ -109,9 +109,9 @@ def _go_on() -> None:
 
 
 def _report(broker: Broker, batch: Batch, error: WireError | None) -> None:
-    by = f"by broker {broker.broker_id}"
-    _warn_of(broker, batch.returned, f"returned as unroutable {by}")
-    _warn_of(broker, batch.refused, f"refused {by}")
+    number = broker.broker_id
+    _warn_of(broker, batch.returned, f"returned as unroutable by broker {number}")
+    _warn_of(broker, batch.refused, f"refused by broker {number}")
     if not batch.pending:
         return
     exchanges = batch.pending_exchanges()
@@ -119,7 +119,7 @@ def _report(broker: Broker, batch: Batch, error: WireError | None) -> None:
     blocked = broker.connection.blocked if broker.connection else None
     reason = f"the broker blocks publishers: {blocked}" if blocked else str(error)
     warn(
-        f"{_count(batch.pending)} not confirmed {by}",
+        f"{_count(batch.pending)} not confirmed by broker {number}",
         sqlstate=CONNECTION_FAILURE,
         detail=f"Exchange and number of messages: {places}. Last error: {reason}",
         hint="The transaction is committed. These messages may or may not have arrived;"
