@@ -241,6 +241,7 @@ class Peer:
                 self._behave(client)
             else:
                 with self._tls.wrap_socket(client, server_side=True) as secure:
+                    self._clients.append(secure)
                     self._behave(secure)
 
     def __enter__(self) -> Peer:

@@ -111,40 +111,31 @@ class Connection:
                 self.abandon(ConnectionLostError(str(error)))
             raise
 
-    def receive(self) -> bool:
-        """Take in what has arrived, without waiting; whether anything had.
+    def receive(self) -> None:
+        """Take in some of what has arrived, without waiting.
 
         Raises ChannelClosedError if the broker has closed the channel: `reopen()` is next.
         """
         if self._broken is not None:
             raise self._broken
-        arrived = False
         refusal = None
         try:
-            while True:
-                data = self._transport.receive_some()
-                if not data:
-                    break
-                arrived = True
-                for channel, method in self._frames.feed(data):
-                    if isinstance(method, (Ack, spec.Basic.Return)):
-                        self.on_publisher(method)
-                    elif method is None:
-                        continue
-                    elif channel == 0:
-                        self._on_connection_method(method)
-                    elif isinstance(method, spec.Channel.Close):
-                        refusal = ChannelClosedError(method.reply_code, method.reply_text)
-                    else:
-                        self._replies.append(method)
-                if len(data) < 1 << 15:
-                    break
+            for channel, method in self._frames.feed(self._transport.receive_some()):
+                if isinstance(method, (Ack, spec.Basic.Return)):
+                    self.on_publisher(method)
+                elif method is None:
+                    continue
+                elif channel == 0:
+                    self._on_connection_method(method)
+                elif isinstance(method, spec.Channel.Close):
+                    refusal = ChannelClosedError(method.reply_code, method.reply_text)
+                else:
+                    self._replies.append(method)
         except ConnectionLostError as error:
             self.abandon(error)
             raise
         if refusal is not None:
             raise refusal
-        return arrived
 
     def _on_connection_method(self, method: Any) -> None:
         if isinstance(method, spec.Connection.Close):
@@ -181,13 +172,13 @@ class Connection:
                     del self._replies[: at + 1]
                     found: Reply = method
                     return found
-            if not self.receive():
-                try:
-                    self.wait(deadline)
-                except StalledError as error:
-                    # A reply that comes later would be taken for that to a later request.
-                    self.abandon(ConnectionLostError(str(error)))
-                    raise
+            try:
+                self.wait(deadline)
+            except StalledError as error:
+                # A reply that comes later would be taken for that to a later request.
+                self.abandon(ConnectionLostError(str(error)))
+                raise
+            self.receive()
 
     # -- opening and closing -----------------------------------------------------------
 

@@ -85,7 +85,9 @@ class Transport:
     def wait(self, deadline: float, *, sending: bool = False) -> None:
         """Wait until bytes arrive, or, if `sending`, until some can be sent.
 
-        Raises StalledError at `deadline` (of time.monotonic()), and whatever `on_wait` raises.
+        Raises StalledError if `deadline` (of time.monotonic()) has passed, even if bytes have
+        arrived: a peer that sends and sends, but never what is waited for, must not keep us.
+        Raises whatever `on_wait` raises.
         """
         now = time.monotonic()
         if now - self._checked >= SLICE:
@@ -214,11 +216,11 @@ def _no_password() -> str:
 def _wait(poll: select.poll, deadline: float, on_wait: Callable[[], None]) -> None:
     while True:
         left = deadline - time.monotonic()
-        if poll.poll(max(0.0, min(SLICE, left)) * 1000):
-            return
-        on_wait()
         if left <= 0:
             raise StalledError("no answer in time")
+        if poll.poll(min(SLICE, left) * 1000):
+            return
+        on_wait()
 
 
 def _wants_more(error: OSError) -> bool:
