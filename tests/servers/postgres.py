@@ -64,9 +64,9 @@ class PostgreSQL:
 
     `folder` is where it lives (default: a temporary one, removed by `remove`); `settings` are added
     to postgresql.conf; `durable` says whether it may lose data when the machine crashes (tests may:
-    fsync is off); `outlive` lets it run on when this process ends. Everybody who reaches it may
-    connect as anybody, the superuser is `postgres`. As a context manager it is started, and then
-    stopped and removed.
+    fsync is off); `outlive` lets it run on when this process ends; `standby_of` makes it a
+    streaming standby of another one. Everybody who reaches it may connect as anybody, the superuser
+    is `postgres`. As a context manager it is started, and then stopped and removed.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class PostgreSQL:
         settings: Mapping[str, str] | None = None,
         durable: bool = False,
         outlive: bool = False,
+        standby_of: PostgreSQL | None = None,
     ) -> None:
         self.folder = create_folder(folder)
         self.port = free_port()
@@ -91,6 +92,7 @@ class PostgreSQL:
             **(settings or {}),
         }
         self._outlive = outlive
+        self._primary = standby_of
         self._process: Process | None = None
 
     def start(self) -> None:
@@ -99,7 +101,7 @@ class PostgreSQL:
         Raises ServerError with the tail of the server's log.
         """
         if not self.data.exists():
-            self._initdb()
+            self._base_backup(self._primary) if self._primary else self._initdb()
         self._process = process = Process(
             [self.bindir / "postgres", "-D", self.data],
             self.log,
@@ -165,6 +167,22 @@ class PostgreSQL:
                 "--no-instructions",
             ]
         )
+        self._configure()
+
+    def _base_backup(self, primary: PostgreSQL) -> None:
+        run(
+            [
+                self.bindir / "pg_basebackup",
+                f"--pgdata={self.data}",
+                f"--dbname={primary.dsn()}",
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+            ]
+        )
+        self._configure()
+
+    def _configure(self) -> None:
         conf = self.data / "postgresql.conf"
         with conf.open("a") as file:
             for name, value in self._settings.items():

@@ -26,7 +26,8 @@ FRAME_MAX = 131072
 _FRAME_OVERHEAD = 8
 _FRAME_END = b"\xce"
 _BODY_FRAME = struct.pack(">BH", spec.FRAME_BODY, CHANNEL)
-_KEPT_ENVELOPES = 1024
+_KEPT_ENVELOPES = 256
+_LARGEST_KEPT = 1024
 
 _pack_size: Callable[[int], bytes] = struct.Struct(">Q").pack
 _pack_length: Callable[[int], bytes] = struct.Struct(">I").pack
@@ -63,7 +64,7 @@ def encode_envelope(envelope: Envelope, frame_max: int = FRAME_MAX) -> tuple[byt
 class Encoder:
     """Encodes messages for one largest frame size, remembering the envelopes it has seen.
 
-    The memory is bounded: it is emptied when it holds 1,024 envelopes.
+    The memory is bounded: large envelopes are not kept, and it is emptied at 256.
     """
 
     def __init__(self, frame_max: int = FRAME_MAX) -> None:
@@ -80,9 +81,10 @@ class Encoder:
         if kept is None:
             envelope = Envelope(*fields)  # type: ignore[arg-type]
             kept = encode_envelope(envelope, self.frame_max)
-            if len(self._envelopes) >= _KEPT_ENVELOPES:
-                self._envelopes.clear()
-            self._envelopes[fields] = kept
+            if len(kept[1]) <= _LARGEST_KEPT:
+                if len(self._envelopes) >= _KEPT_ENVELOPES:
+                    self._envelopes.clear()
+                self._envelopes[fields] = kept
         size = len(body)
         if 0 < size <= self.frame_max - _FRAME_OVERHEAD:
             stream += b"%b%b%b%b%b%b\xce" % (

@@ -116,10 +116,18 @@ def open_transport(address: Address, timeout: float, on_wait: Callable[[], None]
     except (OSError, UnicodeError) as error:
         raise UnreachableError(f"host name not found: {_reason(error)}") from None
     failures = []
-    for family, kind, protocol, _, target in found:
-        stream = socket.socket(family, kind, protocol)
+    for at, (family, kind, protocol, _, target) in enumerate(found):
         try:
-            _connect(stream, target, deadline, on_wait)
+            stream = socket.socket(family, kind, protocol)
+        except OSError as error:
+            # A machine without IPv6 still finds IPv6 addresses.
+            failures.append(_reason(error))
+            continue
+        # An address that swallows packets leaves time for those after it.
+        now = time.monotonic()
+        share = now + (deadline - now) / (len(found) - at)
+        try:
+            _connect(stream, target, share, on_wait)
             if address.ssl:
                 stream = _start_tls(stream, address, deadline, on_wait)
             return Transport(stream, on_wait)
