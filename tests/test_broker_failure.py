@@ -229,8 +229,8 @@ def test_cut_again_and_again_goes_on_where_it_was(
 
     def cut() -> None:
         while not stop.is_set():
-            proxy.cut_after(150_000, Direction.TO_SERVER)
             seen = proxy.connections
+            proxy.cut_after(150_000, Direction.TO_SERVER)
             wait_for(lambda: stop.is_set() or proxy.connections > seen, LIMIT, "the next try")
 
     numbers = list(range(20_000))
@@ -285,7 +285,17 @@ def test_stalled_commit_ends_with_a_warning(
     assert session.value("SELECT n FROM t") == 1
     proxy.pass_all()
     session.set(confirm_timeout="5s")
-    assert_works(session, through, channel, "events")
+    session.publish(through, "events", [5])
+    # What the proxy held back may have come, now or just before.
+    received: list[int] = []
+
+    def arrived() -> bool:
+        received.extend(numbers_in(channel, "events"))
+        return 5 in received
+
+    wait_for(arrived, LIMIT, "the next message")
+    assert set(received) <= {1, 2, 3, 5}
+    assert session.warnings() == []
 
 
 def test_stall_that_ends_in_time_is_noticed_by_nobody(
@@ -406,28 +416,23 @@ def test_broker_restarts(database: str, rabbitmq: RabbitMQ, broker: Broker) -> N
 
 
 def test_connection_closed_by_an_administrator(
-    session: Session, broker: Broker, direct: int, management: Management, channel: BlockingChannel
+    session: Session, rabbitmq: RabbitMQ, broker: Broker, direct: int
 ) -> None:
-    declare(channel)
+    with open_channel(broker.url()) as channel:
+        declare(channel)
     session.publish(direct, "events", [1])
 
-    def close_ours() -> bool:
-        ours = [
-            connection["name"]
-            for connection in management.connections(broker.vhost)
-            if connection.get("client_properties", {}).get("product") == "pg_amqp_py"
-        ]
-        for name in ours:
-            management.close_connection(name)
-        return bool(ours)
+    def close_all() -> None:
+        rabbitmq.rabbitmqctl("close_all_connections", "--vhost", broker.vhost, "maintenance")
 
-    wait_for(close_ours, LIMIT, "the connection to be listed", interval=0.2)
+    close_all()
     session.publish(direct, "events", [2])
     with session.connection.transaction():
         session.publish(direct, "events", [3])
-        wait_for(close_ours, LIMIT, "the connection to be listed", interval=0.2)
+        close_all()
     assert session.warnings() == []
-    assert numbers_in(channel, "events", 3) == [1, 2, 3]
+    with open_channel(broker.url()) as channel:
+        assert numbers_in(channel, "events", 3) == [1, 2, 3]
 
 
 # ---- Several hosts, backoff, changed rows ----
@@ -941,10 +946,8 @@ def test_all_causes_in_one_transaction(
     assert len(messages) == 3
     assert all(message.startswith("amqp: 100 messages") for message in messages)
     assert numbers_in(channel, "events", 100) == list(range(0, 400, 4))
-    assert_works_again = session.run("SELECT amqp.ping(%s)", direct)
-    assert assert_works_again
-    counts = session.run("SELECT confirmed + failed, returned, pending FROM amqp.status()")
-    assert counts == [(400, 100, 0)]
+    counts = session.run("SELECT published, returned, failed, pending FROM amqp.status()")
+    assert counts == [(400, 100, 200, 0)]
 
 
 # ---- Without publisher confirms ----
@@ -1069,17 +1072,17 @@ HEARTBEAT = bytes(frame.Heartbeat().marshal())
         "broken table",
     ],
 )
-@pytest.mark.parametrize("stay", [False, True], ids=["then hangs up", "then stays silent"])
 def test_peer_that_is_no_broker(
-    session: Session, direct: int, channel: BlockingChannel, words: bytes, stay: bool
+    session: Session, direct: int, channel: BlockingChannel, words: bytes
 ) -> None:
     declare(channel)
     session.set(connect_timeout="200ms")
-    with Peer(saying(words, stay=stay)) as peer:
-        broker_id = session.add_broker(peer.url)
-        error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
-        assert error.sqlstate == ("08P01" if words or not stay else "08001")
-        assert f"127.0.0.1:{peer.port}" in error.message
+    for stay in (False, True):
+        with Peer(saying(words, stay=stay)) as peer:
+            broker_id = session.add_broker(peer.url)
+            error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+            assert error.sqlstate == ("08P01" if words or not stay else "08001")
+            assert f"127.0.0.1:{peer.port}" in error.message
     session.set(connect_timeout="10s")
     assert_works(session, direct, channel, "events")
 
@@ -1123,17 +1126,17 @@ def test_peer_that_names_itself_is_quoted(session: Session) -> None:
         "ack when open",
     ],
 )
-@pytest.mark.parametrize("stay", [False, True], ids=["then hangs up", "then stays silent"])
 def test_peer_that_speaks_some_amqp(
-    session: Session, direct: int, channel: BlockingChannel, words: bytes, stay: bool
+    session: Session, direct: int, channel: BlockingChannel, words: bytes
 ) -> None:
     declare(channel)
     session.set(connect_timeout="200ms", confirm_timeout="200ms")
-    with Peer(saying(words, stay=stay)) as peer:
-        broker_id = session.add_broker(peer.url)
-        error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
-        assert error.sqlstate[:2] in ("08", "28", "55", "54")
-        assert error.message.startswith("amqp: ")
+    for stay in (False, True):
+        with Peer(saying(words, stay=stay)) as peer:
+            broker_id = session.add_broker(peer.url)
+            error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+            assert error.sqlstate[:2] in ("08", "28", "55", "54")
+            assert error.message.startswith("amqp: ")
     session.set(connect_timeout="10s", confirm_timeout="10s")
     assert_works(session, direct, channel, "events")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
-from psycopg import errors
+from psycopg import errors, sql
 
 from fix_servers import Broker
 from messages import Delivery, Inbox, Session, open_session
@@ -436,23 +436,19 @@ def test_insert_on_conflict_do_update_is_an_insert_or_an_update(
     ]
 
 
-@pytest.mark.parametrize(
-    ("new", "old"),
-    [("n", "o"), ('"New Rows"', '"old.rows"'), ("item", "pg_class"), ('"c"', '"t"')],
-)
-def test_transition_tables_may_have_any_name(
-    session: Session, inbox: Inbox, new: str, old: str
-) -> None:
-    session.execute("CREATE TABLE things (id integer)")
-    publish_statements(session, "things", new=new, old=old)
-    session.execute("INSERT INTO things VALUES (1)")
-    session.execute("UPDATE things SET id = 2")
-    session.execute("DELETE FROM things")
-    assert changes(inbox) == [
-        ("insert", {"id": 1}, None, None),
-        ("update", {"id": 2}, {"id": 1}, ["id"]),
-        ("delete", None, {"id": 2}, None),
-    ]
+def test_transition_tables_may_have_any_name(session: Session, inbox: Inbox) -> None:
+    for new, old in [("n", "o"), ('"New Rows"', '"old.rows"'), ("x", "pg_class"), ("c", "t")]:
+        session.execute("CREATE TABLE item (id integer)")
+        publish_statements(session, "item", new=new, old=old)
+        session.execute("INSERT INTO item VALUES (1)")
+        session.execute("UPDATE item SET id = 2")
+        session.execute("DELETE FROM item")
+        assert changes(inbox) == [
+            ("insert", {"id": 1}, None, None),
+            ("update", {"id": 2}, {"id": 1}, ["id"]),
+            ("delete", None, {"id": 2}, None),
+        ]
+        session.execute("DROP TABLE item")
 
 
 def test_changes_inside_a_trigger_of_a_change(session: Session, inbox: Inbox) -> None:
@@ -478,8 +474,8 @@ def test_changes_inside_a_trigger_of_a_change(session: Session, inbox: Inbox) ->
 
 @LEVELS
 def test_columns_named_like_anything_inside(session: Session, inbox: Inbox, level: str) -> None:
-    names = """n o t c r position new old new_row old_row changed operation broker_id exchange
-    template new_table key value item""".split()
+    names = ["n", "o", "t", "c", "r", "new", "old", "position", "new_row", "old_row", "changed"]
+    names += ["operation", "broker_id", "exchange", "template", "new_table", "key", "value", "item"]
     session.execute(f"CREATE TABLE item ({', '.join(f'{name} integer' for name in names)})")
     publish_changes(session, "item", level, "{new.n}.{old.o}.{new.position}")
     one = {name: i for i, name in enumerate(names)}
@@ -492,9 +488,9 @@ def test_columns_named_like_anything_inside(session: Session, inbox: Inbox, leve
     assert (updated.json["new"], updated.json["old"]) == (two, one)
     assert sorted(updated.json["changed"]) == sorted(names)
     assert deleted.json["old"] == two
-    assert inserted.routing_key == "0.1.5"
-    assert updated.routing_key == "100.1.105"
-    assert deleted.routing_key == "100.101.105"
+    assert inserted.routing_key == "0.1.7"
+    assert updated.routing_key == "100.1.107"
+    assert deleted.routing_key == "100.101.107"
 
 
 # ---- Partitions, inheritance, views ----
@@ -618,28 +614,34 @@ def test_view_with_a_trigger_on_its_table(session: Session, inbox: Inbox) -> Non
 NAMES = ["Order Lines", 'a "quoted" one', "päron", "semi;colon", "select", "per%cent %s %I", "$1"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_names_that_need_quoting(session: Session, inbox: Inbox, name: str) -> None:
-    quoted = '"' + name.replace('"', '""') + '"'
-    transition = '"' + name.replace('"', '""') + ' rows"'
-    session.execute(f"CREATE SCHEMA {quoted}".encode())
-    session.execute(f"CREATE TABLE {quoted}.{quoted} ({quoted} text)".encode())
-    for level in ("ROW", "STATEMENT"):
-        referencing = "" if level == "ROW" else f"REFERENCING NEW TABLE AS {transition}"
-        trigger = '"' + f"{name} by {level}".replace('"', '""') + '"'
-        session.execute(
-            f"""
-            CREATE TRIGGER {trigger} AFTER INSERT ON {quoted}.{quoted} {referencing}
-            FOR EACH {level} EXECUTE FUNCTION amqp.publish_change('1', 'amq.topic')
-            """.encode()
-        )
-    session.execute(f"INSERT INTO {quoted}.{quoted} VALUES ('x')".encode())
-    by_row, by_statement = inbox.drain()
-    for delivery in (by_row, by_statement):
-        assert delivery.routing_key == f"{name}.{name}.insert"
-        message = delivery.json
-        assert (message["schema"], message["table"]) == (name, name)
-        assert message["new"] == {name: "x"}
+def test_names_that_need_quoting(session: Session, inbox: Inbox) -> None:
+    for name in NAMES:
+        table = sql.Identifier(name, name)
+        session.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+        session.execute(sql.SQL("CREATE TABLE {} ({} text)").format(table, sql.Identifier(name)))
+        for level in ("ROW", "STATEMENT"):
+            session.execute(
+                sql.SQL(
+                    """
+                    CREATE TRIGGER {} AFTER INSERT ON {} {} FOR EACH {}
+                    EXECUTE FUNCTION amqp.publish_change('1', 'amq.topic')
+                    """
+                ).format(
+                    sql.Identifier(f"{name} {level}"),
+                    table,
+                    sql.SQL("REFERENCING NEW TABLE AS {}").format(sql.Identifier(f"{name} rows"))
+                    if level == "STATEMENT"
+                    else sql.SQL(""),
+                    sql.SQL(level),
+                )
+            )
+        session.execute(sql.SQL("INSERT INTO {} VALUES ('x')").format(table))
+        by_row, by_statement = inbox.drain()
+        for delivery in (by_row, by_statement):
+            assert delivery.routing_key == f"{name}.{name}.insert"
+            message = delivery.json
+            assert (message["schema"], message["table"]) == (name, name)
+            assert message["new"] == {name: "x"}
 
 
 # ---- Routing keys ----
@@ -716,24 +718,21 @@ TEMPLATES = ["{new.nothing}", "a.{old.Id}.b", "{nope}", "{op", "{}", "{new.}", "
 
 
 @LEVELS
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_routing_key_template_that_is_wrong(
-    session: Session, inbox: Inbox, level: str, template: str
-) -> None:
-    session.execute("CREATE TABLE orders (id integer)")
-    publish_changes(session, "orders", level, template)
-    with pytest.raises(errors.InvalidParameterValue) as caught:
-        session.execute("INSERT INTO orders VALUES (1)")
-    diagnostic = caught.value.diag
-    assert diagnostic.message_primary == f'invalid routing key template "{template}"'
-    # The placeholder, and no more of the template than that.
-    start = template.index("{")
-    placeholder = template[start : template.find("}") + 1 or None]
-    assert diagnostic.message_detail == (f'"{placeholder}" is no placeholder of table "orders".')
-    assert diagnostic.message_hint is not None
-    assert "{new.column}" in diagnostic.message_hint
+def test_routing_key_template_that_is_wrong(session: Session, inbox: Inbox, level: str) -> None:
+    for template in TEMPLATES:
+        session.execute("CREATE TABLE orders (id integer)")
+        publish_changes(session, "orders", level, template)
+        with pytest.raises(errors.InvalidParameterValue) as caught:
+            session.execute("INSERT INTO orders VALUES (1)")
+        diagnostic = caught.value.diag
+        assert diagnostic.message_primary == f'invalid routing key template "{template}"'
+        # The placeholder, and no more of the template than that.
+        placeholder = template[template.index("{") : template.find("}") + 1 or None]
+        assert diagnostic.message_detail == f'"{placeholder}" is no placeholder of table "orders".'
+        assert "{new.column}" in str(diagnostic.message_hint)
+        assert session.execute("SELECT count(*) FROM orders").fetchone() == (0,)
+        session.execute("DROP TABLE orders")
     assert inbox.drain() == []
-    assert session.execute("SELECT count(*) FROM orders").fetchone() == (0,)
 
 
 def test_routing_key_that_gets_too_long(session: Session, inbox: Inbox) -> None:
@@ -781,31 +780,35 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_trigger_that_is_defined_wrongly(session: Session, inbox: Inbox, name: str) -> None:
-    when, referencing, level, arguments, sqlstate = WRONG[name]
-    session.execute("CREATE TABLE orders (id integer); INSERT INTO orders VALUES (0)")
-    session.execute(
-        f"""
-        CREATE TRIGGER wrong {when} ON orders {referencing}
-        FOR EACH {level} EXECUTE FUNCTION amqp.publish_change({arguments})
-        """
-    )
-    statement = {
+def test_triggers_that_are_defined_wrongly(session: Session, inbox: Inbox) -> None:
+    statements = {
         "INSERT": "INSERT INTO orders VALUES (1)",
         "UPDATE": "UPDATE orders SET id = 1",
         "DELETE": "DELETE FROM orders",
-    }[when.split()[1]]
-    with pytest.raises(errors.Error) as caught:
+    }
+    found = {}
+    for name, (when, referencing, level, arguments, sqlstate) in WRONG.items():
+        session.execute("CREATE TABLE orders (id integer); INSERT INTO orders VALUES (0)")
+        session.execute(
+            f"""
+            CREATE TRIGGER wrong {when} ON orders {referencing}
+            FOR EACH {level} EXECUTE FUNCTION amqp.publish_change({arguments})
+            """
+        )
+        statement = statements[when.split()[1]]
+        with pytest.raises(errors.Error) as caught:
+            session.execute(statement)
+        diagnostic = caught.value.diag
+        found[name] = caught.value.sqlstate
+        if sqlstate in ("22023", "42P17"):
+            assert '"wrong"' in str(diagnostic.message_primary)
+            assert diagnostic.message_hint or diagnostic.message_detail
+        session.execute("DROP TRIGGER wrong ON orders")
+        publish_rows(session, "orders")
         session.execute(statement)
-    assert caught.value.sqlstate == sqlstate
-    if sqlstate in ("22023", "42P17"):
-        assert '"wrong"' in str(caught.value.diag.message_primary)
-        assert caught.value.diag.message_hint or caught.value.diag.message_detail
-    session.execute("DROP TRIGGER wrong ON orders")
-    publish_rows(session, "orders")
-    session.execute(statement)
-    assert len(inbox.drain()) == 1
+        assert len(inbox.drain()) == 1
+        session.execute("DROP TABLE orders")
+    assert found == {name: sqlstate for name, (*_, sqlstate) in WRONG.items()}
 
 
 def test_instead_of_trigger_is_refused(session: Session) -> None:

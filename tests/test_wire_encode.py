@@ -227,7 +227,7 @@ def test_the_memory_of_envelopes_is_bounded() -> None:
     stream = bytearray()
     for at in range(5000):
         encoder.append(stream, tuple(Envelope("e", str(at))), b"")
-    assert len(encoder._envelopes) <= 1024
+    assert len(encoder._envelopes) <= 256
     assert [m.envelope.routing_key for m in decode_messages(stream)] == [
         str(at) for at in range(5000)
     ]

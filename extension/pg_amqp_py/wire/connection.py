@@ -203,22 +203,24 @@ class Connection:
         }
         response = f"\0{address.username}\0{address.password}"
         self._tell(spec.Connection.StartOk(client, "PLAIN", response, "en_US"), deadline)
-        try:
-            tune = self.expect(spec.Connection.Tune, deadline)
-        except ConnectionLostError as error:
-            # Before authentication_failure_close a broker just hung up on a wrong password.
-            raise RejectedError(str(error), error.code or _ACCESS_REFUSED) from None
+        tune = self._unless_rejected(spec.Connection.Tune, deadline)
         frame_max = min(tune.frame_max or FRAME_MAX, FRAME_MAX)
         self.encoder = Encoder(frame_max)
         # Heartbeat 0: a backend cannot answer one while it is idle; TCP keepalive watches.
         self._tell(spec.Connection.TuneOk(tune.channel_max, frame_max, 0), deadline)
         self._tell(spec.Connection.Open(address.vhost), deadline)
-        try:
-            self.expect(spec.Connection.OpenOk, deadline)
-        except ConnectionLostError as error:
-            raise RejectedError(str(error), error.code) from None
+        self._unless_rejected(spec.Connection.OpenOk, deadline)
         self._open_channel(deadline)
         self.connected_at = time.time()
+
+    def _unless_rejected(self, reply: Callable[..., Reply], deadline: float) -> Reply:
+        try:
+            return self.expect(reply, deadline)
+        except ConnectionLostError as error:
+            # With Connection.Close the broker says no; without it, the network broke.
+            if error.code:
+                raise RejectedError(str(error), error.code) from None
+            raise
 
     def _no_greeting(self, error: Exception) -> ConnectError:
         """Why the peer did not begin the handshake."""
