@@ -326,7 +326,8 @@ def test_changed_columns(session: Session, inbox: Inbox, level: str) -> None:
     assert sorted(changed) == sorted(name for name, (*_, is_) in CHANGES.items() if is_)
 
 
-def test_generated_identity_and_dropped_columns(session: Session, inbox: Inbox) -> None:
+@LEVELS
+def test_generated_identity_and_dropped_columns(session: Session, inbox: Inbox, level: str) -> None:
     session.execute(
         """
         CREATE TABLE item (
@@ -338,7 +339,7 @@ def test_generated_identity_and_dropped_columns(session: Session, inbox: Inbox) 
         ALTER TABLE item DROP COLUMN gone
         """
     )
-    publish_rows(session, "item")
+    publish_changes(session, "item", level)
     session.execute("INSERT INTO item (price) VALUES (10)")
     session.execute("ALTER TABLE item ADD COLUMN added text DEFAULT 'x'")
     session.execute("UPDATE item SET price = 20")
@@ -433,6 +434,28 @@ def test_insert_on_conflict_do_update_is_an_insert_or_an_update(
         ("insert", {"id": 1, "n": 1}, None, None),
         ("update", {"id": 2, "n": 10}, {"id": 2, "n": 0}, ["n"]),
         ("insert", {"id": 3, "n": 1}, None, None),
+    ]
+
+
+@LEVELS
+def test_merge_is_what_it_does_to_each_row(session: Session, inbox: Inbox, level: str) -> None:
+    session.execute("CREATE TABLE item (id integer PRIMARY KEY, n integer)")
+    session.execute("INSERT INTO item VALUES (2, 0), (3, 0), (4, 0)")
+    publish_changes(session, "item", level)
+    session.execute(
+        """
+        MERGE INTO item USING generate_series(1, 3) AS given (id) ON item.id = given.id
+        WHEN MATCHED AND item.id = 2 THEN UPDATE SET n = 10
+        WHEN MATCHED THEN DELETE
+        WHEN NOT MATCHED THEN INSERT VALUES (given.id, 1)
+        """
+    )
+    found = changes(inbox)
+    found.sort(key=lambda change: change[0])
+    assert found == [
+        ("delete", None, {"id": 3, "n": 0}, None),
+        ("insert", {"id": 1, "n": 1}, None, None),
+        ("update", {"id": 2, "n": 10}, {"id": 2, "n": 0}, ["n"]),
     ]
 
 

@@ -94,6 +94,14 @@ def test_statement_of_its_own_is_a_transaction(session: Session, inbox: Inbox) -
     assert inbox.texts() == ["two"]
 
 
+def test_discard_all_harms_nothing(session: Session, inbox: Inbox) -> None:
+    # What a connection pooler says between two clients.
+    for i in range(3):
+        publish(session, i)
+        session.execute("DISCARD ALL")
+    assert inbox.texts() == ["0", "1", "2"]
+
+
 def test_several_statements_of_one_query_are_one_transaction(
     session: Session, inbox: Inbox
 ) -> None:

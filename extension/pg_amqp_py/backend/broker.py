@@ -51,7 +51,6 @@ SELECT b.host, b.port, b.vhost, b.username, b.password, b.ssl, b.ssl_cacert, b.s
        b.ssl_key, b.ssl_verify_peer, b.ssl_verify_hostname
 FROM ONLY amqp.broker AS b
 WHERE b.broker_id OPERATOR(pg_catalog.=) $1
-ORDER BY b.host, b.port
 """
 
 _find_table = plpy.prepare(_FIND_TABLE)
@@ -88,7 +87,7 @@ def read_addresses(broker_id: int) -> list[Address]:
         if _read_rows is None:
             _read_rows = plpy.prepare(_READ_ROWS, ["pg_catalog.int4"])
         rows = plpy.execute(_read_rows, [broker_id])
-    return [
+    addresses = [
         Address(
             row["host"],
             row["port"],
@@ -104,6 +103,7 @@ def read_addresses(broker_id: int) -> list[Address]:
         )
         for row in rows
     ]
+    return sorted(addresses)
 
 
 class _Backoff(NamedTuple):
@@ -120,6 +120,8 @@ class Broker:
         self.broker_id = broker_id
         self.destination = Destination(broker_id, captured=False)
         self.addresses: list[Address] = []
+        self.read_at: int | None = None
+        """server.catalog_version() when the addresses were read; None to read them again."""
         self.connection: Connection | None = None
         self.published = 0
         self.confirmed = 0

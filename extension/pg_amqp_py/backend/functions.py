@@ -26,6 +26,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 # On the hot path: it does for itself what _plain() does for the others.
 publish = publishing.publish
 
+announce_change = registration.announce_change
 add_broker = _plain(registration.add_broker)
 disconnect = _plain(inspection.disconnect)
 pending = _plain(inspection.pending)

@@ -26,9 +26,18 @@ from pg_amqp_py.wire.message import Envelope
 
 _DELIVERY_MODE = Envelope._fields.index("delivery_mode")
 _capturing = Encoder()
+# A timestamptz in a DateStyle other than ISO ends in a time zone's abbreviation, and those mean
+# different zones to input and output (CST, IST). What the session itself wrote is the local time of
+# its time zone, give or take the hour that summer time repeats: what gives the same text is it.
 _TO_EPOCH = """
-SELECT CASE WHEN pg_catalog.isfinite($1)
-       THEN pg_catalog.floor(pg_catalog.date_part('epoch', $1))::pg_catalog.int8 END AS epoch
+SELECT pg_catalog.floor(pg_catalog.date_part('epoch', c.t))::pg_catalog.int8 AS epoch
+FROM (SELECT pg_catalog.timezone(
+                 pg_catalog.current_setting('TimeZone'),
+                 pg_catalog.regexp_replace($1, ' [^ ]+$', '')::pg_catalog.timestamp) AS t) AS l,
+     pg_catalog.unnest('{0,-60,60,-30,30}'::pg_catalog.int4[]) AS m,
+     LATERAL (SELECT l.t OPERATOR(pg_catalog.+) pg_catalog.make_interval(mins => m) AS t) AS c
+WHERE c.t::pg_catalog.text OPERATOR(pg_catalog.=) $1 AND pg_catalog.isfinite(c.t)
+LIMIT 1
 """
 _to_epoch: Any = None
 
@@ -146,8 +155,9 @@ def _epoch(timestamp: str) -> int:
         epoch = int(datetime.fromisoformat(timestamp).timestamp() // 1)
     except ValueError:
         if _to_epoch is None:
-            _to_epoch = plpy.prepare(_TO_EPOCH, ["pg_catalog.timestamptz"])
-        epoch = plpy.execute(_to_epoch, [timestamp])[0]["epoch"]
+            _to_epoch = plpy.prepare(_TO_EPOCH, ["pg_catalog.text"])
+        found = plpy.execute(_to_epoch, [timestamp])
+        epoch = found[0]["epoch"] if len(found) else None
     if epoch is None or epoch < 0:
         raise invalid_message(RangeError("timestamp", timestamp))
     return epoch

@@ -21,6 +21,11 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 _TYPES = ["pg_catalog.text", "pg_catalog.int4", *["pg_catalog.text"] * 3, "pg_catalog.bool"]
 
 
+def announce_change(relation: str) -> None:
+    """Trigger on amqp.broker: every session reads its rows again in its next transaction."""
+    server.announce_change(int(relation))
+
+
 def add_broker(uri: str | None) -> int:
     """Insert a row for each host of the URI and return their common broker_id."""
     try:

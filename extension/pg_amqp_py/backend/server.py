@@ -18,7 +18,7 @@ from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend.errors import AMQPError
+from pg_amqp_py.backend.errors import FEATURE_NOT_SUPPORTED, AMQPError
 
 # XactEvent (src/include/access/xact.h)
 _XACT_COMMIT, _XACT_ABORT, _XACT_PREPARE, _XACT_PRE_PREPARE = 0, 2, 4, 7
@@ -39,15 +39,26 @@ _ExitCallback = ctypes.PYFUNCTYPE(None, ctypes.c_int, ctypes.c_size_t)
 _server = ctypes.PyDLL(None)
 
 
+def _missing(name: str) -> AMQPError:
+    return AMQPError(
+        f'the server does not export "{name}"',
+        sqlstate=FEATURE_NOT_SUPPORTED,
+        detail="pg_amqp_py needs it to follow transactions.",
+    )
+
+
+def _variable(name: str, kind: Any) -> Any:
+    try:
+        return kind.in_dll(_server, name)
+    except ValueError:
+        raise _missing(name) from None
+
+
 def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     try:
         function: Callable[..., Any] = getattr(_server, name)
     except AttributeError:
-        raise AMQPError(
-            f'the server does not export "{name}"',
-            sqlstate="0A000",
-            detail="Publishing at commit needs the transaction callbacks of PostgreSQL.",
-        ) from None
+        raise _missing(name) from None
     function.restype = result  # type: ignore[attr-defined]
     if arguments:
         function.argtypes = arguments  # type: ignore[attr-defined]
@@ -68,8 +79,9 @@ _get_user = _function(
     ctypes.POINTER(ctypes.c_int),
 )
 _set_user = _function("SetUserIdAndSecContext", None, ctypes.c_uint32, ctypes.c_int)
-_function("PrepareTransactionBlock", ctypes.c_bool)
-_xact_flags = ctypes.c_int.in_dll(_server, "MyXactFlags")
+_invalidate_relation = _function("CacheInvalidateRelcacheByRelid", None, ctypes.c_uint32)
+_xact_flags = _variable("MyXactFlags", ctypes.c_int)
+_invalidations = _variable("SharedInvalidMessageCounter", ctypes.c_uint64)
 
 _interrupts = plpy.prepare("SELECT")
 _kept: list[Any] = []
@@ -108,6 +120,25 @@ def acting_as(role: int) -> Iterator[None]:
         yield
     finally:
         _set_user(user.value, context.value)
+
+
+def catalog_version() -> int:
+    """A number that is another one whenever this backend has learnt of a change to the catalogs.
+
+    Every transaction begins by taking in what others have changed (src/backend/storage/ipc/
+    sinval.c), and what this backend changed itself comes back to it in the same way.
+    """
+    version: int = _invalidations.value
+    return version
+
+
+def announce_change(relation: int) -> None:
+    """Change every backend's catalog_version() when this transaction commits.
+
+    `relation` is the OID of a table that this transaction has locked: the message is the one that
+    ALTER TABLE sends.
+    """
+    _invalidate_relation(relation)
 
 
 def refuse_prepare() -> None:

@@ -34,6 +34,16 @@ _KEEPALIVE = {
     "TCP_KEEPCNT": 3,
 }
 
+# What OpenSSL makes of an answer that is no TLS record, in its different versions.
+_NO_TLS = {
+    "wrong version number",
+    "unknown protocol",
+    "http request",
+    "packet length too long",
+    "record layer failure",
+    "bad record type",
+}
+
 Bytes = bytes | memoryview
 
 
@@ -251,7 +261,8 @@ def _tls_reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.lower().replace("_", " ")
+        words = error.reason.lower().replace("_", " ")
+        return f"the server does not speak TLS ({words})" if words in _NO_TLS else words
     if isinstance(error, (ssl.SSLError, EOFError)):
         return str(error)
     return f"the TLS handshake was cut off: {_reason(error)}"
