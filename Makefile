@@ -103,8 +103,10 @@ install-python: all
 	cp -R $(STAGE)/. '$(DESTDIR)$(pythondir).new'
 	rm '$(DESTDIR)$(pythondir).new/.staged' '$(DESTDIR)$(pythondir).new/.fetched'
 	chmod -R u=rwX,go=rX '$(DESTDIR)$(pythondir).new'
-	rm -rf '$(DESTDIR)$(pythondir)'
+	rm -rf '$(DESTDIR)$(pythondir).old'
+	if [ -e '$(DESTDIR)$(pythondir)' ]; then mv '$(DESTDIR)$(pythondir)' '$(DESTDIR)$(pythondir).old'; fi
 	mv '$(DESTDIR)$(pythondir).new' '$(DESTDIR)$(pythondir)'
+	rm -rf '$(DESTDIR)$(pythondir).old'
 
 uninstall: uninstall-python
 .PHONY: uninstall-python

@@ -13,6 +13,12 @@ from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError
 from pg_amqp_py.backend.operation import ask, required
 from pg_amqp_py.wire.connection import Connection
 
+# Text that means the same under every DateStyle.
+_FROM_EPOCH = """
+SELECT pg_catalog.to_char(
+           pg_catalog.timezone('UTC', pg_catalog.to_timestamp($1)), 'YYYY-MM-DD HH24:MI:SS.US"+00"'
+       ) AS at
+"""
 _from_epoch: Any = None
 
 
@@ -50,9 +56,7 @@ def _text(body: bytes) -> str | None:
 def _timestamp(epoch: float) -> str:
     global _from_epoch
     if _from_epoch is None:
-        _from_epoch = plpy.prepare(
-            "SELECT pg_catalog.to_timestamp($1) AS at", ["pg_catalog.float8"]
-        )
+        _from_epoch = plpy.prepare(_FROM_EPOCH, ["pg_catalog.float8"])
     at: str = plpy.execute(_from_epoch, [epoch])[0]["at"]
     return at
 

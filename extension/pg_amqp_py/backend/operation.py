@@ -22,6 +22,7 @@ from pg_amqp_py.wire.errors import (
     MessageError,
     StalledError,
 )
+from pg_amqp_py.wire.properties import short_string
 
 Result = TypeVar("Result")
 
@@ -67,6 +68,7 @@ def publisher(broker_id: int | None, exchange: str) -> Connection:
     declare = spec.Exchange.Declare(exchange=exchange, passive=True)
 
     def look(current: Connection, deadline: float) -> Connection:
+        short_string("exchange", exchange)
         if exchange in current.exchanges:
             return current
         try:

@@ -31,9 +31,12 @@ _capturing = Encoder()
 # its time zone, give or take the hour that summer time repeats: what gives the same text is it.
 _TO_EPOCH = """
 SELECT pg_catalog.floor(pg_catalog.date_part('epoch', c.t))::pg_catalog.int8 AS epoch
-FROM (SELECT pg_catalog.timezone(
+FROM (SELECT CASE WHEN $1 OPERATOR(pg_catalog.~) '[ 0-9][+-][0-9:]+$'
+             THEN $1::pg_catalog.timestamptz
+             ELSE pg_catalog.timezone(
                  pg_catalog.current_setting('TimeZone'),
-                 pg_catalog.regexp_replace($1, ' [^ ]+$', '')::pg_catalog.timestamp) AS t) AS l,
+                 pg_catalog.regexp_replace($1, ' [^ ]+$', '')::pg_catalog.timestamp)
+             END AS t) AS l,
      pg_catalog.unnest('{0,-60,60,-30,30}'::pg_catalog.int4[]) AS m,
      LATERAL (SELECT l.t OPERATOR(pg_catalog.+) pg_catalog.make_interval(mins => m) AS t) AS c
 WHERE c.t::pg_catalog.text OPERATOR(pg_catalog.=) $1 AND pg_catalog.isfinite(c.t)
@@ -90,14 +93,14 @@ def publish(
         body = message.encode() if isinstance(message, str) else message or b""
         try:
             return _take(broker_id, fields, body, autonomous)
-        except MessageError as error:
-            invalid = invalid_message(error)
-            if error.field != "delivery_mode" or not tolerated(invalid):
-                raise invalid from None
+        except RangeError as unknown:
+            if unknown.field != "delivery_mode" or not tolerated(invalid_message(unknown)):
+                raise
             # The C extension warns of a delivery mode that it does not know, and goes on without.
             without = (*fields[:_DELIVERY_MODE], None, *fields[_DELIVERY_MODE + 1 :])
             return _take(broker_id, without, body, autonomous)
-    except AMQPError as error:
+    except (AMQPError, MessageError) as failure:
+        error = invalid_message(failure) if isinstance(failure, MessageError) else failure
         if not tolerated(error):
             # PostgreSQL shows a traceback as CONTEXT, and ours would say nothing to the user.
             raise error.with_traceback(None) from None

@@ -70,7 +70,7 @@ def _boolean(text: str) -> bool | None:
 
 
 def _seconds(text: str) -> float | None:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d|)\s*", text)
+    found = re.fullmatch(r"\s*([0-9]+(?:[.][0-9]+)?)\s*(us|ms|s|min|h|d|)\s*", text)
     if found is None:
         return None
     seconds = float(found[1]) * _UNITS[found[2]]
