@@ -43,7 +43,7 @@ class Inbox:
         self, channel: BlockingChannel, exchange: str = "amq.topic", routing_key: str = "#"
     ) -> None:
         self._channel = channel
-        self.queue: str = channel.queue_declare("").method.queue
+        self.queue: str = channel.queue_declare("", durable=True).method.queue
         if exchange:
             channel.queue_bind(self.queue, exchange, routing_key)
 

@@ -52,14 +52,14 @@ def error_of(session: Session, broker_id: int, query: str) -> Report:
     Between its messages nothing arrives, and the transaction around a savepoint goes on.
     """
     query = query.replace("{broker_id}", str(broker_id))
-    report = session.error(sql.SQL(query))  # type: ignore[arg-type]
+    report = session.error(sql.SQL(query))
     with session.connection.transaction():
         session.publish(broker_id, "events", [1])
         session.run("SAVEPOINT before")
-        again = session.error(sql.SQL(query))  # type: ignore[arg-type]
+        again = session.error(sql.SQL(query))
         session.run("ROLLBACK TO before")
         session.publish(broker_id, "events", [2])
-    now = session.error(sql.SQL(query.replace("amqp.publish", "amqp.autonomous_publish")))  # type: ignore[arg-type]
+    now = session.error(sql.SQL(query.replace("amqp.publish", "amqp.autonomous_publish")))
     assert (report.sqlstate, report.message) == (again.sqlstate, again.message)
     assert (report.sqlstate, report.message) == (now.sqlstate, now.message)
     assert report.message.startswith("amqp: ")
@@ -264,7 +264,7 @@ def test_warnings_instead_of_errors(
     for query, sqlstate, message, detail, hint in BAD.values():
         for one in (query, query.replace("amqp.publish", "amqp.autonomous_publish")):
             assert not session.warnings()
-            taken = session.value(sql.SQL(one.replace("{broker_id}", str(broker_id))))  # type: ignore[arg-type]
+            taken = session.value(sql.SQL(one.replace("{broker_id}", str(broker_id))))
             (report,) = session.warnings()
             assert report.sqlstate == sqlstate
             assert message in report.message
@@ -303,7 +303,8 @@ def test_two_things_wrong_under_warn(
 
 def test_warning_once_in_a_transaction(session: Session, broker_id: int) -> None:
     session.set(on_failure="warn")
-    count = "SELECT count(*) FILTER (WHERE amqp.publish(%s, 'no', 'key', 'x')) FROM generate_series(1, 50)"
+    count = """SELECT count(*) FILTER (WHERE amqp.publish(%s, 'no', 'key', 'x'))
+               FROM generate_series(1, 50)"""
     for _ in range(2):
         assert session.value(count, broker_id) == 0
         assert len(session.warnings()) == 1
@@ -394,7 +395,9 @@ def test_host_not_found(session: Session) -> None:
 
 @pytest.mark.parametrize("host", ["a" * 64, "a..b", ".", "é" * 70, "::1::", "not a host", "-"])
 def test_host_that_is_none(session: Session, host: str) -> None:
-    broker_id = session.value("INSERT INTO amqp.broker (host) VALUES (%s) RETURNING broker_id", host)
+    broker_id = session.value(
+        "INSERT INTO amqp.broker (host) VALUES (%s) RETURNING broker_id", host
+    )
     report = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
     assert report.sqlstate == "08001"
     assert session.run("SELECT 1") == [(1,)]
@@ -525,7 +528,10 @@ def test_setting_that_makes_no_sense_at_commit_is_a_warning(
     [
         ("on_failure", ["error", "warn", "WARN", ""]),
         ("publisher_confirms", ["on", "off", "true", "no", "1", "FALSE", ""]),
-        ("confirm_timeout", ["500", "500ms", "2s", "2 s", "1.5min", "1h", "1d", "20d", "900000us", ""]),
+        (
+            "confirm_timeout",
+            ["500", "500ms", "2s", "2 s", "1.5min", "1h", "1d", "20d", "900000us", ""],
+        ),
         ("connect_timeout", ["5s", "5000"]),
     ],
 )
@@ -598,7 +604,9 @@ def test_no_password_is_ever_shown(
             for url in urls[:-1]:
                 broker_id = session.add_broker(url)
                 for function in ("publish", "autonomous_publish"):
-                    shown.append(session.error(publish.replace("publish", function), broker_id, "x"))
+                    shown.append(
+                        session.error(publish.replace("publish", function), broker_id, "x")
+                    )
                 shown.append(session.error("SELECT amqp.ping(%s)", broker_id))
                 shown.append(session.error("SELECT amqp.queue_declare(%s, 'q')", broker_id))
                 session.set(on_failure="warn")

@@ -318,7 +318,7 @@ def test_number_with_a_fraction_of_zero_is_a_double(session: Session) -> None:
 
 
 def test_headers_route_by_type(session: Session, channel: BlockingChannel) -> None:
-    queue = channel.queue_declare("").method.queue
+    queue = channel.queue_declare("", durable=True).method.queue
     channel.queue_bind(queue, "amq.headers", arguments={"x-match": "all", "n": 1, "s": "1"})
     for headers in ('{"n": 1, "s": "1"}', '{"n": "1", "s": "1"}', '{"n": 1, "s": 1}'):
         session.execute(

@@ -64,10 +64,14 @@ CLOSED = {
     "add_broker(text)": "SELECT amqp.add_broker('amqp://other') + %s",
     "exchange_delete(int, text, bool)": "SELECT amqp.exchange_delete(%s, 'other')",
     "exchange_bind(int, text, text, text, jsonb)": "SELECT amqp.exchange_bind(%s, 'e2', 'events')",
-    "exchange_unbind(int, text, text, text, jsonb)": "SELECT amqp.exchange_unbind(%s, 'e2', 'events')",
+    "exchange_unbind(int, text, text, text, jsonb)": (
+        "SELECT amqp.exchange_unbind(%s, 'e2', 'events')"
+    ),
     "queue_declare(int, text, bool, bool, bool, bool, jsonb)": "SELECT amqp.queue_declare(%s, 'q')",
     "queue_bind(int, text, text, text, jsonb)": "SELECT amqp.queue_bind(%s, 'events', 'events')",
-    "queue_unbind(int, text, text, text, jsonb)": "SELECT amqp.queue_unbind(%s, 'events', 'events', 'x')",
+    "queue_unbind(int, text, text, text, jsonb)": (
+        "SELECT amqp.queue_unbind(%s, 'events', 'events', 'x')"
+    ),
     "queue_purge(int, text)": "SELECT amqp.queue_purge(%s, 'events')",
     "queue_delete(int, text, bool, bool)": "SELECT amqp.queue_delete(%s, 'other')",
 }
@@ -92,8 +96,9 @@ def test_role_with_nothing_may_do_nothing(
         for query in TABLE:
             assert nobody.error(query).sqlstate == "42501"
         nobody.run("CREATE TEMP TABLE t (n int)")
-        create = "CREATE TRIGGER x AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION amqp.publish_change({}, 'events')"
-        assert nobody.error(create.format(broker_id)).sqlstate == "42501"
+        create = f"""CREATE TRIGGER x AFTER INSERT ON t FOR EACH ROW
+                     EXECUTE FUNCTION amqp.publish_change({broker_id}, 'events')"""
+        assert nobody.error(create).sqlstate == "42501"
     assert drain(channel, "events") == []
 
 
@@ -199,21 +204,25 @@ def test_every_object_has_a_comment(session: Session) -> None:
         """WITH member AS (
                SELECT classid, objid FROM pg_depend JOIN pg_extension e ON refobjid = e.oid
                WHERE deptype = 'e' AND extname = 'pg_amqp_py')
-           SELECT pg_describe_object(classid, objid, 0), obj_description(objid, classid::regclass::text::name)
+           SELECT pg_describe_object(classid, objid, 0),
+                  obj_description(objid, classid::regclass::text::name)
            FROM member
            -- Of the sequence's and the row types' own making nobody speaks.
            WHERE classid <> 'pg_type'::regclass
              AND NOT EXISTS (SELECT FROM pg_class c WHERE classid = 'pg_class'::regclass
                              AND c.oid = objid AND relkind = 'S')
            UNION ALL
-           SELECT format('column %s.%s', attrelid::regclass, attname), col_description(attrelid, attnum)
+           SELECT format('column %s.%s', attrelid::regclass, attname),
+                  col_description(attrelid, attnum)
            FROM member JOIN pg_attribute ON attrelid = objid AND classid = 'pg_class'::regclass
            JOIN pg_class c ON c.oid = attrelid AND relkind IN ('r', 'v')
            WHERE attnum > 0 AND NOT attisdropped"""
     )
     assert len(rows) > 30
     assert [name for name, comment in rows if not comment and name != "schema amqp"] == []
-    assert session.value("SELECT obj_description(oid) FROM pg_extension WHERE extname = 'pg_amqp_py'")
+    assert session.value(
+        "SELECT obj_description(oid) FROM pg_extension WHERE extname = 'pg_amqp_py'"
+    )
 
 
 def test_broker_is_not_granted_to_anybody(session: Session) -> None:
@@ -244,8 +253,13 @@ AS $$ SELECT hostile.spy('= name text') AND false $$;
 CREATE FUNCTION hostile.eq_oid(oid, oid) RETURNS boolean LANGUAGE sql
 AS $$ SELECT hostile.spy('= oid') AND false $$;
 """
-for _name, _type in (("text", "text, text"), ("name", "name, name"), ("int", "int, int"),
-                     ("name_text", "name, text"), ("oid", "oid, oid")):
+for _name, _type in (
+    ("text", "text, text"),
+    ("name", "name, name"),
+    ("int", "int, int"),
+    ("name_text", "name, text"),
+    ("oid", "oid, oid"),
+):
     for _operator in ("=", "<>", "<", ">", "||", "->>"):
         _left, _right = _type.split(", ")
         HOSTILE += (
@@ -253,11 +267,16 @@ for _name, _type in (("text", "text, text"), ("name", "name, name"), ("int", "in
             f" LEFTARG = {_left}, RIGHTARG = {_right});\n"
         )
 HOSTILE += """
-CREATE FUNCTION hostile.lower(text) RETURNS text LANGUAGE sql AS $$ SELECT hostile.spy('lower')::text $$;
-CREATE FUNCTION hostile.to_jsonb(anyelement) RETURNS jsonb LANGUAGE sql AS $$ SELECT to_json(hostile.spy('to_jsonb'))::jsonb $$;
-CREATE FUNCTION hostile.load_python() RETURNS void LANGUAGE sql AS $$ SELECT hostile.spy('load_python') $$;
-CREATE FUNCTION hostile.to_timestamp(float8) RETURNS timestamptz LANGUAGE sql AS $$ SELECT hostile.spy('to_timestamp'); SELECT now() $$;
-CREATE FUNCTION hostile.format(text, VARIADIC "any") RETURNS text LANGUAGE internal AS 'text_format';
+CREATE FUNCTION hostile.lower(text) RETURNS text LANGUAGE sql
+AS $$ SELECT hostile.spy('lower')::text $$;
+CREATE FUNCTION hostile.to_jsonb(anyelement) RETURNS jsonb LANGUAGE sql
+AS $$ SELECT to_json(hostile.spy('to_jsonb'))::jsonb $$;
+CREATE FUNCTION hostile.load_python() RETURNS void LANGUAGE sql
+AS $$ SELECT hostile.spy('load_python') $$;
+CREATE FUNCTION hostile.to_timestamp(float8) RETURNS timestamptz LANGUAGE sql
+AS $$ SELECT hostile.spy('to_timestamp'); SELECT now() $$;
+CREATE FUNCTION hostile.format(text, VARIADIC "any") RETURNS text
+LANGUAGE internal AS 'text_format';
 CREATE FUNCTION hostile.pg_config(OUT name text, OUT setting text) RETURNS SETOF record LANGUAGE sql
 AS $$ SELECT 'PKGLIBDIR', '/tmp' || hostile.spy('pg_config') $$;
 """
@@ -298,7 +317,9 @@ def test_hostile_search_path_changes_nothing(
                 somebody.run(query, broker_id)
         somebody.run("SELECT * FROM amqp.status()")
         somebody.run("BEGIN")
-        somebody.run("SELECT amqp.publish(%s, 'events', 'k', 'x', \"timestamp\" => now())", broker_id)
+        somebody.run(
+            "SELECT amqp.publish(%s, 'events', 'k', 'x', \"timestamp\" => now())", broker_id
+        )
         somebody.run("SELECT * FROM amqp.pending()")
         somebody.run("COMMIT")
         somebody.run("INSERT INTO hostile.orders VALUES (1, 'a')")
@@ -308,6 +329,11 @@ def test_hostile_search_path_changes_nothing(
     assert len(bodies) == 9
     assert sum('"n": 1' in body or '"n" : 1' in body for body in bodies) == 6
     assert session.run("SELECT * FROM hostile.log") == []
+    # Whatever does not qualify its names would have been caught.
+    session.run("SET search_path = hostile, pg_catalog")
+    session.run("SELECT 'a'::text = 'a'::text")
+    session.run("RESET search_path")
+    assert session.run("SELECT what FROM hostile.log") == [("= text",)]
 
 
 def test_hostile_search_path_under_a_superuser(
@@ -334,7 +360,9 @@ def test_hostile_search_path_under_a_superuser(
         assert root.run("SELECT * FROM hostile.log") == []
 
 
-def test_create_extension_under_a_hostile_search_path(postgres: PostgreSQL, session: Session) -> None:
+def test_create_extension_under_a_hostile_search_path(
+    postgres: PostgreSQL, session: Session
+) -> None:
     session.run("DROP EXTENSION pg_amqp_py")
     session.run(HOSTILE)
     session.run("SET search_path = hostile, pg_catalog")
@@ -389,21 +417,26 @@ STRIKES = {
         CREATE TABLE amqp.broker (LIKE amqp.hidden INCLUDING ALL);
         INSERT INTO amqp.broker SELECT * FROM amqp.hidden""",
     "rules": """
-        CREATE RULE a AS ON INSERT TO amqp.broker DO ALSO SELECT attack.strike('rule'), attack.strike_pure('rule');
-        CREATE RULE b AS ON UPDATE TO amqp.broker DO ALSO SELECT attack.strike('rule'), attack.strike_pure('rule')""",
+        CREATE RULE a AS ON INSERT TO amqp.broker DO ALSO
+        SELECT attack.strike('rule'), attack.strike_pure('rule');
+        CREATE RULE b AS ON UPDATE TO amqp.broker DO ALSO
+        SELECT attack.strike('rule'), attack.strike_pure('rule')""",
     "policies": """
         ALTER TABLE amqp.broker ENABLE ROW LEVEL SECURITY;
         ALTER TABLE amqp.broker FORCE ROW LEVEL SECURITY;
-        CREATE POLICY p ON amqp.broker USING (attack.strike('policy') AND attack.strike_pure('policy'))""",
+        CREATE POLICY p ON amqp.broker
+        USING (attack.strike('policy') AND attack.strike_pure('policy'))""",
     "domain": """
-        CREATE DOMAIN attack.host AS text CHECK (attack.strike('domain') AND attack.strike_pure('domain'));
+        CREATE DOMAIN attack.host AS text
+        CHECK (attack.strike('domain') AND attack.strike_pure('domain'));
         ALTER TABLE amqp.broker ALTER host TYPE attack.host""",
     "composite": """
         CREATE TYPE attack.pair AS (a text, b int);
         CREATE FUNCTION attack.to_text(attack.pair) RETURNS text LANGUAGE plpgsql IMMUTABLE
         AS $$ BEGIN PERFORM attack.strike_pure('cast'); RETURN ($1).a; END $$;
         CREATE CAST (attack.pair AS text) WITH FUNCTION attack.to_text(attack.pair) AS IMPLICIT;
-        ALTER TABLE amqp.broker ALTER username TYPE attack.pair USING row(username, 1)::attack.pair""",
+        ALTER TABLE amqp.broker ALTER username TYPE attack.pair
+        USING row(username, 1)::attack.pair""",
     "enum": """
         CREATE TYPE attack.flag AS ENUM ('guest', 'other');
         CREATE FUNCTION attack.to_text(attack.flag) RETURNS text LANGUAGE plpgsql IMMUTABLE
@@ -423,7 +456,8 @@ STRIKES = {
         AS $$ BEGIN PERFORM attack.strike_pure('cast'); RETURN ($1).n; END $$;
         CREATE CAST (attack.number AS int) WITH FUNCTION attack.to_int(attack.number) AS IMPLICIT;
         ALTER TABLE amqp.broker ALTER broker_id DROP DEFAULT;
-        ALTER TABLE amqp.broker ALTER broker_id TYPE attack.number USING row(broker_id)::attack.number""",
+        ALTER TABLE amqp.broker ALTER broker_id TYPE attack.number
+        USING row(broker_id)::attack.number""",
     "expression index": """
         CREATE INDEX i ON amqp.broker ((attack.strike_pure(host)));
         CREATE INDEX j ON amqp.broker (host) WHERE attack.strike_pure(host);
@@ -434,38 +468,50 @@ STRIKES = {
     "check": """
         ALTER TABLE amqp.broker ADD CHECK (attack.strike_pure(host) AND broker_id > 0)""",
     "triggers": """
-        CREATE TRIGGER a BEFORE INSERT OR UPDATE ON amqp.broker FOR EACH ROW EXECUTE FUNCTION attack.strike_trigger();
-        CREATE TRIGGER b AFTER INSERT OR UPDATE ON amqp.broker FOR EACH STATEMENT EXECUTE FUNCTION attack.strike_trigger()""",
+        CREATE TRIGGER a BEFORE INSERT OR UPDATE ON amqp.broker
+        FOR EACH ROW EXECUTE FUNCTION attack.strike_trigger();
+        CREATE TRIGGER b AFTER INSERT OR UPDATE ON amqp.broker
+        FOR EACH STATEMENT EXECUTE FUNCTION attack.strike_trigger()""",
     "deferred trigger": """
         CREATE CONSTRAINT TRIGGER a AFTER INSERT ON amqp.broker DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION attack.strike_trigger()""",
     "defaults": """
         ALTER TABLE amqp.broker ALTER ssl_verify_peer SET DEFAULT attack.strike('default');
-        ALTER TABLE amqp.broker ALTER ssl_verify_hostname SET DEFAULT attack.strike_pure('default')""",
+        ALTER TABLE amqp.broker ALTER ssl_verify_hostname SET DEFAULT
+        attack.strike_pure('default')""",
     "child": """
         CREATE TABLE attack.child (CHECK (attack.strike_pure(host))) INHERITS (amqp.broker);
         INSERT INTO attack.child SELECT * FROM amqp.broker;
         CREATE RULE r AS ON INSERT TO attack.child DO INSTEAD SELECT attack.strike('child')""",
     "generated column": """
-        ALTER TABLE amqp.broker ADD extra boolean GENERATED ALWAYS AS (attack.strike_pure(host)) STORED""",
+        ALTER TABLE amqp.broker ADD extra boolean GENERATED ALWAYS AS (
+        attack.strike_pure(host)) STORED""",
     "overload of load_python": """
         CREATE FUNCTION amqp.load_python(x int DEFAULT 1) RETURNS void LANGUAGE sql
         AS $$ SELECT attack.strike('overload'), attack.strike_pure('overload') $$""",
     "overload of publish": """
-        CREATE FUNCTION amqp.publish(a int, b text, c text, d text, content_type text) RETURNS boolean
-        LANGUAGE sql AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$""",
+        CREATE FUNCTION amqp.publish(a int, b text, c text, d text, content_type text)
+        RETURNS boolean
+        LANGUAGE sql
+        AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$""",
     "overload of publish with a better match": """
-        CREATE FUNCTION amqp.publish(a anyelement, b text, c text, d text, content_type text) RETURNS boolean
-        LANGUAGE sql AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$;
+        CREATE FUNCTION amqp.publish(a anyelement, b text, c text, d text,
+        content_type text) RETURNS boolean
+        LANGUAGE sql
+        AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$;
         CREATE FUNCTION amqp.publish(a int, b text, c text, d text, x int DEFAULT 1, content_type text DEFAULT '')
         RETURNS boolean
-        LANGUAGE sql AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$""",
+        LANGUAGE sql
+        AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$""",
     "overload of change_message": """
         CREATE FUNCTION amqp.change_message(text, name, name, jsonb, jsonb, text) RETURNS text
-        LANGUAGE sql AS $$ SELECT attack.strike('message'), attack.strike_pure('message'); SELECT 'x' $$""",
+        LANGUAGE sql
+        AS $$ SELECT attack.strike('message'), attack.strike_pure('message'); SELECT 'x' $$""",
     "overload of changed_columns": """
         CREATE FUNCTION amqp.changed_columns(anyelement, anyelement) RETURNS jsonb
-        LANGUAGE sql AS $$ SELECT attack.strike('columns'), attack.strike_pure('columns'); SELECT '[]'::jsonb $$""",
+        LANGUAGE sql
+        AS $$ SELECT attack.strike('columns'), attack.strike_pure('columns');
+        SELECT '[]'::jsonb $$""",
     "another schema": """
         ALTER SCHEMA amqp RENAME TO former;
         CREATE SCHEMA amqp;
@@ -474,12 +520,17 @@ STRIKES = {
         INSERT INTO amqp.broker SELECT * FROM former.broker;
         CREATE FUNCTION amqp.load_python() RETURNS void LANGUAGE sql
         AS $$ SELECT attack.strike('load_python'), attack.strike_pure('load_python') $$;
-        CREATE FUNCTION amqp.publish(a int, b text, c text, d text, content_type text DEFAULT NULL) RETURNS boolean
-        LANGUAGE sql AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$;
+        CREATE FUNCTION amqp.publish(a int, b text, c text, d text,
+        content_type text DEFAULT NULL) RETURNS boolean
+        LANGUAGE sql
+        AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$;
         CREATE FUNCTION amqp.change_message(text, name, name, jsonb, jsonb, jsonb) RETURNS text
-        LANGUAGE sql AS $$ SELECT attack.strike('message'), attack.strike_pure('message'); SELECT 'x' $$;
+        LANGUAGE sql
+        AS $$ SELECT attack.strike('message'), attack.strike_pure('message'); SELECT 'x' $$;
         CREATE FUNCTION amqp.changed_columns(jsonb, jsonb) RETURNS jsonb
-        LANGUAGE sql AS $$ SELECT attack.strike('columns'), attack.strike_pure('columns'); SELECT '[]'::jsonb $$""",
+        LANGUAGE sql
+        AS $$ SELECT attack.strike('columns'), attack.strike_pure('columns');
+        SELECT '[]'::jsonb $$""",
 }
 
 
@@ -529,12 +580,12 @@ def use_everything(session: Session, schema: str, broker_id: int) -> None:
     """Do what leads into the extension, whatever comes of it; errors are as good as successes."""
 
     def try_to(query: str, *values: object) -> None:
+        failure = ""
         try:
             session.run(query, *values)
         except psycopg.Error as error:
-            assert "conquered" not in str(error), query
-            if session.connection.info.transaction_status.name != "IDLE":
-                session.run("ROLLBACK")
+            failure = str(error)
+        assert "conquered" not in failure, query
 
     try_to("SET constraint_exclusion = on")
     for query in OPEN.values():
@@ -557,18 +608,16 @@ def test_owner_does_not_become_superuser(
     with Session(database, role=owner) as attacker:
         attacker.run("CREATE SCHEMA attack")
         attacker.run(ATTACK)
-        try:
-            attacker.run(STRIKES[strike])  # type: ignore[arg-type]
-        except psycopg.errors.InsufficientPrivilege as error:
-            # PostgreSQL itself refuses: no way in.
-            assert strike in ("composite", "enum", "key with a cast"), error
+        attacker.run(STRIKES[strike])
         schema = "former" if strike == "another schema" else "amqp"
         use_everything(attacker, schema, broker_id)
     # In a session that has used the extension before, and in a new one.
-    for victim in (session, Session(database)):
-        use_everything(victim, schema, broker_id)
-    with victim:
-        assert victim.value("SELECT current_user") == "postgres"
+    use_everything(session, schema, broker_id)
+    with Session(database) as other:
+        use_everything(other, schema, broker_id)
+        assert other.value("SELECT current_user") == "postgres"
+    struck = session.run("SELECT DISTINCT what, who FROM attack.log WHERE NOT super ORDER BY 1")
+    print(strike, struck)
     assert session.run("SELECT DISTINCT what, who FROM attack.log WHERE super") == []
     assert session.run("SELECT FROM pg_roles WHERE rolname = 'conquered'") == []
 
@@ -665,7 +714,8 @@ def test_dump_keeps_brokers_and_their_numbers(
             assert restored.run("SELECT * FROM amqp.broker ORDER BY broker_id, host") == before
             assert restored.add_broker("amqp://h3") == before[-1][0] + 1
             restored.publish(first, "events", [1])
-            grants = "SELECT proname, proacl::text FROM pg_proc WHERE proname ~ '^(queue|add)_' ORDER BY 1"
+            grants = """SELECT proname, proacl::text FROM pg_proc
+                        WHERE proname ~ '^(queue|add)_' ORDER BY 1"""
             assert restored.run(grants) == session.run(grants)
         assert numbers_in(channel, "events", 1) == [1]
     finally:
@@ -702,7 +752,8 @@ def test_beside_the_extension_amqp(session: Session) -> None:
     session.run("DROP EXTENSION pg_amqp_py")
     session.run("SET allow_system_table_mods = on")
     session.run(
-        """INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
+        """INSERT INTO pg_extension
+               (oid, extname, extowner, extnamespace, extrelocatable, extversion)
            VALUES (987654, 'amqp', 10, 'public'::regnamespace, false, '0.4.1')"""
     )
     report = session.error("CREATE EXTENSION pg_amqp_py")

@@ -17,7 +17,6 @@ from failing import (
     Report,
     Session,
     declare,
-    drain,
     forwarding,
     numbers_in,
     open_channel,

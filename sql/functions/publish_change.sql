@@ -1,6 +1,8 @@
 -- SECURITY INVOKER on purpose: to_jsonb() runs casts to json that the owners of column types have
 -- written, and they must not run with more rights than whoever changes the table. Without a SET
--- clause, so that these casts find what they always find; every name here is qualified instead.
+-- clause, so that these casts find what they always find; every name here is qualified instead. Calls
+-- into schema amqp have all arguments in their exact types: an overload that the owner of the schema
+-- may add cannot come before them.
 CREATE FUNCTION amqp.publish_change() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $$
@@ -48,7 +50,9 @@ BEGIN
                  THEN amqp.change_routing_key(template, operation, TG_TABLE_SCHEMA, TG_TABLE_NAME, new_row, old_row)
                  ELSE template END,
             amqp.change_message(operation, TG_TABLE_SCHEMA, TG_TABLE_NAME, new_row, old_row, changed),
-            content_type => 'application/json');
+            NULL::integer, 'application/json'::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::boolean, NULL::pg_catalog.jsonb, NULL::pg_catalog.text,
+            NULL::integer, NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.timestamptz, NULL::pg_catalog.text,
+            NULL::pg_catalog.text, NULL::pg_catalog.text);
         RETURN NULL;
     END IF;
 
@@ -89,11 +93,13 @@ BEGIN
         END;
     EXECUTE pg_catalog.format(
         'SELECT amqp.publish($1, $2, %s, amqp.change_message($4, $5, $6, c.new_row, c.old_row, %s),
-                content_type => ''application/json'')
+                NULL::integer, ''application/json''::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::boolean, NULL::pg_catalog.jsonb, NULL::pg_catalog.text,
+                NULL::integer, NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.timestamptz, NULL::pg_catalog.text,
+                NULL::pg_catalog.text, NULL::pg_catalog.text)
          FROM (%s) AS c',
         CASE WHEN has_placeholders
              THEN 'amqp.change_routing_key($3, $4, $5, $6, c.new_row, c.old_row)' ELSE '$3' END,
-        CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN 'amqp.changed_columns(c.new_row, c.old_row)' ELSE 'NULL' END,
+        CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN 'amqp.changed_columns(c.new_row, c.old_row)' ELSE 'NULL::pg_catalog.jsonb' END,
         rows_changed)
     USING broker_id, exchange, template, operation, TG_TABLE_SCHEMA, TG_TABLE_NAME;
     RETURN NULL;

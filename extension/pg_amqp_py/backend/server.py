@@ -79,11 +79,16 @@ _get_user = _function(
     ctypes.POINTER(ctypes.c_int),
 )
 _set_user = _function("SetUserIdAndSecContext", None, ctypes.c_uint32, ctypes.c_int)
+_new_guc_level = _function("NewGUCNestLevel", ctypes.c_int)
+_end_guc_level = _function("AtEOXact_GUC", None, ctypes.c_bool, ctypes.c_int)
 _invalidate_relation = _function("CacheInvalidateRelcacheByRelid", None, ctypes.c_uint32)
 _xact_flags = _variable("MyXactFlags", ctypes.c_int)
 _invalidations = _variable("SharedInvalidMessageCounter", ctypes.c_uint64)
 
 _interrupts = plpy.prepare("SELECT")
+_pin_search_path = plpy.prepare(
+    "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
+)
 _kept: list[Any] = []
 """The callbacks: PostgreSQL holds bare pointers to them until the process ends."""
 
@@ -111,14 +116,18 @@ def acting_as(role: int) -> Iterator[None]:
     """Run with the rights of `role` (an OID) and no way to gain others.
 
     This is what PostgreSQL does for VACUUM, REINDEX and REFRESH MATERIALIZED VIEW: whatever
-    code the owner of a table has attached to it runs as the owner and never as the caller.
+    code the owner of a table has attached to it runs as the owner and never as the caller,
+    finds nothing of the caller's by its search_path, and leaves no setting changed behind.
     """
     user, context = ctypes.c_uint32(), ctypes.c_int()
     _get_user(ctypes.byref(user), ctypes.byref(context))
+    level = _new_guc_level()
     _set_user(role, context.value | _SECURITY_RESTRICTED_OPERATION)
     try:
+        plpy.execute(_pin_search_path)
         yield
     finally:
+        _end_guc_level(False, level)
         _set_user(user.value, context.value)
 
 
