@@ -155,5 +155,5 @@ def connect_hint(error: wire.ConnectError) -> str | None:
     if isinstance(error, wire.NotAMQPError):
         return "Check host and port in amqp.broker: 5672 is AMQP, 5671 AMQP over TLS."
     if isinstance(error, wire.TLSError):
-        return "Check ssl and the ssl_* columns in amqp.broker."
+        return "Check the ssl columns in amqp.broker; the broker may ask for a client certificate."
     return "Check host and port in amqp.broker, and that RabbitMQ runs there."

@@ -185,8 +185,8 @@ class Connection:
     def log_in(self, name: str, deadline: float) -> None:
         """The connection handshake of AMQP 0-9-1, section 2.2.4, and the channel's opening."""
         address = self.address
-        self.send(_PROTOCOL_HEADER, deadline)
         try:
+            self.send(_PROTOCOL_HEADER, deadline)
             start = self.expect(spec.Connection.Start, deadline)
         except (ConnectionLostError, StalledError) as error:
             raise self._no_greeting(error) from None
@@ -234,7 +234,8 @@ class Connection:
         if isinstance(error, StalledError):
             return UnreachableError("connected, but the server does not answer")
         if self.address.ssl:
-            return TLSError(f"the connection ended before the broker's greeting: {error}")
+            # In TLS 1.3 the server looks at the client's certificate after the handshake.
+            return TLSError(f"the broker ended the connection after the TLS handshake: {error}")
         return NotAMQPError(f"the connection ended before a greeting: {error}")
 
     def _tell(self, method: Any, deadline: float, channel: int = 0) -> None:

@@ -73,7 +73,7 @@ class Transport:
         except OSError as error:
             if _wants_more(error):
                 return 0
-            raise ConnectionLostError(_reason(error)) from None
+            raise ConnectionLostError(self._last_words() or _reason(error)) from None
 
     def receive_some(self) -> bytes:
         """What has arrived, b"" if nothing has.
@@ -91,6 +91,15 @@ class Transport:
         if not data:
             raise ConnectionLostError("the connection was closed by the peer")
         return data
+
+    def _last_words(self) -> str | None:
+        """The TLS alert with which the peer explained why it closed, if there is one to read."""
+        try:
+            self._stream.recv(_RECEIVE_CHUNK)
+        except OSError as error:
+            if type(error).__name__ == "SSLError":
+                return _tls_reason(error)
+        return None
 
     def wait(self, deadline: float, *, sending: bool = False) -> None:
         """Wait until bytes arrive, or, if `sending`, until some can be sent.
@@ -263,6 +272,8 @@ def _tls_reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError) and error.reason:
         words = error.reason.lower().replace("_", " ")
         return f"the server does not speak TLS ({words})" if words in _NO_TLS else words
-    if isinstance(error, (ssl.SSLError, EOFError)):
+    if isinstance(error, ssl.SSLEOFError):
+        return "the connection was closed by the peer"
+    if isinstance(error, ssl.SSLError):
         return str(error)
     return f"the TLS handshake was cut off: {_reason(error)}"
