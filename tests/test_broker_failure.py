@@ -227,18 +227,25 @@ def test_cut_again_and_again_goes_on_where_it_was(
     connections = proxy.connections
     stop = threading.Event()
 
-    def cut_next(seen: int) -> None:
-        proxy.cut_after(150_000, Direction.TO_SERVER)
-        wait_for(lambda: stop.is_set() or proxy.connections > seen, LIMIT, "the next try")
+    def cut(seen: int) -> None:
+        proxy.cut_after(1_200_000, Direction.TO_SERVER)
+        wait_for(
+            lambda: stop.is_set() or proxy.connections > seen,
+            LIMIT,
+            "the next try",
+            interval=0.001,
+        )
+        if not stop.is_set():
+            cut(seen + 1)
 
-    def cut() -> None:
-        while not stop.is_set():
-            cut_next(proxy.connections)
-
-    numbers = list(range(20_000))
+    numbers = list(range(4000))
     with session.connection.transaction():
-        session.publish(through, "events", numbers)
-        cutting = Call(cut)
+        session.run(
+            "SELECT amqp.publish(%s, 'events', 'key', lpad(n::text, 2000, '0'))"
+            " FROM generate_series(0, 3999) AS n",
+            through,
+        )
+        cutting = Call(lambda: cut(connections))
     stop.set()
     cutting.result()
     assert proxy.connections > connections + 3
@@ -582,10 +589,10 @@ def test_rotated_password_is_used_from_the_next_transaction(
         # A change that is rolled back changes nothing, and neither does one to the same values.
         with session.connection.transaction(force_rollback=True):
             session.run("UPDATE amqp.broker SET password = 'wrong'")
-            error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
-            assert error.sqlstate == "28P01"
         session.run("UPDATE amqp.broker SET password = 'after'")
+        connections = proxy.connections
         session.publish(broker_id, "events", [3])
+        assert proxy.connections == connections
         assert session.warnings() == []
         assert numbers_in(channel, "events", 3) == [1, 2, 3]
     finally:
@@ -624,7 +631,7 @@ def test_changed_row_counts_whoever_changes_it(
         other.run("TRUNCATE amqp.broker")
         assert session.error(publish, through).sqlstate == "42704"
         # The number is free: what has it now is what counts.
-        other.run("ALTER SEQUENCE amqp.broker_broker_id_seq RESTART WITH %d" % through)
+        other.run(f"ALTER SEQUENCE amqp.broker_broker_id_seq RESTART WITH {through}")
         assert other.add_broker(broker.url()) == through
         session.publish(through, "events", [3])
         # As replication and restore write.

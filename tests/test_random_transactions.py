@@ -27,7 +27,7 @@ from messages import Inbox, Session, open_session
 from servers.processes import wait_for
 
 CLIENTS = 4
-TRANSACTIONS = 150
+TRANSACTIONS = 200
 """How many each client begins."""
 
 # note() publishes and inserts; burst() does so in blocks, of which it rolls back those in `failing`

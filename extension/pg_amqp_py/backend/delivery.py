@@ -13,7 +13,7 @@ from itertools import cycle
 
 from pg_amqp_py.backend import settings
 from pg_amqp_py.backend.broker import Broker
-from pg_amqp_py.backend.errors import CONNECTION_FAILURE, WRONG_STATE, warn
+from pg_amqp_py.backend.errors import CONNECTION_FAILURE, INTERNAL_ERROR, WRONG_STATE, warn
 from pg_amqp_py.backend.transaction import Outgoing
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.delivery import Batch, Cause
@@ -32,9 +32,16 @@ def deliver_committed(outgoing: list[Outgoing], brokers: dict[int, Broker]) -> N
     confirm = settings.publisher_confirms.value_or_default()
     for part in outgoing:
         broker = brokers[part.destination.broker_id]
-        batch = Batch(part.stream, part.starts)
-        error = deliver(broker, batch, confirm=confirm, on_wait=_go_on)
-        _report(broker, batch, error)
+        try:
+            batch = Batch(part.stream, part.starts)
+            error = deliver(broker, batch, confirm=confirm, on_wait=_go_on)
+            _report(broker, batch, error)
+        except Exception as error:
+            # A defect of ours, which must stop neither the others nor the commit.
+            warn(
+                f"publishing to broker {broker.broker_id} failed: {error!r}",
+                sqlstate=INTERNAL_ERROR,
+            )
 
 
 def deliver(

@@ -45,9 +45,8 @@ def ask(
     `question` gets the connection and a deadline. Raises AMQPError.
     """
     number = required("broker_id", broker_id)
-    subtransaction = server.current_subtransaction()
     for last_try in (False, True):
-        connection = session.connection(number, subtransaction)
+        connection = session.connection(number)
         connection.on_wait = server.check_interrupts
         try:
             return question(connection, session.deadline())

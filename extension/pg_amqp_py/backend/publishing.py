@@ -113,7 +113,7 @@ def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomou
         captured = Destination(broker_id or 0, captured=True)
         session.buffer.append(subtransaction, captured, _capturing, fields, body)
         return True
-    connection = session.looked_at(broker_id)
+    connection = session.looked_at(broker_id)  # type: ignore[arg-type]
     if connection is None or fields[0] not in connection.exchanges:
         connection = publisher(broker_id, fields[0])
     assert broker_id is not None

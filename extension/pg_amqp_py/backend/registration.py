@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import plpy
 
-from pg_amqp_py.backend import server
+from pg_amqp_py.backend import server, session
 from pg_amqp_py.backend.broker import broker_table_owner
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError
 from pg_amqp_py.backend.operation import required
@@ -23,7 +23,7 @@ _TYPES = ["pg_catalog.text", "pg_catalog.int4", *["pg_catalog.text"] * 3, "pg_ca
 
 def announce_change(relation: str) -> None:
     """Trigger on amqp.broker: every session reads its rows again in its next transaction."""
-    server.announce_change(int(relation))
+    session.broker_table_changed(int(relation))
 
 
 def add_broker(uri: str | None) -> int:

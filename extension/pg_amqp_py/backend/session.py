@@ -7,15 +7,23 @@ import time
 from pg_amqp_py.backend import server, settings
 from pg_amqp_py.backend.broker import Broker, read_addresses
 from pg_amqp_py.backend.delivery import deliver_committed
-from pg_amqp_py.backend.errors import UNDEFINED_OBJECT, AMQPError, warn
+from pg_amqp_py.backend.errors import (
+    FEATURE_NOT_SUPPORTED,
+    INTERNAL_ERROR,
+    UNDEFINED_OBJECT,
+    AMQPError,
+    warn,
+)
 from pg_amqp_py.backend.transaction import TransactionBuffer
 from pg_amqp_py.wire.connection import Connection
 
 buffer = TransactionBuffer()
 brokers: dict[int, Broker] = {}
 
-_usable: dict[int, tuple[int, Connection]] = {}
-"""Connections looked at in this transaction, with the subtransaction in which that was."""
+_usable: dict[int, Connection] = {}
+"""Connections that this transaction has looked after, by broker_id."""
+_changed: list[int] = []
+"""Subtransactions of this transaction that have changed amqp.broker."""
 _warned: set[str] = set()
 """What this transaction has been warned of already."""
 
@@ -45,21 +53,17 @@ def broker(broker_id: int) -> Broker:
     return known
 
 
-def connection(broker_id: int, subtransaction: int) -> Connection:
+def connection(broker_id: int) -> Connection:
     """The connection of a broker, looked after once in every transaction."""
     usable = _usable.get(broker_id)
-    if usable is not None:
-        return usable[1]
-    settings.check()
-    ready = broker(broker_id).ready()
-    _usable[broker_id] = subtransaction, ready
-    return ready
+    if usable is None:
+        settings.check()
+        usable = _usable[broker_id] = broker(broker_id).ready()
+    return usable
 
 
-def looked_at(broker_id: int | None) -> Connection | None:
-    """The connection of a broker, if this transaction has looked after it already."""
-    usable = _usable.get(broker_id)  # type: ignore[arg-type]
-    return None if usable is None else usable[1]
+# The connection of a broker, if this transaction has looked after it already.
+looked_at = _usable.get
 
 
 def deadline() -> float:
@@ -70,6 +74,12 @@ def deadline() -> float:
 def forget_connection(broker_id: int) -> None:
     """Look at the broker's row and connection again at the next call."""
     _usable.pop(broker_id, None)
+
+
+def broker_table_changed(relation: int) -> None:
+    """Let every session read amqp.broker (its OID) again from its next transaction on."""
+    _changed.append(server.current_subtransaction())
+    server.announce_change(relation)
 
 
 def warn_once(error: AMQPError) -> None:
@@ -83,17 +93,21 @@ def _end() -> None:
     buffer.clear()
     _usable.clear()
     _warned.clear()
+    _changed.clear()
 
 
 def _on_abort() -> None:
+    _forget_rows_since(0)
     _end()
-    _forget_rows()
 
 
-def _forget_rows() -> None:
-    """What was read in an aborted transaction may never have been."""
-    for known in brokers.values():
-        known.read_at = None
+def _forget_rows_since(subtransaction: int) -> None:
+    """A changed row that this session has read may never have been: read all of them again."""
+    if _changed and _changed[-1] >= subtransaction:
+        _changed[:] = [earlier for earlier in _changed if earlier < subtransaction]
+        _usable.clear()
+        for known in brokers.values():
+            known.read_at = None
 
 
 def _on_commit() -> None:
@@ -102,7 +116,7 @@ def _on_commit() -> None:
             deliver_committed(buffer.outgoing(), brokers)
     except BaseException as error:
         # The transaction is committed: an ERROR would be a PANIC.
-        warn(f"publishing at commit failed: {error!r}", sqlstate="XX000")
+        warn(f"publishing at commit failed: {error!r}", sqlstate=INTERNAL_ERROR)
     finally:
         _end()
 
@@ -111,7 +125,7 @@ def _on_pre_prepare() -> None:
     if buffer.sends():
         warn(
             "a transaction with messages pending cannot be prepared",
-            sqlstate="0A000",
+            sqlstate=FEATURE_NOT_SUPPORTED,
             detail=f"{len(buffer)} messages wait for the commit, which may run in another session.",
             hint="Publish outside of two-phase transactions.",
         )
@@ -120,10 +134,7 @@ def _on_pre_prepare() -> None:
 
 def _on_abort_subtransaction(subtransaction: int) -> None:
     buffer.abort(subtransaction)
-    _forget_rows()
-    for broker_id, (looked_at, _) in list(_usable.items()):
-        if looked_at >= subtransaction:
-            del _usable[broker_id]
+    _forget_rows_since(subtransaction)
 
 
 def _on_leave() -> None:
