@@ -141,8 +141,10 @@ lint: $(TOOLS)
 run-demo: install-here $(TOOLS)
 	@$(VENV)/bin/python tests/demo.py $(if $(KEEP),--keep)
 
-run-test: install-here lint
+# The checks of style last: none of them shall keep anybody from seeing whether it works.
+run-test: install-here $(TOOLS)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory lint
 
 demo-stop:
 	@$(VENV)/bin/python tests/demo.py --stop

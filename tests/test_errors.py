@@ -383,8 +383,12 @@ def test_refused(session: Session) -> None:
     report = connect_error(session, f"amqp://guest:{SECRET.replace('$', '%24')}@127.0.0.1:{port}")
     assert report.sqlstate == "08001"
     assert f'"127.0.0.1:{port}": connection refused' in report.message
-    assert "tries at once" in report.detail
     assert "host and port" in report.hint
+    assert "No attempt was made" not in report.hint
+    again = session.error("SELECT amqp.publish(1, 'amq.topic', 'key', 'x')")
+    assert again.message == report.message
+    assert "No attempt was made now" in again.hint
+    assert "SELECT amqp.ping(1)" in again.hint
 
 
 def test_host_not_found(session: Session) -> None:

@@ -12,9 +12,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from failing import Report, Session, declare, drain, numbers_in
+from failing import LIMIT, Report, Session, declare, drain, numbers_in
 from fix_servers import Broker
 from servers.postgres import PostgreSQL, bindir
+from servers.processes import wait_for
 
 _numbers = count(1)
 
@@ -32,6 +33,18 @@ def role(session: Session) -> Iterator[str]:
     name = f"somebody_{next(_numbers)}"
     session.run(f"CREATE ROLE {name} LOGIN")
     yield name
+    # A backend that ends removes its temporary tables: not while we drop what the role owns.
+    wait_for(
+        lambda: (
+            not session.run(
+                """SELECT FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()
+                 AND backend_type = 'client backend'"""
+            )
+        ),
+        LIMIT,
+        "the role's sessions to end",
+    )
     session.run(f"REASSIGN OWNED BY {name} TO postgres; DROP OWNED BY {name}; DROP ROLE {name}")
 
 

@@ -59,6 +59,8 @@ def test_valid(uri: str, hosts: list[Host]) -> None:
         "amqp://u:secret@host/v?heartbeat=1",
         "amqp://u:secret@host/v#x",
         "amqp://u:secret%FF@host",
+        "amqp://u:secret%4@host",
+        "amqp://u:secret%@host",
         "amqp://u:secret%00@host",
     ],
 )

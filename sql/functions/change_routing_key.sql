@@ -35,7 +35,10 @@ BEGIN
                               THEN COALESCE(new_row, old_row) ELSE COALESCE(old_row, new_row) END;
             value := row_asked OPERATOR(pg_catalog.->>) pg_catalog.substr(field, 5);
             IF NOT row_asked OPERATOR(pg_catalog.?) pg_catalog.substr(field, 5) THEN
-                field := NULL;
+                RAISE EXCEPTION 'invalid routing key template "%"', template
+                    USING ERRCODE = 'invalid_parameter_value',
+                          DETAIL = pg_catalog.format('Table "%s" has no column "%s".', table_name, pg_catalog.substr(field, 5)),
+                          HINT = 'Placeholders are {op}, {schema}, {table}, {new.column} and {old.column}.';
             END IF;
         ELSE
             field := NULL;

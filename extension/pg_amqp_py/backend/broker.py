@@ -193,12 +193,12 @@ class Broker:
     def _open(self, timeout: float) -> None:
         """Connect to the first host that answers; hosts that just failed are left alone."""
         failures: list[tuple[Address, ConnectError]] = []
+        waits = []
         now = time.monotonic()
-        wait = 0.0
         for address in self.addresses:
             backoff = self._backoffs.get(address)
             if backoff is not None and now < backoff.until:
-                wait = min(wait or _LONGEST_BACKOFF, backoff.until - now)
+                waits.append(backoff.until - now)
                 failures.append((address, backoff.error))
                 continue
             try:
@@ -206,8 +206,7 @@ class Broker:
                 return
             except ConnectError as error:
                 failures.append((address, error))
-                wait = min(wait or _LONGEST_BACKOFF, self._backoffs[address].delay)
-        raise self.note(self._unreachable(failures, wait))
+        raise self.note(self._unreachable(failures, waits))
 
     def connect(self, address: Address, timeout: float, on_wait: Callable[[], None]) -> Connection:
         """Open the connection to one host, in at most `timeout` seconds.
@@ -225,22 +224,23 @@ class Broker:
         self._backoffs.pop(address, None)
         return self.connection
 
-    def _unreachable(self, failures: list[tuple[Address, ConnectError]], wait: float) -> AMQPError:
+    def _unreachable(
+        self, failures: list[tuple[Address, ConnectError]], waits: list[float]
+    ) -> AMQPError:
         address, error = failures[-1]
-        retry = (
-            f"The next attempt is made in {wait:.1f} s at the earliest;"
-            f" SELECT amqp.ping({self.broker_id}) tries at once."
-        )
+        hint = connect_hint(error)
+        if len(waits) == len(failures):
+            hint += (
+                f" No attempt was made now; the next one is in {min(waits):.1f} s,"
+                f" or at once with SELECT amqp.ping({self.broker_id})."
+            )
         if len(failures) == 1:
             message = f'could not connect to broker {self.broker_id} at "{address}": {error}'
+            detail = None
         else:
             message = f"could not connect to any host of broker {self.broker_id}"
-            retry = (
-                "; ".join(f'"{address}": {failure}' for address, failure in failures) + f". {retry}"
-            )
-        return AMQPError(
-            message, sqlstate=connect_sqlstate(error), detail=retry, hint=connect_hint(error)
-        )
+            detail = "; ".join(f'"{address}": {failure}' for address, failure in failures)
+        return AMQPError(message, sqlstate=connect_sqlstate(error), detail=detail, hint=hint)
 
     def forget_failures(self) -> None:
         """Try every host again at the next occasion."""

@@ -147,8 +147,11 @@ def connect_sqlstate(error: wire.ConnectError) -> str:
     return CANNOT_CONNECT
 
 
-def connect_hint(error: wire.ConnectError) -> str | None:
+def connect_hint(error: wire.ConnectError) -> str:
     """What to look at when a host could not be connected to."""
+    for fragment, hint in _TLS_HINTS:
+        if fragment in str(error):
+            return hint
     if isinstance(error, wire.RejectedError):
         if error.code == 403:
             return "Check username and password in amqp.broker, and the user in RabbitMQ."
@@ -158,3 +161,14 @@ def connect_hint(error: wire.ConnectError) -> str | None:
     if isinstance(error, wire.TLSError):
         return "Check the ssl columns in amqp.broker; the broker may ask for a client certificate."
     return "Check host and port in amqp.broker, and that RabbitMQ runs there."
+
+
+_TLS_HINTS = (
+    ("could not load ssl_c", "The file must be in PEM form and readable by the PostgreSQL server."),
+    ("does not speak TLS", "Set ssl to false in amqp.broker, or use the TLS port, usually 5671."),
+    ("expects TLS", "Set ssl to true in amqp.broker, or use the plain port, usually 5672."),
+    (
+        "certificate verify failed",
+        "Check host and ssl_cacert in amqp.broker, and the certificate of the broker.",
+    ),
+)

@@ -80,14 +80,19 @@ def publisher(broker_id: int | None, exchange: str) -> Connection:
                     f'exchange "{exchange}" does not exist on broker {number}',
                     sqlstate=UNDEFINED_OBJECT,
                     detail=f"The broker says: {error} ({error.code})",
-                    hint=f"Declare it: SELECT amqp.exchange_declare({number},"
-                    f" '{exchange}', 'topic', false, true);",
+                    hint=f"Declare it: SELECT amqp.exchange_declare({number}, {_literal(exchange)},"
+                    " 'topic', false, true);",
                 )
             ) from None
         current.exchanges.add(exchange)
         return current
 
     return ask(number, f'exchange "{exchange}"', look)
+
+
+def _literal(text: str) -> str:
+    doubled = text.replace("'", "''")
+    return f"'{doubled}'"
 
 
 def required(name: str, value: Result | None) -> Result:

@@ -230,7 +230,9 @@ class Connection:
         if greeting[:4] == b"AMQP":
             return NotAMQPError("the server speaks another version of AMQP")
         if greeting:
-            return NotAMQPError(f"the server greets with {greeting[:40]!r}")
+            line = greeting[:40].decode("ascii", "replace").splitlines()[0]
+            shown = "".join(c if c.isprintable() else "?" for c in line)
+            return NotAMQPError(f'the server greets with "{shown}"')
         if isinstance(error, StalledError):
             return UnreachableError("connected, but the server does not answer")
         if self.address.ssl:

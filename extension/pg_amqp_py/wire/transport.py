@@ -195,7 +195,9 @@ def _start_tls(
     try:
         context = ssl.create_default_context(cafile=address.ssl_cacert)
     except OSError as error:
-        raise TLSError(f'could not load ssl_cacert "{address.ssl_cacert}": {error}') from None
+        raise TLSError(
+            f'could not load ssl_cacert "{address.ssl_cacert}": {_file_reason(error)}'
+        ) from None
     context.check_hostname = address.ssl_verify_peer and address.ssl_verify_hostname
     if not address.ssl_verify_peer:
         context.verify_mode = ssl.CERT_NONE
@@ -206,7 +208,7 @@ def _start_tls(
         except (OSError, ValueError) as error:
             raise TLSError(
                 f'could not load ssl_cert "{address.ssl_cert}"'
-                f' with ssl_key "{address.ssl_key or address.ssl_cert}": {error}'
+                f' with ssl_key "{address.ssl_key or address.ssl_cert}": {_file_reason(error)}'
             ) from None
     poll = select.poll()
     try:
@@ -262,6 +264,13 @@ def _reason(error: Exception) -> str:
         # The C library's words: Python's own str() adds its class and number.
         return os.strerror(error.errno).lower()
     return str(error.args[-1] if error.args else error).lower()
+
+
+def _file_reason(error: Exception) -> str:
+    """Why a file of certificates could not be loaded."""
+    if isinstance(error, OSError) and type(error).__module__ != "ssl" and error.errno:
+        return os.strerror(error.errno)
+    return _tls_reason(error) if isinstance(error, OSError) else str(error)
 
 
 def _tls_reason(error: Exception) -> str:

@@ -83,6 +83,8 @@ def _host_and_port(text: str, default: int) -> tuple[str, int]:
 
 
 def _decode(text: str) -> str:
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        raise InvalidURIError('a "%" is not followed by two hexadecimal digits')
     try:
         decoded = unquote(text, errors="strict")
     except UnicodeDecodeError:
