@@ -97,6 +97,12 @@ def invalid_message(error: wire.MessageError) -> AMQPError:
             sqlstate=INVALID_PARAMETER if limits else NUMBER_OUT_OF_RANGE,
             hint=limits,
         )
+    if isinstance(error, wire.UnacceptableError):
+        return AMQPError(
+            f"invalid value for {error.field}: {error}",
+            sqlstate=INVALID_PARAMETER,
+            detail="RabbitMQ would refuse the message.",
+        )
     return AMQPError(
         f"{error.field} must be a JSON object",
         sqlstate=INVALID_PARAMETER,

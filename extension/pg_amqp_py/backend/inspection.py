@@ -20,6 +20,7 @@ SELECT pg_catalog.to_char(
        ) AS at
 """
 _from_epoch: Any = None
+_from_utf8: Any = None
 
 
 def pending() -> list[tuple[Any, ...]]:
@@ -28,6 +29,7 @@ def pending() -> list[tuple[Any, ...]]:
 
 
 def _pending() -> Iterator[tuple[Any, ...]]:
+    capturing = settings.capture.value()
     for destination, message in session.buffer.messages():
         envelope = message.envelope
         when = None if envelope.timestamp is None else _timestamp(envelope.timestamp)
@@ -41,16 +43,26 @@ def _pending() -> Iterator[tuple[Any, ...]]:
             *envelope[7:12],
             when,
             *envelope[13:],
-            destination.captured,
+            # What is captured at commit is not sent either, whenever it was published.
+            destination.captured or capturing,
         )
 
 
 def _text(body: bytes) -> str | None:
-    """A message as text, None if it is none: PostgreSQL's text cannot hold a NUL."""
-    try:
+    """A message as text, None if it is none in the encoding of this database."""
+    if body.isascii():
+        # PostgreSQL's text cannot hold a NUL.
         return None if b"\0" in body else body.decode()
-    except UnicodeDecodeError:
+    global _from_utf8
+    if _from_utf8 is None:
+        _from_utf8 = plpy.prepare(
+            "SELECT pg_catalog.convert_from($1, 'UTF8') AS text", ["pg_catalog.bytea"]
+        )
+    try:
+        text: str = plpy.execute(_from_utf8, [body])[0]["text"]
+    except (plpy.SPIError, UnicodeDecodeError):
         return None
+    return text
 
 
 def _timestamp(epoch: float) -> str:

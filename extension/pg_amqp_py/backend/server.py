@@ -24,6 +24,8 @@ from pg_amqp_py.backend.errors import FEATURE_NOT_SUPPORTED, AMQPError
 _XACT_COMMIT, _XACT_ABORT, _XACT_PREPARE, _XACT_PRE_PREPARE = 0, 2, 4, 7
 # SubXactEvent
 _SUBXACT_ABORT = 2
+# XactIsoLevel
+_READ_COMMITTED = 1
 # MyXactFlags: "this transaction accessed a temporary object"
 _ACCESSED_TEMP_NAMESPACE = 1
 # SetUserIdAndSecContext (src/include/miscadmin.h)
@@ -83,6 +85,7 @@ _new_guc_level = _function("NewGUCNestLevel", ctypes.c_int)
 _end_guc_level = _function("AtEOXact_GUC", None, ctypes.c_bool, ctypes.c_int)
 _invalidate_relation = _function("CacheInvalidateRelcacheByRelid", None, ctypes.c_uint32)
 _xact_flags = _variable("MyXactFlags", ctypes.c_int)
+_isolation = _variable("XactIsoLevel", ctypes.c_int)
 _invalidations = _variable("SharedInvalidMessageCounter", ctypes.c_uint64)
 
 _interrupts = plpy.prepare("SELECT")
@@ -139,6 +142,12 @@ def catalog_version() -> int:
     """
     version: int = _invalidations.value
     return version
+
+
+def sees_the_present() -> bool:
+    """Whether queries see what is committed now, not what was when the transaction began."""
+    level: int = _isolation.value
+    return level <= _READ_COMMITTED
 
 
 def announce_change(relation: int) -> None:

@@ -49,7 +49,8 @@ def broker(broker_id: int) -> Broker:
     if known is None:
         known = brokers[broker_id] = Broker(broker_id)
     known.configure(addresses)
-    known.read_at = version
+    # What an old snapshot shows may have changed since: good for this transaction only.
+    known.read_at = version if server.sees_the_present() else None
     return known
 
 

@@ -128,7 +128,7 @@ class Connection:
                 elif channel == 0:
                     self._on_connection_method(method)
                 elif isinstance(method, spec.Channel.Close):
-                    refusal = ChannelClosedError(method.reply_code, method.reply_text)
+                    refusal = ChannelClosedError(method.reply_code, _text(method.reply_text))
                 else:
                     self._replies.append(method)
         except ConnectionLostError as error:
@@ -139,12 +139,12 @@ class Connection:
 
     def _on_connection_method(self, method: Any) -> None:
         if isinstance(method, spec.Connection.Close):
-            lost = ConnectionLostError(method.reply_text, method.reply_code)
+            lost = ConnectionLostError(_text(method.reply_text), method.reply_code)
             self._post(spec.Connection.CloseOk(), 0)
             self.abandon(lost)
             raise lost
         if isinstance(method, spec.Connection.Blocked):
-            self.blocked = method.reason or "no reason given"
+            self.blocked = _text(method.reason) or "no reason given"
         elif isinstance(method, spec.Connection.Unblocked):
             self.blocked = None
         else:
@@ -329,6 +329,11 @@ def connect(address: Address, name: str, timeout: float, on_wait: Callable[[], N
         connection.abandon(ConnectionLostError(str(error)))
         raise
     return connection
+
+
+def _text(value: str | bytes) -> str:
+    """A short string as pika decodes it: bytes where it was cut within a character."""
+    return value if isinstance(value, str) else value.decode(errors="replace")
 
 
 def ignore(method: Any) -> None:

@@ -12,7 +12,7 @@ refused something is written again, and nothing else is. States of a message:
 The broker does not say which message it closed the channel for, but its text names the
 cause (an exchange, a size, a user id), and the first pending message of that cause is the one. All
 others of the same cause share its fate. Where the text is not understood, the batch goes on in
-steps of one message, which makes the culprit plain.
+steps of one message until the culprit is plain; then messages before it may arrive twice.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Batch:
         """
         if confirm:
             connection.flush(time.monotonic() + timeout)
-        while self.pending:
-            todo = self._todo()
+        while (first := self._states.find(_PENDING)) >= 0:
+            todo = self._todo(first)
             try:
                 self._attempt(connection, todo, timeout, confirm)
             except ChannelClosedError as refusal:
@@ -117,11 +117,10 @@ class Batch:
                 self._blame_connection(lost, todo)
                 raise
 
-    def _todo(self) -> list[range]:
-        """Runs of neighbouring messages to write next."""
+    def _todo(self, first: int) -> list[range]:
+        """Runs of neighbouring messages to write next, from the first that is pending on."""
         if self._stepping:
-            at = self._states.index(_PENDING)
-            return [range(at, at + 1)]
+            return [range(first, first + 1)]
         return [range(*run.span()) for run in re.finditer(b"\0+", self._states)]
 
     def _attempt(
@@ -201,6 +200,7 @@ class Batch:
         if self._stepping:
             at = todo[0].start
             self._refuse([(at, self._message(at))], text)
+            self._stepping = False
             return
         matches, topic = _cause(str(refusal))
         culprits = [(at, m) for at, m in self._pending_messages() if matches(m)]
@@ -218,7 +218,7 @@ class Batch:
         if self._stepping:
             at = todo[0].start
             self._refuse([(at, self._message(at))], f"{lost} ({lost.code})")
-        self._stepping = True
+        self._stepping = not self._stepping
 
     def _refuse(
         self, culprits: list[tuple[int, Message]], text: str, *, topic: bool = False
@@ -277,22 +277,38 @@ class _Outgoing:
 def _cause(text: str) -> tuple[Matcher, bool]:
     """Which messages the broker's text speaks of, and whether it names their routing key.
 
-    The texts are those of RabbitMQ 3.10 to 4.x; no message matches any other text.
+    The texts are those of RabbitMQ 3.10 to 4.x; no message matches any other text. A text of more
+    than 255 bytes arrives cut, with dots at the end.
     """
-    found = re.search(r"topic '(.*)' in exchange '(.*)' in vhost", text, re.DOTALL)
+    cut = text.endswith("...")
+    text = text.removesuffix("...").rstrip("\ufffd")
+    end = r"(?:' in exchange |$)" if cut else "' in exchange "
+    found = re.search(f"topic '(.*?){end}(?:'(.*?)(?:' in vhost|$))?", text, re.DOTALL)
     if found:
-        key, exchange = found.groups()
-        return (lambda m: m.envelope.exchange == exchange and m.envelope.routing_key == key), True
-    found = re.search(r"exchange '(.*)' in vhost", text, re.DOTALL)
+        key, exchange = found[1], found[2] or ""
+        return (
+            lambda m: (
+                _is(m.envelope.routing_key, key, cut and not exchange)
+                and _is(m.envelope.exchange, exchange, cut)
+            )
+        ), True
+    found = re.search(r"exchange '(.*?)(?:' in vhost|$)", text, re.DOTALL)
     if found:
-        name = found[1]
-        return (lambda m: m.envelope.exchange == name), False
+        # The default exchange has no name but this one.
+        name = "" if found[1] == "amq.default" else found[1]
+        cut = cut and "' in vhost" not in text
+        return (lambda m: _is(m.envelope.exchange, name, cut)), False
     found = re.search(r"message size \d+ is larger than (?:configured )?max size (\d+)", text)
     if found:
         limit = int(found[1])
         return (lambda m: len(m.body) > limit), False
-    found = re.search(r"user_id property set to '(.*)' but authenticated user", text, re.DOTALL)
+    found = re.search(r"user_id property set to '(.*?)(?:' but authenticated|$)", text, re.DOTALL)
     if found:
         user = found[1]
-        return (lambda m: m.envelope.user_id == user), False
+        return (lambda m: _is(m.envelope.user_id or "", user, cut)), False
     return (lambda m: False), False
+
+
+def _is(name: str, quoted: str, cut: bool) -> bool:
+    """Whether the broker's text quotes this name, of which it may show the beginning only."""
+    return name.startswith(quoted) if cut else name == quoted

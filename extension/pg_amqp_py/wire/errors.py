@@ -5,6 +5,7 @@ WireError
         TooLongError            longer than its AMQP field
         TooLargeError           properties that do not fit one frame
         RangeError              a number outside the range of its AMQP type
+        UnacceptableError       a value that RabbitMQ would refuse with the channel
     ConnectError            no connection could be opened; the text says why
         UnreachableError        name not found, refused, no answer in time
         NotAMQPError            something answered that does not speak AMQP 0-9-1
@@ -43,6 +44,10 @@ class TooLargeError(MessageError):
 
 class RangeError(MessageError):
     """A value outside the range of its AMQP type."""
+
+
+class UnacceptableError(MessageError):
+    """A value that is valid AMQP, but for which RabbitMQ closes the channel."""
 
 
 class ConnectError(WireError):

@@ -10,12 +10,14 @@ import json
 import struct
 from typing import Any
 
-from pg_amqp_py.wire.errors import RangeError, TooLongError
-from pg_amqp_py.wire.message import Envelope
+from pg_amqp_py.wire.errors import RangeError, TooLongError, UnacceptableError
+from pg_amqp_py.wire.message import JSON, Envelope
 from pg_amqp_py.wire.table import decode_table, encode_table, parse_table
 
 # RabbitMQ keeps a message's time to live in 32 bits of milliseconds.
 _LARGEST_EXPIRATION = (1 << 32) - 1
+# RabbitMQ's "Direct Reply-to".
+_DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
 _FIELDS = tuple(
     (name, Envelope._fields.index(name), 1 << (15 - position))
@@ -60,7 +62,9 @@ def encode_properties(envelope: Envelope) -> bytes:
             continue
         flags |= bit
         if name == "headers":
-            parts.append(encode_table(parse_table(value, name), name))
+            table = parse_table(value, name)
+            _check_routing_headers(table)
+            parts.append(encode_table(table, name))
         elif name == "delivery_mode":
             if value not in (1, 2):
                 raise RangeError(name, str(value))
@@ -78,9 +82,19 @@ def encode_properties(envelope: Envelope) -> bytes:
                 value.isascii() and value.isdigit() and int(value) <= _LARGEST_EXPIRATION
             ):
                 raise RangeError(name, value[:40])
+            if name == "reply_to" and value == _DIRECT_REPLY_TO:
+                raise UnacceptableError(name, "it needs a consumer on the same channel")
             parts.append(short_string(name, value))
     parts[0] = struct.pack(">H", flags)
     return b"".join(parts)
+
+
+def _check_routing_headers(table: dict[str, JSON]) -> None:
+    """RabbitMQ's sender-selected distribution: CC and BCC are arrays of routing keys."""
+    for key in ("CC", "BCC"):
+        value = table.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise UnacceptableError("headers", f"{key} must be an array of strings")
 
 
 def decode_properties(data: bytes, at: int) -> dict[str, Any]:
