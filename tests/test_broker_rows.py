@@ -109,3 +109,18 @@ def test_a_host_added_to_a_broker_keeps_the_connection(publisher: Session, other
     other.execute("INSERT INTO amqp.broker (broker_id, host, port) VALUES (1, '127.0.0.1', 1)")
     publish(publisher)
     assert publisher.execute(connected).fetchone() == before
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_row_read_with_an_old_snapshot_is_read_again(
+    publisher: Session, other: Session, level: str
+) -> None:
+    publisher.execute(f"BEGIN ISOLATION LEVEL {level}")
+    publisher.execute("SELECT 1")
+    other.execute("UPDATE amqp.broker SET port = 1")
+    # Taking a lock tells this session of the change, which its snapshot does not show.
+    publisher.execute("CREATE TABLE locked ()")
+    publish(publisher)
+    publisher.execute("COMMIT")
+    with pytest.raises(psycopg.OperationalError, match=r"127\.0\.0\.1:1"):
+        publish(publisher)

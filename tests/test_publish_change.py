@@ -737,7 +737,7 @@ def test_routing_key_template_for_truncate(session: Session, inbox: Inbox) -> No
     assert [delivery.routing_key for delivery in inbox.drain()] == ["orders.truncate.."]
 
 
-# Templates, and what the DETAIL says of them: the placeholder, and no more of the template than that.
+# Templates, and what the DETAIL says of them: the placeholder, and no more of the template.
 TEMPLATES = {
     "{new.nothing}": 'Table "orders" has no column "nothing".',
     "a.{old.Id}.b": 'Table "orders" has no column "Id".',

@@ -277,38 +277,48 @@ class _Outgoing:
 def _cause(text: str) -> tuple[Matcher, bool]:
     """Which messages the broker's text speaks of, and whether it names their routing key.
 
-    The texts are those of RabbitMQ 3.10 to 4.x; no message matches any other text. A text of more
-    than 255 bytes arrives cut, with dots at the end.
+    The texts are those of RabbitMQ 3.10 to 4.x; no message matches any other text.
     """
-    cut = text.endswith("...")
-    text = text.removesuffix("...").rstrip("\ufffd")
-    end = r"(?:' in exchange |$)" if cut else "' in exchange "
-    found = re.search(f"topic '(.*?){end}(?:'(.*?)(?:' in vhost|$))?", text, re.DOTALL)
-    if found:
-        key, exchange = found[1], found[2] or ""
+    if key := _Quoted.find(text, "topic '", "' in exchange '"):
+        exchange = _Quoted.find(text, "' in exchange '", "' in vhost")
         return (
             lambda m: (
-                _is(m.envelope.routing_key, key, cut and not exchange)
-                and _is(m.envelope.exchange, exchange, cut)
+                key.is_(m.envelope.routing_key)
+                and (exchange is None or exchange.is_(m.envelope.exchange))
             )
         ), True
-    found = re.search(r"exchange '(.*?)(?:' in vhost|$)", text, re.DOTALL)
-    if found:
+    if name := _Quoted.find(text, "exchange '", "' in vhost"):
         # The default exchange has no name but this one.
-        name = "" if found[1] == "amq.default" else found[1]
-        cut = cut and "' in vhost" not in text
-        return (lambda m: _is(m.envelope.exchange, name, cut)), False
-    found = re.search(r"message size \d+ is larger than (?:configured )?max size (\d+)", text)
-    if found:
-        limit = int(found[1])
+        return (lambda m: name.is_(m.envelope.exchange or "amq.default")), False
+    if size := re.search(r"message size \d+ is larger than (?:configured )?max size (\d+)", text):
+        limit = int(size[1])
         return (lambda m: len(m.body) > limit), False
-    found = re.search(r"user_id property set to '(.*?)(?:' but authenticated|$)", text, re.DOTALL)
-    if found:
-        user = found[1]
-        return (lambda m: _is(m.envelope.user_id or "", user, cut)), False
+    if user := _Quoted.find(text, "user_id property set to '", "' but authenticated"):
+        return (lambda m: user.is_(m.envelope.user_id)), False
     return (lambda m: False), False
 
 
-def _is(name: str, quoted: str, cut: bool) -> bool:
-    """Whether the broker's text quotes this name, of which it may show the beginning only."""
-    return name.startswith(quoted) if cut else name == quoted
+class _Quoted(NamedTuple):
+    """A name that the broker quotes; only its beginning, where the text was cut to 255 bytes."""
+
+    text: str
+    cut: bool
+
+    @classmethod
+    def find(cls, text: str, before: str, after: str) -> _Quoted | None:
+        _, found, rest = text.partition(before)
+        if not found:
+            return None
+        name, whole, _ = rest.partition(after)
+        if whole:
+            return cls(name, cut=False)
+        # Dots stand for what is missing, and the cut may be within a character or within `after`.
+        rest = rest.removesuffix("...").rstrip("\ufffd")
+        for length in range(len(after) - 1, 0, -1):
+            rest = rest.removesuffix(after[:length])
+        return cls(rest, cut=True)
+
+    def is_(self, name: str | None) -> bool:
+        if name is None:
+            return False
+        return name.startswith(self.text) if self.cut else name == self.text
