@@ -18,6 +18,11 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from psycopg import sql
 
+from fix_servers import Broker
+from servers.management import Management
+from servers.postgres import PostgreSQL
+from servers.rabbitmq import RabbitMQ
+
 LIMIT = 20.0
 """Seconds that bound what would otherwise hang; nothing comes near it."""
 
@@ -148,6 +153,37 @@ class Call:
         if self._error is not None:
             raise self._error
         return self._value
+
+
+# ---- Databases and virtual hosts that several tests share ----
+
+
+@contextmanager
+def shared_database(postgres: PostgreSQL, name: str) -> Iterator[str]:
+    """Make a database with the extension for all tests of a module; yield how to connect to it."""
+    with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_amqp")
+        yield postgres.dsn(name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def shared_broker(rabbitmq: RabbitMQ, management: Management, vhost: str) -> Iterator[Broker]:
+    """Make a virtual host for all tests of a module."""
+    management.create_vhost(vhost)
+    yield Broker(rabbitmq, vhost)
+    management.delete_vhost(vhost)
+
+
+@contextmanager
+def clean_session(database: str, broker: Broker) -> Iterator[Session]:
+    """Open a session in a shared database: no broker rows, and an empty queue events."""
+    with open_channel(broker.url()) as channel:
+        _, queue = declare(channel)
+        channel.queue_purge(queue)
+    with Session(database) as session:
+        session.run("DELETE FROM amqp.broker")
+        yield session
 
 
 # ---- Queues ----

@@ -9,20 +9,47 @@ from pika.adapters.blocking_connection import BlockingChannel
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from failing import Call, Peer, Report, Session, declare, drain, numbers_in, saying
+from failing import (
+    Call,
+    Peer,
+    Report,
+    Session,
+    clean_session,
+    declare,
+    drain,
+    numbers_in,
+    saying,
+    shared_broker,
+    shared_database,
+)
 from fix_servers import Broker
 from servers.management import Management
 from servers.postgres import PostgreSQL
 from servers.processes import free_port
 from servers.proxy import CuttingProxy, Welcome
+from servers.rabbitmq import RabbitMQ
 
 SECRET = "pa$$w0rd-that-nobody-may-see"
 
 
+@pytest.fixture(scope="module")
+def database(postgres: PostgreSQL) -> Iterator[str]:
+    """A database that all tests of this module share: errors must leave nothing behind."""
+    with shared_database(postgres, "shared_by_errors") as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def broker(rabbitmq: RabbitMQ, management: Management) -> Iterator[Broker]:
+    """A virtual host that they share."""
+    with shared_broker(rabbitmq, management, "shared_by_errors") as broker:
+        yield broker
+
+
 @pytest.fixture
-def session(database: str) -> Iterator[Session]:
-    """A session in the test's database."""
-    with Session(database) as session:
+def session(database: str, broker: Broker) -> Iterator[Session]:
+    """A session that finds no broker rows and an empty queue events."""
+    with clean_session(database, broker) as session:
         yield session
 
 
@@ -313,7 +340,7 @@ def test_warning_once_in_a_transaction(session: Session, broker_id: int) -> None
 def test_warn_lets_the_transaction_go_on(
     session: Session, broker_id: int, channel: BlockingChannel
 ) -> None:
-    session.run("CREATE TABLE t (n int)")
+    session.run("CREATE TEMP TABLE t (n int)")
     with session.connection.transaction():
         session.run("SET LOCAL amqp.on_failure = 'warn'")
         session.run("INSERT INTO t VALUES (1)")
@@ -385,10 +412,11 @@ def test_refused(session: Session) -> None:
     assert f'"127.0.0.1:{port}": connection refused' in report.message
     assert "host and port" in report.hint
     assert "No attempt was made" not in report.hint
-    again = session.error("SELECT amqp.publish(1, 'amq.topic', 'key', 'x')")
+    broker_id = session.value("SELECT broker_id FROM amqp.broker")
+    again = session.error("SELECT amqp.publish(%s, 'amq.topic', 'key', 'x')", broker_id)
     assert again.message == report.message
     assert "No attempt was made now" in again.hint
-    assert "SELECT amqp.ping(1)" in again.hint
+    assert f"SELECT amqp.ping({broker_id})" in again.hint
 
 
 def test_host_not_found(session: Session) -> None:
@@ -573,6 +601,7 @@ def test_settings_of_roles_and_databases(
             assert other.error(publish, broker_id).sqlstate == "42704"
     finally:
         session.run(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
+        session.run(sql.SQL("ALTER DATABASE {} RESET ALL").format(name))
 
 
 # ---- Secrets ----

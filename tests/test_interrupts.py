@@ -19,13 +19,17 @@ from failing import (
     Peer,
     Report,
     Session,
+    clean_session,
     declare,
     flooding,
     forwarding,
     numbers_in,
     saying,
+    shared_broker,
+    shared_database,
 )
 from fix_servers import Broker
+from servers.management import Management
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction, Welcome
@@ -50,10 +54,24 @@ PLACES = {
 """Where a call can hang, and a call that does."""
 
 
+@pytest.fixture(scope="module")
+def database(postgres: PostgreSQL) -> Iterator[str]:
+    """A database that all tests of this module share: errors must leave nothing behind."""
+    with shared_database(postgres, "shared_by_interrupts") as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def broker(rabbitmq: RabbitMQ, management: Management) -> Iterator[Broker]:
+    """A virtual host that they share."""
+    with shared_broker(rabbitmq, management, "shared_by_interrupts") as broker:
+        yield broker
+
+
 @pytest.fixture
-def session(database: str) -> Iterator[Session]:
+def session(database: str, broker: Broker) -> Iterator[Session]:
     """A session that waits for a broker far longer than any test runs."""
-    with Session(database) as session:
+    with clean_session(database, broker) as session:
         session.set(connect_timeout="10min", confirm_timeout="10min")
         yield session
 
@@ -286,7 +304,7 @@ def test_interrupt_after_the_commit_loses_no_message(
 ) -> None:
     declare(channel)
     broker_id = session.add_broker(broker.url(port=proxy.port))
-    session.run("CREATE TABLE t AS SELECT 0 AS n")
+    session.run("DROP TABLE IF EXISTS t; CREATE TABLE t AS SELECT 0 AS n")
     session.run("BEGIN")
     session.run("UPDATE t SET n = 1")
     session.publish(broker_id, "events", [1, 2, 3])

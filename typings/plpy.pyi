@@ -3,7 +3,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 class Error(Exception): ...
-class SPIError(Error): ...
+
+class SPIError(Error):
+    sqlstate: str
+
 class Plan: ...
 
 class Result:

@@ -1,8 +1,8 @@
 CREATE TABLE amqp.broker (
     broker_id           serial  NOT NULL,
-    host                text    NOT NULL CHECK (host <> ''),
-    port                integer NOT NULL DEFAULT 5672 CHECK (port BETWEEN 1 AND 65535),
-    vhost               text    CHECK (octet_length(convert_to(vhost, 'UTF8')) BETWEEN 1 AND 255),
+    host                text    NOT NULL,
+    port                integer NOT NULL DEFAULT 5672,
+    vhost               text,
     username            text,
     password            text,
     ssl                 boolean NOT NULL DEFAULT false,
@@ -11,9 +11,7 @@ CREATE TABLE amqp.broker (
     ssl_key             text,
     ssl_verify_peer     boolean NOT NULL DEFAULT true,
     ssl_verify_hostname boolean NOT NULL DEFAULT true,
-    PRIMARY KEY (broker_id, host, port),
-    CONSTRAINT broker_ssl_key_needs_ssl_cert CHECK (ssl_key IS NULL OR ssl_cert IS NOT NULL),
-    CONSTRAINT broker_ssl_files_need_ssl CHECK (ssl OR (ssl_cacert IS NULL AND ssl_cert IS NULL))
+    PRIMARY KEY (broker_id, host, port)
 );
 
 COMMENT ON TABLE amqp.broker IS

@@ -16,10 +16,9 @@ import plpy
 
 from pg_amqp_py.backend import server, settings
 from pg_amqp_py.backend.errors import (
-    CANNOT_CONNECT,
     INSUFFICIENT_RESOURCES,
-    UNDEFINED_OBJECT,
     WRONG_OBJECT_TYPE,
+    WRONG_STATE,
     AMQPError,
     connect_hint,
     connect_sqlstate,
@@ -175,15 +174,22 @@ class Broker:
         except ConnectionLostError:
             return False
         except ChannelClosedError as refusal:
-            # Only without publisher confirms can a refusal arrive when nobody waits.
-            warn(
-                f"broker {self.broker_id} refused messages of an earlier transaction",
-                sqlstate=UNDEFINED_OBJECT if refusal.code == 404 else CANNOT_CONNECT,
-                detail=f"The broker says: {refusal} ({refusal.code})",
-            )
+            connection.late_refusal = refusal
+            self.report_late_refusal()
             connection.abandon(ConnectionLostError(str(refusal)))
             return False
         return True
+
+    def report_late_refusal(self) -> None:
+        """Warn if the broker refused messages whose confirms nobody awaited."""
+        connection = self.connection
+        if connection is not None and connection.late_refusal is not None:
+            refusal, connection.late_refusal = connection.late_refusal, None
+            warn(
+                f"broker {self.broker_id} refused messages of an earlier transaction",
+                sqlstate=WRONG_STATE,
+                detail=f"The broker says: {refusal} ({refusal.code})",
+            )
 
     def note(self, error: AMQPError) -> AMQPError:
         """Remember an error for amqp.status()."""

@@ -13,7 +13,13 @@ from itertools import cycle
 
 from pg_amqp_py.backend import settings
 from pg_amqp_py.backend.broker import Broker
-from pg_amqp_py.backend.errors import CONNECTION_FAILURE, INTERNAL_ERROR, WRONG_STATE, warn
+from pg_amqp_py.backend.errors import (
+    CONNECTION_FAILURE,
+    INTERNAL_ERROR,
+    WRONG_STATE,
+    showable,
+    warn,
+)
 from pg_amqp_py.backend.transaction import Outgoing
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.delivery import Batch, Cause
@@ -56,6 +62,7 @@ def deliver(
     try:
         return _deliver(broker, batch, timeout, confirm, on_wait)
     finally:
+        broker.report_late_refusal()
         broker.published += messages
         broker.confirmed += batch.confirmed
         broker.returned += batch.returned.total()
@@ -99,7 +106,7 @@ def _deliver(
             on_wait()
         if pending == 0 or time.monotonic() >= give_up:
             break
-    broker.last_error = str(failure)
+    broker.last_error = showable(str(failure))
     return failure if batch.pending else None
 
 
@@ -136,7 +143,7 @@ def _report(broker: Broker, batch: Batch, error: WireError | None) -> None:
 
 def _warn_of(broker: Broker, causes: Counter[Cause], what: str) -> None:
     for cause, number in causes.most_common(_MOST_WARNINGS):
-        broker.last_error = cause.text
+        broker.last_error = showable(cause.text)
         warn(
             f"{_count(number)} to {cause.place} {what}",
             sqlstate=WRONG_STATE,

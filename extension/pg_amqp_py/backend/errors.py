@@ -7,6 +7,7 @@ import plpy
 from pg_amqp_py.wire import errors as wire
 
 # SQLSTATE codes: PostgreSQL documentation, appendix A.
+WARNING = "01000"
 CONNECTION_FAILURE = "08006"
 CANNOT_CONNECT = "08001"
 CONNECTION_REJECTED = "08004"
@@ -27,6 +28,21 @@ IN_USE = "55006"
 INTERNAL_ERROR = "XX000"
 
 
+_UTF8: bool = (
+    plpy.execute("SELECT pg_catalog.getdatabaseencoding() AS encoding")[0]["encoding"] == "UTF8"
+)
+
+
+def showable(text: str) -> str:
+    """The text in characters that this database can surely represent; others are escaped.
+
+    PL/Python converts what it reports to the encoding of the database, and where that fails it
+    raises an ERROR that no Python code can catch: at commit, a PANIC of the whole server. Texts
+    come from the broker and may hold anything.
+    """
+    return text.encode("utf-8" if _UTF8 else "ascii", "backslashreplace").decode().replace("\0", "")
+
+
 class AMQPError(plpy.Error):
     """Raised to the user. PL/Python puts the class's name before the message.
 
@@ -42,10 +58,10 @@ class AMQPError(plpy.Error):
         detail: str | None = None,
         hint: str | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(showable(message))
         self.sqlstate = sqlstate
-        self.detail = detail
-        self.hint = hint
+        self.detail = None if detail is None else showable(detail)
+        self.hint = None if hint is None else showable(hint)
 
     def warn(self) -> None:
         """Report it as a WARNING instead."""
@@ -65,7 +81,10 @@ def warn(
 ) -> None:
     """Report a WARNING, in the form that errors have."""
     fields = {"sqlstate": sqlstate, "detail": detail, "hint": hint}
-    plpy.warning(f"amqp: {message}", **{k: v for k, v in fields.items() if v is not None})
+    plpy.warning(
+        showable(f"amqp: {message}"),
+        **{name: showable(text) for name, text in fields.items() if text is not None},
+    )
 
 
 def invalid_message(error: wire.MessageError) -> AMQPError:

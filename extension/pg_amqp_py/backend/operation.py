@@ -48,16 +48,19 @@ def ask(
     for last_try in (False, True):
         connection = session.connection(number)
         connection.on_wait = server.check_interrupts
+        broker = session.brokers[number]
         try:
             return question(connection, session.deadline())
         except ChannelClosedError as error:
-            raise session.brokers[number].note(refused(what, error)) from None
+            raise broker.note(refused(what, error)) from None
         except (ConnectionLostError, StalledError) as error:
             session.forget_connection(number)
             if last_try or isinstance(error, StalledError):
-                raise session.brokers[number].note(lost(number, error)) from None
+                raise broker.note(lost(number, error)) from None
         except MessageError as error:
             raise invalid_message(error) from None
+        finally:
+            broker.report_late_refusal()
     raise AssertionError("unreachable")
 
 

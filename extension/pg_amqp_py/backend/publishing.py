@@ -101,6 +101,7 @@ def publish(
             return _take(broker_id, without, body, autonomous)
     except (AMQPError, MessageError) as failure:
         error = invalid_message(failure) if isinstance(failure, MessageError) else failure
+        session.count_failure(broker_id)
         if not tolerated(error):
             # PostgreSQL shows a traceback as CONTEXT, and ours would say nothing to the user.
             raise error.with_traceback(None) from None

@@ -38,10 +38,14 @@ def add_broker(uri: str | None) -> int:
             " with commas; special characters percent-encoded.",
         ) from None
     # As the owner of the table: its defaults, constraints and triggers are the owner's code.
-    with server.acting_as(broker_table_owner()):
-        first = plpy.execute(plpy.prepare(_ADD_FIRST, _TYPES), list(hosts[0]))
-        broker_id: int = first[0]["broker_id"]
-        others = plpy.prepare(_ADD_OTHER, [*_TYPES, "pg_catalog.int4"])
-        for host in hosts[1:]:
-            plpy.execute(others, [*host, broker_id])
+    try:
+        with server.acting_as(broker_table_owner()):
+            first = plpy.execute(plpy.prepare(_ADD_FIRST, _TYPES), list(hosts[0]))
+            broker_id: int = first[0]["broker_id"]
+            others = plpy.prepare(_ADD_OTHER, [*_TYPES, "pg_catalog.int4"])
+            for host in hosts[1:]:
+                plpy.execute(others, [*host, broker_id])
+    except plpy.SPIError as error:
+        # Without its DETAIL, which may show the row.
+        raise AMQPError(f"could not add the broker: {error}", sqlstate=error.sqlstate) from None
     return broker_id

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from contextlib import suppress
 
 from pg_amqp_py.backend import server, settings
 from pg_amqp_py.backend.broker import Broker, read_addresses
@@ -11,6 +13,7 @@ from pg_amqp_py.backend.errors import (
     FEATURE_NOT_SUPPORTED,
     INTERNAL_ERROR,
     UNDEFINED_OBJECT,
+    WARNING,
     AMQPError,
     warn,
 )
@@ -24,8 +27,8 @@ _usable: dict[int, Connection] = {}
 """Connections that this transaction has looked after, by broker_id."""
 _changed: list[int] = []
 """Subtransactions of this transaction that have changed amqp.broker."""
-_warned: set[str] = set()
-"""What this transaction has been warned of already."""
+_warned: Counter[str] = Counter()
+"""How often this transaction would have been warned of what."""
 
 
 def broker(broker_id: int) -> Broker:
@@ -67,6 +70,13 @@ def connection(broker_id: int) -> Connection:
 looked_at = _usable.get
 
 
+def count_failure(broker_id: int | None) -> None:
+    """Count a message that was not taken."""
+    known = brokers.get(broker_id)  # type: ignore[arg-type]
+    if known is not None:
+        known.failed += 1
+
+
 def deadline() -> float:
     """time.monotonic() until which a broker may take to answer a question."""
     return time.monotonic() + settings.connect_timeout.value()
@@ -84,10 +94,17 @@ def broker_table_changed(relation: int) -> None:
 
 
 def warn_once(error: AMQPError) -> None:
-    """Report an error as a WARNING, the same one once in a transaction."""
-    if str(error) not in _warned:
-        _warned.add(str(error))
+    """Report an error as a WARNING; the same one is only counted for the rest of a transaction."""
+    _warned[str(error)] += 1
+    if _warned[str(error)] == 1:
         error.warn()
+
+
+def _warn_of_the_rest() -> None:
+    """Say how many calls failed in silence: a bulk statement may make many thousands."""
+    for text, times in _warned.items():
+        if times > 1:
+            warn(f"{times - 1} more calls failed: {text}", sqlstate=WARNING)
 
 
 def _end() -> None:
@@ -115,6 +132,7 @@ def _on_commit() -> None:
     try:
         if buffer.sends():
             deliver_committed(buffer.outgoing(), brokers)
+        _warn_of_the_rest()
     except BaseException as error:
         # The transaction is committed: an ERROR would be a PANIC.
         warn(f"publishing at commit failed: {error!r}", sqlstate=INTERNAL_ERROR)
@@ -123,14 +141,18 @@ def _on_commit() -> None:
 
 
 def _on_pre_prepare() -> None:
-    if buffer.sends():
+    if not buffer.sends():
+        return
+    # First: a cancel request that is pending may keep the warning from being given.
+    server.refuse_prepare()
+    with suppress(BaseException):
         warn(
             "a transaction with messages pending cannot be prepared",
             sqlstate=FEATURE_NOT_SUPPORTED,
-            detail=f"{len(buffer)} messages wait for the commit, which may run in another session.",
+            detail=f"Messages pending: {len(buffer)}. They wait for the commit, which may run in"
+            " another session.",
             hint="Publish outside of two-phase transactions.",
         )
-        server.refuse_prepare()
 
 
 def _on_abort_subtransaction(subtransaction: int) -> None:

@@ -1,10 +1,10 @@
-"""The one door to pika: its AMQP method and property codec, without its event loops.
+"""The one door to pika: its AMQP method codec, without its event loops.
 
 `import pika` loads every adapter that pika has, and with them asyncio, ssl, tempfile and
-selectors: most of the time and memory of a backend's first publish. Only pika.spec and
-pika.frame are needed here, so the package object is put in place without running its
-`__init__` yet; the first use of a public name of `pika` by anybody else in the process runs
-it, and then it is the whole pika.
+selectors: most of the time and memory of a backend's first publish. Only pika.frame and
+pika.spec are needed here. So they are loaded below a package whose `__init__` has not run, and
+taken out of sys.modules again: whoever imports pika in the same process, before or after,
+has a whole one, and their own release of it if they have one.
 """
 
 from __future__ import annotations
@@ -12,40 +12,30 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import types
-
-
-class _DeferredPackage(types.ModuleType):
-    """A package that runs its `__init__` when a name is asked for that is no submodule."""
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__") and name not in ("__version__", "__all__"):
-            raise AttributeError(name)
-        if not name.startswith("__"):
-            try:
-                return importlib.import_module(f"{self.__name__}.{name}")
-            except ModuleNotFoundError:
-                pass
-        # From here on an ordinary module: __init__ itself looks up names of this object.
-        self.__class__ = types.ModuleType  # type: ignore[assignment]
-        spec = self.__spec__
-        assert spec is not None
-        assert spec.loader is not None
-        spec.loader.exec_module(self)
-        return getattr(self, name)
-
-
-def _defer_pika() -> None:
-    spec = None if "pika" in sys.modules else importlib.util.find_spec("pika")
-    if spec is not None:
-        package = importlib.util.module_from_spec(spec)
-        package.__class__ = _DeferredPackage
-        sys.modules["pika"] = package
-
-
-_defer_pika()
-
-from pika import frame, spec  # noqa: E402
-from pika.exceptions import UnsupportedAMQPFieldException  # noqa: E402
+from types import ModuleType
+from typing import Any
 
 __all__ = ["UnsupportedAMQPFieldException", "frame", "spec"]
+
+
+def _take_out_pika() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name == "pika" or name.startswith("pika.")]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def _load(*names: str) -> list[Any]:
+    """The modules of pika with these names, for ourselves alone."""
+    others = _take_out_pika()
+    try:
+        found = importlib.util.find_spec("pika")
+        if found is None:
+            raise ModuleNotFoundError("No module named 'pika'", name="pika")
+        sys.modules["pika"] = importlib.util.module_from_spec(found)
+        return [importlib.import_module(f"pika.{name}") for name in names]
+    finally:
+        _take_out_pika()
+        sys.modules.update(others)
+
+
+frame, spec, _exceptions = _load("frame", "spec", "exceptions")
+UnsupportedAMQPFieldException = _exceptions.UnsupportedAMQPFieldException

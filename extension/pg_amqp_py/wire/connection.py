@@ -68,6 +68,8 @@ class Connection:
         """Called with every Ack, and with every Basic.Return of pika.spec."""
         self.unconfirmed = False
         """Whether messages were published whose confirms nobody awaited."""
+        self.late_refusal: ChannelClosedError | None = None
+        """How the broker refused one of those; whoever reports it sets it back to None."""
         self._transport = transport
         self._frames = FrameReader()
         self._replies: list[Any] = []
@@ -261,6 +263,10 @@ class Connection:
 
         Raises ChannelClosedError if the broker refuses; the channel is open again then.
         """
+        self.settle_unconfirmed(deadline)
+        return self._call(request, reply, deadline)
+
+    def _call(self, request: Any, reply: Callable[..., Reply], deadline: float) -> Reply:
         try:
             self._tell(request, deadline, CHANNEL)
             return self.expect(reply, deadline)
@@ -268,17 +274,25 @@ class Connection:
             self.reopen(deadline)
             raise
 
-    def flush(self, deadline: float) -> None:
-        """Let the broker work off messages whose confirms nobody awaited.
+    def settle_unconfirmed(self, deadline: float, *, wait: bool = True) -> None:
+        """Notice a refusal of messages whose confirms nobody awaited, before anything else is said.
 
-        A refusal of one of them must not be taken for a refusal of the next batch.
+        It must not be taken for a refusal of what comes next. Without `wait` only what has
+        arrived already is noticed. The refusal is kept in `late_refusal`.
         """
-        if self.unconfirmed:
-            self.unconfirmed = False
-            try:
-                self.round_trip(deadline)
-            except ChannelClosedError:
-                self.forget_exchanges()
+        if not self.unconfirmed:
+            return
+        try:
+            if wait:
+                self.unconfirmed = False
+                self._call(spec.Channel.Flow(active=True), spec.Channel.FlowOk, deadline)
+            else:
+                self.receive()
+        except ChannelClosedError as refusal:
+            if not wait:
+                self.reopen(deadline)
+            self.late_refusal = refusal
+            self.forget_exchanges()
 
     def forget_exchanges(self) -> None:
         """Make sure of every exchange again before it is next used."""

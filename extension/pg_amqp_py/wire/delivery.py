@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from pg_amqp_py.wire.confirms import Confirms
 from pg_amqp_py.wire.connection import Connection, ignore
 from pg_amqp_py.wire.encode import Encoder, decode_messages
-from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError
+from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
 from pg_amqp_py.wire.frames import Ack
 from pg_amqp_py.wire.message import Message
 
@@ -54,7 +54,7 @@ class Cause(NamedTuple):
     def place(self) -> str:
         """Exchange and routing key, for an error message."""
         key = "" if self.routing_key is None else f' with routing key "{self.routing_key}"'
-        return f'exchange "{self.exchange}"{key}'
+        return (f'exchange "{self.exchange}"' if self.exchange else "the default exchange") + key
 
 
 class Batch:
@@ -103,16 +103,15 @@ class Batch:
         Returns when nothing is pending. Raises ConnectionLostError or StalledError (no byte
         and no confirm moved for `timeout` seconds); what was confirmed by then is settled.
         """
-        if confirm:
-            connection.flush(time.monotonic() + timeout)
+        connection.settle_unconfirmed(time.monotonic() + timeout, wait=confirm)
         while (first := self._states.find(_PENDING)) >= 0:
             todo = self._todo(first)
             try:
                 self._attempt(connection, todo, timeout, confirm)
             except ChannelClosedError as refusal:
+                self._blame(refusal, todo)
                 connection.forget_exchanges()
                 connection.reopen(time.monotonic() + timeout)
-                self._blame(refusal, todo)
             except ConnectionLostError as lost:
                 self._blame_connection(lost, todo)
                 raise
@@ -176,9 +175,13 @@ class Batch:
         except ChannelClosedError:
             # The rest of a half-written frame must follow before anything else may be said.
             outgoing.stop_at_message_end(self._starts)
-            while outgoing.left:
-                if not outgoing.send(connection):
-                    connection.wait(deadline, sending=True)
+            try:
+                while outgoing.left:
+                    if not outgoing.send(connection):
+                        connection.wait(deadline, sending=True)
+            except (ConnectionLostError, StalledError):
+                # Whatever becomes of the connection, the refusal says which messages are settled.
+                pass
             raise
 
     def _settle(self, todo: list[range], confirms: Confirms) -> None:

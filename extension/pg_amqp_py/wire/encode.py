@@ -96,15 +96,21 @@ class Encoder:
                 body,
             )
             return
-        stream += b"%b%b%b" % (kept[0], _pack_size(size), kept[1])
+        start = len(stream)
         step = self.frame_max - _FRAME_OVERHEAD
         whole = memoryview(body)
-        for at in range(0, size, step):
-            part = whole[at : at + step]
-            stream += _BODY_FRAME
-            stream += _pack_length(len(part))
-            stream += part
-            stream += _FRAME_END
+        try:
+            stream += b"%b%b%b" % (kept[0], _pack_size(size), kept[1])
+            for at in range(0, size, step):
+                part = whole[at : at + step]
+                stream += _BODY_FRAME
+                stream += _pack_length(len(part))
+                stream += part
+                stream += _FRAME_END
+        except BaseException:
+            # Out of memory in the middle of a large message: half of one must not stay behind.
+            del stream[start:]
+            raise
 
 
 def decode_messages(stream: bytes | bytearray | memoryview) -> Iterator[Message]:
@@ -122,6 +128,8 @@ def decode_messages(stream: bytes | bytearray | memoryview) -> Iterator[Message]
         body = bytearray()
         while len(body) < body_size:
             part, at = _payload(stream, at)
+            if not part:
+                raise ValueError("the stream ends within a message")
             body += part
         yield Message(
             Envelope(exchange, routing_key, bool(method[end] & 1), **properties), bytes(body)

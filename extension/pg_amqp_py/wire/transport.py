@@ -26,6 +26,7 @@ SLICE = 0.1
 
 _SEND_CHUNK = 1 << 18
 _RECEIVE_CHUNK = 1 << 16
+_TLS_RECORD = 1 << 14
 _KEEPALIVE = {
     # A dead peer is noticed within about 30 + 3 * 10 seconds without AMQP heartbeats, which
     # an idle backend could not answer.
@@ -56,6 +57,8 @@ class Transport:
         self._poll = select.poll()
         self._poll.register(stream, select.POLLIN)
         self._checked = 0.0
+        self._promised = b""
+        """What OpenSSL has encrypted already and insists on sending before anything else."""
 
     def fileno(self) -> int:
         """The descriptor of the socket."""
@@ -66,13 +69,30 @@ class Transport:
 
         Raises ConnectionLostError.
         """
+        if self._promised:
+            self._keep_promise()
+            if self._promised:
+                return 0
+        sent = self._send(data[:_SEND_CHUNK])
+        if sent is None:
+            self._promised = bytes(data[:_TLS_RECORD])
+            return len(self._promised)
+        return sent
+
+    def _keep_promise(self) -> None:
+        sent = self._send(self._promised)
+        if sent is not None:
+            self._promised = self._promised[sent:]
+
+    def _send(self, data: Bytes) -> int | None:
+        """What send() returns; 0 if TCP takes nothing now, None if TLS took it but waits."""
         try:
-            return self._stream.send(data[:_SEND_CHUNK])
+            return self._stream.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             if _wants_more(error):
-                return 0
+                return None
             raise ConnectionLostError(self._last_words() or _reason(error)) from None
 
     def receive_some(self) -> bytes:
@@ -113,10 +133,13 @@ class Transport:
             # A peer that trickles keeps every single wait short: look at the clock as well.
             self._checked = now
             self.on_wait()
+        sending = sending or bool(self._promised)
         self._poll.modify(
             self._stream, select.POLLIN | select.POLLOUT if sending else select.POLLIN
         )
         _wait(self._poll, deadline, self.on_wait)
+        if self._promised:
+            self._keep_promise()
 
     def close(self) -> None:
         """Close the socket, without a word to the peer."""

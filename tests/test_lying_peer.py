@@ -1,0 +1,242 @@
+"""Peers that are no broker, or that begin like one and then lie: an error, and nothing worse."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pika import frame, spec
+from pika.adapters.blocking_connection import BlockingChannel
+
+from failing import (
+    LIMIT,
+    Call,
+    Peer,
+    Session,
+    clean_session,
+    declare,
+    flooding,
+    numbers_in,
+    saying,
+    shared_broker,
+    shared_database,
+)
+from fix_servers import Broker
+from servers.management import Management
+from servers.postgres import PostgreSQL
+from servers.rabbitmq import RabbitMQ
+
+
+@pytest.fixture(scope="module")
+def database(postgres: PostgreSQL) -> Iterator[str]:
+    """A database that all tests of this module share: errors must leave nothing behind."""
+    with shared_database(postgres, "shared_by_peers") as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def broker(rabbitmq: RabbitMQ, management: Management) -> Iterator[Broker]:
+    """A virtual host that they share."""
+    with shared_broker(rabbitmq, management, "shared_by_peers") as broker:
+        yield broker
+
+
+@pytest.fixture
+def session(database: str, broker: Broker) -> Iterator[Session]:
+    """A session that finds no broker rows and an empty queue events."""
+    with clean_session(database, broker) as session:
+        yield session
+
+
+@pytest.fixture
+def direct(session: Session, broker: Broker) -> int:
+    """A broker that does not lie."""
+    return session.add_broker(broker.url())
+
+
+def assert_works(session: Session, broker_id: int, channel: BlockingChannel, queue: str) -> None:
+    """Publish and receive once more, without a word."""
+    session.warnings()
+    session.run("SELECT amqp.disconnect(%s)", broker_id)
+    session.publish(broker_id, queue, [77])
+    assert numbers_in(channel, queue, 1) == [77]
+    assert session.warnings() == []
+
+
+def method(method: Any, channel: int = 0) -> bytes:
+    encoded: bytes = frame.Method(channel, method).marshal()
+    return encoded
+
+
+START = method(spec.Connection.Start(0, 9, {"product": "Liar"}, "PLAIN", "en_US"))
+TUNE = method(spec.Connection.Tune(2047, 131072, 0))
+OPENED = b"".join(
+    [
+        START,
+        TUNE,
+        method(spec.Connection.OpenOk()),
+        method(spec.Channel.OpenOk(), 1),
+        method(spec.Confirm.SelectOk(), 1),
+    ]
+)
+HEARTBEAT = bytes(frame.Heartbeat().marshal())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"",
+        b"\0" * 100,
+        bytes(range(256)) * 4,
+        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2p1\r\n",
+        b"220 mail.test ESMTP\r\n",
+        b"AMQP\x00\x01\x00\x00",
+        START[:20],
+        b"\x01\x00\x00\xff\xff\xff\xff",
+        b"\x01\x00\x00\x7f\xff\xff\xff" + b"x" * 1000,
+        b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x0a\x00",
+        b"\x01\x00\x00\x00\x00\x00\x04\xff\xff\xff\xff\xce",
+        b"\x01\x00\x00\x00\x00\x00\x00\xce",
+        START[:-30] + b"\xff" * 29 + b"\xce",
+    ],
+    ids=[
+        "closes at once",
+        "zeros",
+        "garbage",
+        "http",
+        "ssh",
+        "smtp",
+        "other version",
+        "truncated frame",
+        "absurd frame length",
+        "large frame length",
+        "wrong frame end",
+        "unknown method",
+        "empty method",
+        "broken table",
+    ],
+)
+def test_peer_that_is_no_broker(
+    session: Session, direct: int, channel: BlockingChannel, words: bytes
+) -> None:
+    declare(channel)
+    session.set(connect_timeout="200ms")
+    for stay in (False, True):
+        with Peer(saying(words, stay=stay)) as peer:
+            broker_id = session.add_broker(peer.url)
+            error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+            assert error.sqlstate == ("08P01" if words or not stay else "08001")
+            assert f"127.0.0.1:{peer.port}" in error.message
+    session.set(connect_timeout="10s")
+    assert_works(session, direct, channel, "events")
+
+
+def test_peer_that_names_itself_is_quoted(session: Session) -> None:
+    with Peer(saying(b"SSH-2.0-OpenSSH_9.2p1\r\n")) as peer:
+        broker_id = session.add_broker(peer.url)
+        error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+        assert "SSH-2.0" in error.message
+        assert "5672" in error.hint
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        START,
+        START + b"nonsense nonsense nonsense",
+        START + HEARTBEAT * 50,
+        START + method(spec.Connection.Tune(0, 1, 0)),
+        START + TUNE,
+        START + TUNE + method(spec.Connection.Close(530, "go away", 10, 40)),
+        START + TUNE + method(spec.Channel.Close(404, "what?", 20, 10), 1),
+        method(spec.Connection.Start(0, 9, {}, "EXTERNAL", "en_US")),
+        OPENED + b"\0" * 64,
+        OPENED + method(spec.Channel.Close(406, "no", 40, 10), 1),
+        OPENED + method(spec.Connection.Close(541, "INTERNAL_ERROR", 0, 0)),
+        OPENED + method(spec.Basic.Ack(1 << 62, True), 1),
+    ],
+    ids=[
+        "start",
+        "garbage after start",
+        "heartbeats",
+        "tiny frames",
+        "tune",
+        "close",
+        "channel close",
+        "other mechanism",
+        "garbage when open",
+        "channel close when open",
+        "close when open",
+        "ack when open",
+    ],
+)
+def test_peer_that_speaks_some_amqp(
+    session: Session, direct: int, channel: BlockingChannel, words: bytes
+) -> None:
+    declare(channel)
+    session.set(connect_timeout="200ms", confirm_timeout="200ms")
+    for stay in (False, True):
+        with Peer(saying(words, stay=stay)) as peer:
+            broker_id = session.add_broker(peer.url)
+            error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+            assert error.sqlstate[:2] in ("08", "28", "55", "54")
+            assert error.message.startswith("amqp: ")
+    session.set(connect_timeout="10s", confirm_timeout="10s")
+    assert_works(session, direct, channel, "events")
+
+
+@pytest.mark.parametrize("known", [b"", START, OPENED], ids=["at first", "after start", "open"])
+def test_peer_that_floods(session: Session, known: bytes) -> None:
+    session.set(connect_timeout="500ms")
+    with Peer(flooding(HEARTBEAT, known)) as peer:
+        broker_id = session.add_broker(peer.url)
+        call = Call(
+            lambda: session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+        )
+        assert call.result().sqlstate[:2] == "08"
+    assert session.run("SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"\0" * 64,
+        method(spec.Basic.Ack(0, False), 1)[:-1] + b"\0",
+        method(spec.Connection.Close(541, "INTERNAL_ERROR", 0, 0)),
+        method(spec.Basic.Nack(1, False), 1)[:9],
+        b"",
+    ],
+    ids=["garbage", "wrong frame end", "close", "truncated", "silence"],
+)
+def test_peer_that_lies_at_commit(
+    session: Session, direct: int, channel: BlockingChannel, words: bytes
+) -> None:
+    declare(channel)
+    session.set(connect_timeout="2s", confirm_timeout="200ms")
+    lying = threading.Event()
+
+    def behave(client: Any) -> None:
+        client.recv(8)
+        client.sendall(OPENED)
+        lying.wait(LIMIT)
+        client.sendall(words)
+        while client.recv(1 << 16):
+            pass
+
+    with Peer(behave) as peer:
+        broker_id = session.add_broker(peer.url)
+        with session.connection.transaction():
+            # The default exchange needs no question.
+            session.publish(broker_id, "", [1, 2])
+            lying.set()
+        (found,) = session.warnings()
+        # A broker that closes the connection because of a message says that it refuses it.
+        assert found.message in (
+            f"amqp: 2 messages not confirmed by broker {broker_id}",
+            f'amqp: 2 messages to exchange "" refused by broker {broker_id}',
+        )
+    session.set(confirm_timeout="10s")
+    assert_works(session, direct, channel, "events")
