@@ -236,7 +236,7 @@ def test_peer_that_lies_at_commit(
         # A broker that closes the connection because of a message says that it refuses it.
         assert found.message in (
             f"amqp: 2 messages not confirmed by broker {broker_id}",
-            f'amqp: 2 messages to exchange "" refused by broker {broker_id}',
+            f"amqp: 2 messages to the default exchange refused by broker {broker_id}",
         )
     session.set(confirm_timeout="10s")
     assert_works(session, direct, channel, "events")

@@ -22,6 +22,7 @@ def blamed(text: str, *envelopes: Envelope, body: bytes = b"") -> list[bool]:
     [
         ("NOT_FOUND - no exchange 'gone' in vhost '/'", "gone"),
         ("NOT_FOUND - no exchange 'it's' in vhost '/'", "it's"),
+        ("NOT_FOUND - no exchange 'a' in vhost' in vhost '/'", "a' in vhost"),
         ("ACCESS_REFUSED - access to exchange 'x' in vhost 'v' refused for user 'u'", "x"),
         ("ACCESS_REFUSED - write access to exchange 'x' in vhost 'v' refused for user 'u'", "x"),
         ("ACCESS_REFUSED - cannot publish to internal exchange 'x' in vhost '/'", "x"),

@@ -4,6 +4,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $$
 DECLARE
     wrong pg_catalog.text := CASE
+        WHEN NEW.broker_id IS NULL THEN 'broker_id must not be null'
         WHEN COALESCE(NEW.host, '') OPERATOR(pg_catalog.=) '' THEN 'host must not be empty'
         WHEN NEW.port IS NULL OR NEW.port OPERATOR(pg_catalog.<) 1 OR NEW.port OPERATOR(pg_catalog.>) 65535
             THEN 'port must be between 1 and 65535'

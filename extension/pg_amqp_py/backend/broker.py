@@ -225,8 +225,10 @@ class Broker:
         except ConnectError as error:
             before = self._backoffs.get(address)
             delay = min(before.delay * 2, _LONGEST_BACKOFF) if before else _FIRST_BACKOFF
-            self._backoffs[address] = _Backoff(time.monotonic() + delay, delay, error)
-            raise
+            # Kept without its traceback, whose frames hold the password.
+            kept = error.with_traceback(None)
+            self._backoffs[address] = _Backoff(time.monotonic() + delay, delay, kept)
+            raise kept from None
         self._backoffs.pop(address, None)
         return self.connection
 

@@ -77,7 +77,7 @@ def _deliver(
     hosts = _hosts(broker)
     # Until when to go on without progress. While bytes and confirms move, write() sees to it.
     give_up = time.monotonic() + timeout
-    pending = None
+    confirmed = None
     while True:
         try:
             connection = broker.connection
@@ -97,17 +97,23 @@ def _deliver(
         except ConnectionLostError as error:
             failure = error
             broker.connection = None
-            if pending is None or batch.pending < pending:
-                give_up, pending = time.monotonic() + timeout, batch.pending
+            if confirmed is None or batch.confirmed > confirmed:
+                give_up, confirmed = time.monotonic() + timeout, batch.confirmed
+            else:
+                _pause(on_wait)
         except ConnectError as error:
             failure = error
-            # A host that refuses does so at once: do not ask without a pause.
-            time.sleep(_PAUSE)
-            on_wait()
-        if pending == 0 or time.monotonic() >= give_up:
+            _pause(on_wait)
+        if not batch.pending or time.monotonic() >= give_up:
             break
     broker.last_error = showable(str(failure))
     return failure if batch.pending else None
+
+
+def _pause(on_wait: Callable[[], None]) -> None:
+    """A host that refuses does so at once: it is not asked without a pause."""
+    time.sleep(_PAUSE)
+    on_wait()
 
 
 def _hosts(broker: Broker) -> Iterator[Address]:

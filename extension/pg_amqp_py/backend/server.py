@@ -4,7 +4,7 @@ PL/Python offers no way to act at commit, so PostgreSQL's is used (src/backend/a
 xact.c, section "callbacks"). Everything here is exported with the same signature and the same
 numbers by every supported major version; what is missing is reported at import.
 
-Rules for this module: a C function that can raise an ERROR must not be called, because it
+Rules for this module: a C function must not be called where it can raise an ERROR, because that
 would jump over Python's frames; a callback must not let an exception escape.
 """
 

@@ -20,6 +20,8 @@ from pg_amqp_py.backend.errors import (
 from pg_amqp_py.backend.transaction import TransactionBuffer
 from pg_amqp_py.wire.connection import Connection
 
+_MOST_WARNINGS = 10
+
 buffer = TransactionBuffer()
 brokers: dict[int, Broker] = {}
 
@@ -43,6 +45,8 @@ def broker(broker_id: int) -> Broker:
         return known
     addresses = read_addresses(broker_id)
     if not addresses:
+        if known is not None:
+            known.close()
         raise AMQPError(
             f"broker {broker_id} does not exist",
             sqlstate=UNDEFINED_OBJECT,
@@ -102,7 +106,7 @@ def warn_once(error: AMQPError) -> None:
 
 def _warn_of_the_rest() -> None:
     """Say how many calls failed in silence: a bulk statement may make many thousands."""
-    for text, times in _warned.items():
+    for text, times in _warned.most_common(_MOST_WARNINGS):
         if times > 1:
             warn(f"{times - 1} more calls failed: {text}", sqlstate=WARNING)
 

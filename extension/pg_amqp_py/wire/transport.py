@@ -57,8 +57,11 @@ class Transport:
         self._poll = select.poll()
         self._poll.register(stream, select.POLLIN)
         self._checked = 0.0
+        self._chunk = _SEND_CHUNK if type(stream) is socket.socket else _TLS_RECORD
         self._promised = b""
-        """What OpenSSL has encrypted already and insists on sending before anything else."""
+        """What OpenSSL has begun to send and insists on being given again before anything else."""
+        self._late = False
+        """Whether the last wait began behind its deadline."""
 
     def fileno(self) -> int:
         """The descriptor of the socket."""
@@ -73,10 +76,11 @@ class Transport:
             self._keep_promise()
             if self._promised:
                 return 0
-        sent = self._send(data[:_SEND_CHUNK])
+        chunk = data[: self._chunk]
+        sent = self._send(chunk)
         if sent is None:
-            self._promised = bytes(data[:_TLS_RECORD])
-            return len(self._promised)
+            self._promised = bytes(chunk)
+            return len(chunk)
         return sent
 
     def _keep_promise(self) -> None:
@@ -124,8 +128,9 @@ class Transport:
     def wait(self, deadline: float, *, sending: bool = False) -> None:
         """Wait until bytes arrive, or, if `sending`, until some can be sent.
 
-        Raises StalledError if `deadline` (of time.monotonic()) has passed, even if bytes have
-        arrived: a peer that sends and sends, but never what is waited for, must not keep us.
+        Raises StalledError if `deadline` (of time.monotonic()) has passed, the second time even if
+        bytes have arrived: a peer that sends and sends, but never what is waited for, must not
+        keep us.
         Raises whatever `on_wait` raises.
         """
         now = time.monotonic()
@@ -133,6 +138,13 @@ class Transport:
             # A peer that trickles keeps every single wait short: look at the clock as well.
             self._checked = now
             self.on_wait()
+        if now >= deadline:
+            # Once is forgiven: a process that was stopped finds what it waited for when it goes on.
+            if self._late:
+                raise StalledError("no answer in time")
+            self._late = True
+        else:
+            self._late = False
         sending = sending or bool(self._promised)
         self._poll.modify(
             self._stream, select.POLLIN | select.POLLOUT if sending else select.POLLIN
@@ -268,11 +280,11 @@ def _no_password() -> str:
 def _wait(poll: select.poll, deadline: float, on_wait: Callable[[], None]) -> None:
     while True:
         left = deadline - time.monotonic()
-        if left <= 0:
-            raise StalledError("no answer in time")
-        if poll.poll(min(SLICE, left) * 1000):
+        if poll.poll(max(0.0, min(SLICE, left)) * 1000):
             return
         on_wait()
+        if left <= 0:
+            raise StalledError("no answer in time")
 
 
 def _wants_more(error: OSError) -> bool:
