@@ -11,3 +11,9 @@ BEGIN
     END IF;
 END
 $$;
+
+-- What the functions must find by name, whoever owns schema amqp: its owner can rename it, and put
+-- another in its place.
+CREATE SCHEMA amqp_python;
+GRANT USAGE ON SCHEMA amqp_python TO PUBLIC;
+COMMENT ON SCHEMA amqp_python IS 'Inner parts of extension pg_amqp_py, of no use to anybody else.';

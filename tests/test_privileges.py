@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 
 import psycopg
@@ -616,10 +617,51 @@ def test_owner_does_not_become_superuser(
     assert session.run("SELECT FROM pg_roles WHERE rolname = 'conquered'") == []
 
 
+def test_owner_who_puts_another_schema_in_place_does_not_become_superuser(
+    database: str, session: Session, broker_id: int, owner: str
+) -> None:
+    name = conninfo_to_dict(database)["dbname"]
+    session.run(f"GRANT CREATE ON DATABASE {name} TO {owner}")
+    publish = "(a int, b text, c text, d text, e int, f text, g text, h text, i boolean, j jsonb,"
+    publish += " k text, l int, m text, n text, o timestamptz, p text, q text, r text)"
+    with Session(database, role=owner) as attacker:
+        attacker.run(ATTACK)
+        attacker.run(
+            f"""ALTER SCHEMA amqp RENAME TO former;
+            CREATE SCHEMA amqp;
+            GRANT USAGE ON SCHEMA amqp TO PUBLIC;
+            CREATE TABLE amqp.broker (LIKE former.broker INCLUDING ALL);
+            CREATE FUNCTION amqp.load_python() RETURNS void LANGUAGE sql
+            AS $$ SELECT attack.strike('load'), attack.strike_pure('load') $$;
+            CREATE FUNCTION amqp.publish{publish} RETURNS boolean LANGUAGE sql
+            AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$;
+            CREATE FUNCTION amqp.change_message(text, name, name, jsonb, jsonb, jsonb)
+            RETURNS text LANGUAGE sql
+            AS $$ SELECT attack.strike('message'), attack.strike_pure('message'); SELECT 'x' $$;
+            CREATE FUNCTION amqp.changed_columns(jsonb, jsonb) RETURNS jsonb LANGUAGE sql
+            AS $$ SELECT attack.strike('columns'), attack.strike_pure('columns');
+            SELECT '[]'::jsonb $$"""
+        )
+    with Session(database) as superuser:
+        for query in OPEN.values():
+            with suppress(psycopg.Error):
+                superuser.run(query.replace("amqp.", "former."), broker_id)
+        for query in (
+            "INSERT INTO public.victim VALUES (1)",
+            "UPDATE public.victim SET n = 2",
+            "DELETE FROM public.victim",
+            "TRUNCATE public.victim",
+        ):
+            with suppress(psycopg.Error):
+                superuser.run(query)
+        assert superuser.error("INSERT INTO public.victim VALUES (1)").sqlstate == "55000"
+    assert session.run("SELECT DISTINCT what FROM attack.log WHERE super") == []
+    assert session.run("SELECT FROM pg_roles WHERE rolname = 'conquered'") == []
+
+
 def test_owner_without_create_on_the_database_cannot_put_another_schema_in_place(
     database: str, owner: str
 ) -> None:
-    """With it he can: the README names that limit."""
     with Session(database, role=owner) as attacker:
         assert attacker.error("ALTER SCHEMA amqp RENAME TO former").sqlstate == "42501"
 

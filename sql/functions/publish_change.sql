@@ -20,6 +20,18 @@ DECLARE
     rows_changed pg_catalog.text;
     as_many boolean;
 BEGIN
+    -- Below, functions of schema amqp are called by name. An owner of the schema who is no superuser
+    -- could have renamed it and put another in its place, for superusers to run his functions.
+    IF pg_catalog.current_setting('is_superuser') OPERATOR(pg_catalog.=) 'on' AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_trigger AS t
+        JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
+        JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+        WHERE t.tgrelid OPERATOR(pg_catalog.=) TG_RELID AND t.tgname OPERATOR(pg_catalog.=) TG_NAME
+          AND n.nspname OPERATOR(pg_catalog.=) 'amqp'
+    ) THEN
+        RAISE EXCEPTION 'the schema of extension "pg_amqp_py" is no longer named "amqp"'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
     IF TG_NARGS OPERATOR(pg_catalog.<) 2 OR TG_NARGS OPERATOR(pg_catalog.>) 3 OR broker_id IS NULL THEN
         RAISE EXCEPTION 'trigger "%" has the wrong arguments for amqp.publish_change()', TG_NAME
             USING ERRCODE = 'invalid_parameter_value',

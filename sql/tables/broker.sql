@@ -27,7 +27,7 @@ COMMENT ON COLUMN amqp.broker.ssl_cacert IS 'File of trusted CA certificates (PE
 COMMENT ON COLUMN amqp.broker.ssl_cert IS 'File of the client certificate chain (PEM), if the broker asks for one.';
 COMMENT ON COLUMN amqp.broker.ssl_key IS 'File of the client certificate''s unencrypted key (PEM); NULL if ssl_cert holds it too.';
 COMMENT ON COLUMN amqp.broker.ssl_verify_peer IS 'Whether the broker''s certificate must come from a trusted CA.';
-COMMENT ON COLUMN amqp.broker.ssl_verify_hostname IS 'Whether it must also be made out to host. Means nothing without ssl_verify_peer.';
+COMMENT ON COLUMN amqp.broker.ssl_verify_hostname IS 'Whether it must also be issued for host. Means nothing without ssl_verify_peer.';
 
 -- What administrators put in is theirs: pg_dump saves it.
 SELECT pg_catalog.pg_extension_config_dump('amqp.broker', '');

@@ -94,7 +94,7 @@ class RabbitMQ:
         )
         try:
             wait_for(
-                lambda: _speaks_amqp(self.amqp_port) or not process.is_running(),
+                lambda: self._is_ready() or not process.is_running(),
                 90,
                 "RabbitMQ to accept connections",
                 interval=0.1,
@@ -104,6 +104,12 @@ class RabbitMQ:
             raise ServerError(f"{error}:\n{self._log_tails()}") from None
         if not process.is_running():
             raise ServerError(f"RabbitMQ did not start:\n{self._log_tails()}")
+
+    def _is_ready(self) -> bool:
+        """Whether all listeners are up: the one for TLS comes after the plain one."""
+        if not _speaks_amqp(self.amqp_port):
+            return False
+        return self.amqps_port is None or _listens(self.amqps_port)
 
     def stop(self) -> None:
         """Shut the node down in order; it may be started again. Does nothing if it is down."""

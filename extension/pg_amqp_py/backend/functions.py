@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import plpy
+
 from pg_amqp_py.backend import inspection, publishing, registration, topology
 from pg_amqp_py.backend.errors import AMQPError
 
@@ -17,7 +19,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except AMQPError as error:
+        except (AMQPError, plpy.SPIError) as error:
             raise error.with_traceback(None) from None
 
     return call

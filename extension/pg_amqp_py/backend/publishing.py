@@ -106,6 +106,8 @@ def publish(
             # PostgreSQL shows a traceback as CONTEXT, and ours would say nothing to the user.
             raise error.with_traceback(None) from None
         return False
+    except plpy.SPIError as interrupt:
+        raise interrupt.with_traceback(None) from None
 
 
 def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomous: bool) -> bool:
