@@ -678,7 +678,7 @@ def test_prepare_with_messages_pending_is_refused(session: Session, inbox: Inbox
         ("0A000", "amqp: a transaction with messages pending cannot be prepared")
     ]
     assert warnings[0].detail is not None
-    assert warnings[0].detail.startswith("2 messages ")
+    assert warnings[0].detail.startswith("Messages pending: 2.")
     assert warnings[0].hint
     assert session.execute("SELECT count(*) FROM pg_prepared_xacts").fetchone() == (0,)
     assert session.execute("SELECT count(*) FROM item").fetchone() == (0,)
