@@ -1045,6 +1045,27 @@ def test_refusal_without_publisher_confirms_comes_late(
     assert received == sorted(set(received))
 
 
+def test_refusal_without_publisher_confirms_is_not_taken_for_that_of_the_next_call(
+    session: Session, direct: int, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    for _ in range(10):
+        declare(channel, "bad")
+        session.set(publisher_confirms="off")
+        with session.connection.transaction():
+            session.publish(direct, "bad", [1])
+            channel.exchange_delete("bad")
+        # While the refusal is on its way; its exchange exists, and so does its broker.
+        assert session.value(
+            "SELECT amqp.exchange_declare(%s, 'events', 'fanout', true, false)", direct
+        )
+        session.set(publisher_confirms="on")
+        session.publish(direct, "events", [2])
+        assert numbers_in(channel, "events", 1) == [2]
+        for report in session.warnings():
+            assert "refused messages of an earlier transaction" in report.message
+
+
 def test_cut_without_publisher_confirms(
     session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:

@@ -246,3 +246,46 @@ def test_peer_that_lies_at_commit(
         assert all(texts)
     session.set(confirm_timeout="10s")
     assert_works(session, direct, channel, "events")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        method(spec.Connection.Close(541, "нет", 0, 0)),
+        method(spec.Channel.Close(403, "ACCESS_REFUSED - нет доступа", 60, 40), 1),
+        method(spec.Connection.Blocked("нет памяти")),
+    ],
+    ids=["connection", "channel", "blocked"],
+)
+def test_words_that_the_encoding_of_the_database_lacks(
+    postgres: PostgreSQL, session: Session, words: bytes
+) -> None:
+    # PL/Python would raise an ERROR in converting them, which at commit is a PANIC of the server.
+    session.run("CREATE DATABASE narrow ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    said = threading.Event()
+
+    def behave(client: Any) -> None:
+        client.recv(8)
+        client.sendall(OPENED)
+        said.wait(LIMIT)
+        client.sendall(words)
+        while client.recv(1 << 16):
+            pass
+
+    try:
+        with Peer(behave) as peer, Session(postgres.dsn("narrow")) as narrow:
+            narrow.run("CREATE EXTENSION pg_amqp_py CASCADE")
+            narrow.set(confirm_timeout="2s", on_failure="warn")
+            broker_id = narrow.add_broker(peer.url)
+            with narrow.connection.transaction():
+                narrow.publish(broker_id, "", [1])
+                said.set()
+            (found, *_) = narrow.warnings()
+            assert "\\u043d\\u0435\\u0442" in found.detail
+            assert narrow.value("SELECT count(*) FROM amqp.status()") == 1
+            narrow.publish(broker_id, "", [2])
+            assert narrow.value("SELECT 1") == 1
+    finally:
+        session.run("DROP DATABASE narrow WITH (FORCE)")
+    # The server went on all the time.
+    assert session.value("SELECT 1") == 1

@@ -685,6 +685,28 @@ def test_prepare_with_messages_pending_is_refused(session: Session, inbox: Inbox
     assert_usable(session, inbox)
 
 
+def test_prepare_is_refused_while_a_cancel_request_is_pending(
+    session: Session, inbox: Inbox
+) -> None:
+    # It interrupts the warning, and must not let the transaction through.
+    session.execute("CREATE TABLE item (id integer)")
+    session.execute(
+        """CREATE FUNCTION cancel_me() RETURNS trigger LANGUAGE plpython3u
+           AS $$import os, signal; os.kill(os.getpid(), signal.SIGINT)$$"""
+    )
+    session.execute(
+        """CREATE CONSTRAINT TRIGGER t AFTER INSERT ON item DEFERRABLE INITIALLY DEFERRED
+           FOR EACH ROW EXECUTE FUNCTION cancel_me()"""
+    )
+    session.execute("BEGIN")
+    publish(session, "never")
+    session.execute("INSERT INTO item VALUES (1)")
+    with pytest.raises((errors.FeatureNotSupported, errors.QueryCanceled)):
+        session.execute("PREPARE TRANSACTION 'one'")
+    assert session.execute("SELECT count(*) FROM pg_prepared_xacts").fetchone() == (0,)
+    assert_usable(session, inbox)
+
+
 def test_prepare_with_nothing_pending_works(
     session: Session, observer: Session, inbox: Inbox
 ) -> None:

@@ -231,3 +231,29 @@ def test_the_memory_of_envelopes_is_bounded() -> None:
     assert [m.envelope.routing_key for m in decode_messages(stream)] == [
         str(at) for at in range(5000)
     ]
+
+
+class Full(bytearray):
+    """A stream for which there is no more memory after a few parts."""
+
+    left = 4
+
+    def __iadd__(self, part: Any) -> Full:  # type: ignore[misc]
+        self.left -= 1
+        if not self.left:
+            raise MemoryError
+        self.extend(part)
+        return self
+
+
+def test_half_a_message_does_not_stay_behind() -> None:
+    stream = Full(b"before")
+    with pytest.raises(MemoryError):
+        Encoder(4096).append(stream, tuple(Envelope("e", "k")), b"x" * 100_000)
+    assert stream == b"before"
+
+
+def test_a_stream_that_ends_within_a_message() -> None:
+    stream = encode(Envelope("e", "k"), b"x" * 10_000, frame_max=4096)
+    with pytest.raises(ValueError, match="within a message"):
+        list(decode_messages(stream[:4200]))

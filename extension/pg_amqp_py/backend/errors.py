@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import plpy
 
 from pg_amqp_py.wire import errors as wire
@@ -28,7 +30,7 @@ IN_USE = "55006"
 INTERNAL_ERROR = "XX000"
 
 
-_UTF8: bool = (
+UTF8: bool = (
     plpy.execute("SELECT pg_catalog.getdatabaseencoding() AS encoding")[0]["encoding"] == "UTF8"
 )
 
@@ -40,7 +42,7 @@ def showable(text: str) -> str:
     raises an ERROR that no Python code can catch: at commit, a PANIC of the whole server. Texts
     come from the broker and may hold anything.
     """
-    return text.encode("utf-8" if _UTF8 else "ascii", "backslashreplace").decode().replace("\0", "")
+    return text.encode("utf-8" if UTF8 else "ascii", "backslashreplace").decode().replace("\0", "")
 
 
 class AMQPError(plpy.Error):
@@ -72,6 +74,10 @@ AMQPError.__name__ = "amqp"
 AMQPError.__module__ = "builtins"
 
 
+# How a WARNING is given. At commit it may have to be another way: see session.
+give_warning: Callable[..., None] = plpy.warning
+
+
 def warn(
     message: str,
     *,
@@ -81,7 +87,7 @@ def warn(
 ) -> None:
     """Report a WARNING, in the form that errors have."""
     fields = {"sqlstate": sqlstate, "detail": detail, "hint": hint}
-    plpy.warning(
+    give_warning(
         showable(f"amqp: {message}"),
         **{name: showable(text) for name, text in fields.items() if text is not None},
     )

@@ -24,6 +24,8 @@ from pg_amqp_py.backend.errors import FEATURE_NOT_SUPPORTED, AMQPError
 _XACT_COMMIT, _XACT_ABORT, _XACT_PREPARE, _XACT_PRE_PREPARE = 0, 2, 4, 7
 # SubXactEvent
 _SUBXACT_ABORT = 2
+# Error level WARNING (src/include/utils/elog.h)
+_WARNING = 19
 # XactIsoLevel
 _READ_COMMITTED = 1
 # MyXactFlags: "this transaction accessed a temporary object"
@@ -85,6 +87,13 @@ _new_guc_level = _function("NewGUCNestLevel", ctypes.c_int)
 _end_guc_level = _function("AtEOXact_GUC", None, ctypes.c_bool, ctypes.c_int)
 _invalidate_relation = _function("CacheInvalidateRelcacheByRelid", None, ctypes.c_uint32)
 _xact_flags = _variable("MyXactFlags", ctypes.c_int)
+# ereport() as the compiler takes it apart (src/include/utils/elog.h).
+_errstart = _function("errstart", ctypes.c_bool, ctypes.c_int, ctypes.c_char_p)
+_errcode = _function("errcode", ctypes.c_int, ctypes.c_int)
+_errmsg = _function("errmsg_internal", ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
+_errdetail = _function("errdetail_internal", ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
+_errhint = _function("errhint", ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
+_errfinish = _function("errfinish", None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)
 _isolation = _variable("XactIsoLevel", ctypes.c_int)
 _invalidations = _variable("SharedInvalidMessageCounter", ctypes.c_uint64)
 
@@ -148,6 +157,24 @@ def sees_the_present() -> bool:
     """Whether queries see what is committed now, not what was when the transaction began."""
     level: int = _isolation.value
     return level <= _READ_COMMITTED
+
+
+def warning(
+    message: str, *, sqlstate: str, detail: str | None = None, hint: str | None = None
+) -> None:
+    """Report a WARNING at commit, in ASCII, where plpy.warning() cannot.
+
+    plpy.warning() converts its texts to the encoding of the database, unless that is UTF-8, and
+    there are no conversions outside of a transaction: it would raise an ERROR. For the commit
+    callback only, where interrupts are held off: anywhere else the report may be interrupted.
+    """
+    if not _errstart(_WARNING, None):
+        return
+    _errcode(sum((ord(c) - ord("0") & 0x3F) << 6 * at for at, c in enumerate(sqlstate)))
+    for report, text in (_errmsg, message), (_errdetail, detail), (_errhint, hint):
+        if text is not None:
+            report(b"%s", text.encode("ascii", "backslashreplace"))
+    _errfinish(b"pg_amqp_py", 0, b"commit")
 
 
 def announce_change(relation: int) -> None:

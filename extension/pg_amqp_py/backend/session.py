@@ -6,7 +6,9 @@ import time
 from collections import Counter
 from contextlib import suppress
 
-from pg_amqp_py.backend import server, settings
+import plpy
+
+from pg_amqp_py.backend import errors, server, settings
 from pg_amqp_py.backend.broker import Broker, read_addresses
 from pg_amqp_py.backend.delivery import deliver_committed
 from pg_amqp_py.backend.errors import (
@@ -27,6 +29,7 @@ brokers: dict[int, Broker] = {}
 
 _usable: dict[int, Connection] = {}
 """Connections that this transaction has looked after, by broker_id."""
+_client_encoding = server.setting("client_encoding")
 _changed: list[int] = []
 """Subtransactions of this transaction that have changed amqp.broker."""
 _warned: Counter[str] = Counter()
@@ -133,6 +136,9 @@ def _forget_rows_since(subtransaction: int) -> None:
 
 
 def _on_commit() -> None:
+    # A WARNING is converted to the client's encoding, too, and what that lacks is an ERROR.
+    plain = errors.UTF8 and _client_encoding() == b"UTF8"
+    errors.give_warning = plpy.warning if plain else server.warning
     try:
         if buffer.sends():
             deliver_committed(buffer.outgoing(), brokers)
@@ -141,6 +147,7 @@ def _on_commit() -> None:
         # The transaction is committed: an ERROR would be a PANIC.
         warn(f"publishing at commit failed: {error!r}", sqlstate=INTERNAL_ERROR)
     finally:
+        errors.give_warning = plpy.warning
         _end()
 
 
