@@ -252,7 +252,7 @@ def test_peer_that_lies_at_commit(
     "words",
     [
         method(spec.Connection.Close(541, "нет", 0, 0)),
-        method(spec.Channel.Close(403, "ACCESS_REFUSED - нет доступа", 60, 40), 1),
+        method(spec.Channel.Close(403, "exchange 'amq.default' in vhost '/': нет", 60, 40), 1),
         method(spec.Connection.Blocked("нет памяти")),
     ],
     ids=["connection", "channel", "blocked"],
