@@ -93,6 +93,11 @@ def warn(
     )
 
 
+def from_server(error: plpy.SPIError) -> AMQPError:
+    """An error of PostgreSQL itself, such as a cancel request, without PL/Python's name for it."""
+    return AMQPError(str(error), sqlstate=error.sqlstate)
+
+
 def invalid_message(error: wire.MessageError) -> AMQPError:
     """The error for a message that cannot be encoded."""
     field = "properties" if error.field == "headers" else error.field

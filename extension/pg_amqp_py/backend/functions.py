@@ -9,7 +9,7 @@ from typing import Any
 import plpy
 
 from pg_amqp_py.backend import inspection, publishing, registration, topology
-from pg_amqp_py.backend.errors import AMQPError
+from pg_amqp_py.backend.errors import AMQPError, from_server
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,7 +19,9 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except (AMQPError, plpy.SPIError) as error:
+        except plpy.SPIError as error:
+            raise from_server(error) from None
+        except AMQPError as error:
             raise error.with_traceback(None) from None
 
     return call

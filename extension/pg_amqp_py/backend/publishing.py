@@ -15,6 +15,7 @@ from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     WRONG_STATE,
     AMQPError,
+    from_server,
     invalid_message,
 )
 from pg_amqp_py.backend.operation import publisher, tolerated
@@ -107,7 +108,7 @@ def publish(
             raise error.with_traceback(None) from None
         return False
     except plpy.SPIError as interrupt:
-        raise interrupt.with_traceback(None) from None
+        raise from_server(interrupt) from None
 
 
 def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomous: bool) -> bool:
