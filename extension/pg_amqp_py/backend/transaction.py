@@ -44,8 +44,8 @@ class TransactionBuffer:
         self._stream = bytearray()
         self._starts = array("Q")
         """Offset of every message in the stream."""
-        self._marks: list[tuple[int, int, int]] = []
-        """(subtransaction id, number of messages before it, number of runs before it)"""
+        self._marks = array("Q")
+        """Three numbers each: subtransaction id, number of messages and of runs before it."""
         self._runs: list[tuple[int, Destination]] = []
         """(number of the first message, destination) of neighbours with one destination"""
 
@@ -73,8 +73,8 @@ class TransactionBuffer:
         start = len(self._stream)
         encoder.append(self._stream, fields, body)
         marks, runs = self._marks, self._runs
-        if not marks or subtransaction > marks[-1][0]:
-            marks.append((subtransaction, len(self._starts), len(runs)))
+        if not marks or subtransaction > marks[-3]:
+            marks.extend((subtransaction, len(self._starts), len(runs)))
         if not runs or runs[-1][1] != destination:
             runs.append((len(self._starts), destination))
         self._starts.append(start)
@@ -83,8 +83,9 @@ class TransactionBuffer:
         """Forget what `subtransaction` and its descendants published."""
         marks = self._marks
         messages = runs = None
-        while marks and marks[-1][0] >= subtransaction:
-            _, messages, runs = marks.pop()
+        while marks and marks[-3] >= subtransaction:
+            messages, runs = marks[-2], marks[-1]
+            del marks[-3:]
         if messages is not None:
             del self._stream[self._starts[messages] :]
             del self._starts[messages:]
