@@ -501,6 +501,12 @@ def test_text_is_utf8_whatever_the_encoding_of_the_database(
             latin.execute("SELECT amqp.add_broker(%s)", [broker.url()])
             latin.execute("SELECT amqp.publish(1, 'amq.topic', 'käy', 'mässage', app_id => 'äpp')")
             latin.execute("SELECT amqp.publish(1, 'amq.topic', '', '{\"ä\": 1}'::jsonb)")
+            # A body that this encoding lacks is shown as bytes alone.
+            with latin.transaction(force_rollback=True):
+                latin.execute("SELECT amqp.publish(1, 'amq.topic', '', '\\xe282ac'::bytea)")
+                latin.execute("SELECT amqp.publish(1, 'amq.topic', '', 'ä')")
+                shown = latin.execute("SELECT message, body FROM amqp.pending()").fetchall()
+                assert shown == [(None, b"\xe2\x82\xac"), ("ä", b"\xc3\xa4")]
     finally:
         session.execute("DROP DATABASE messages_latin1 WITH (FORCE)")
     first, second = inbox.drain()
