@@ -1,3 +1,3 @@
 """Fixtures for all tests."""
 
-pytest_plugins = ["fix_servers"]
+pytest_plugins = ["fix_servers", "fix_sessions"]

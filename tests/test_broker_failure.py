@@ -16,6 +16,7 @@ from failing import (
     Call,
     Report,
     Session,
+    assert_works,
     declare,
     drain,
     numbers_in,
@@ -55,15 +56,6 @@ def warning(session: Session) -> Report:
     """Return the one warning that the session has had."""
     (found,) = session.warnings()
     return found
-
-
-def assert_works(session: Session, broker_id: int, channel: BlockingChannel, queue: str) -> None:
-    """Publish and receive once more, without a word."""
-    session.warnings()
-    session.run("SELECT amqp.disconnect(%s)", broker_id)
-    session.publish(broker_id, queue, [77])
-    assert numbers_in(channel, queue, 1) == [77]
-    assert session.warnings() == []
 
 
 # ---- Connecting ----

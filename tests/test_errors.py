@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from psycopg import sql
@@ -14,43 +12,22 @@ from failing import (
     Peer,
     Report,
     Session,
-    clean_session,
     declare,
     drain,
     numbers_in,
     saying,
-    shared_broker,
-    shared_database,
+    shared_fixtures,
 )
 from fix_servers import Broker
 from servers.management import Management
 from servers.postgres import PostgreSQL
 from servers.processes import free_port
 from servers.proxy import CuttingProxy, Welcome
-from servers.rabbitmq import RabbitMQ
 
 SECRET = "pa$$w0rd-that-nobody-may-see"
 
 
-@pytest.fixture(scope="module")
-def database(postgres: PostgreSQL) -> Iterator[str]:
-    """A database that all tests of this module share: errors must leave nothing behind."""
-    with shared_database(postgres, "shared_by_errors") as dsn:
-        yield dsn
-
-
-@pytest.fixture(scope="module")
-def broker(rabbitmq: RabbitMQ, management: Management) -> Iterator[Broker]:
-    """A virtual host that they share."""
-    with shared_broker(rabbitmq, management, "shared_by_errors") as broker:
-        yield broker
-
-
-@pytest.fixture
-def session(database: str, broker: Broker) -> Iterator[Session]:
-    """A session that finds no broker rows and an empty queue events."""
-    with clean_session(database, broker) as session:
-        yield session
+database, broker, session = shared_fixtures()
 
 
 @pytest.fixture

@@ -19,17 +19,14 @@ from failing import (
     Peer,
     Report,
     Session,
-    clean_session,
     declare,
     flooding,
     forwarding,
     numbers_in,
     saying,
-    shared_broker,
-    shared_database,
+    shared_fixtures,
 )
 from fix_servers import Broker
-from servers.management import Management
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction, Welcome
@@ -54,26 +51,14 @@ PLACES = {
 """Where a call can hang, and a call that does."""
 
 
-@pytest.fixture(scope="module")
-def database(postgres: PostgreSQL) -> Iterator[str]:
-    """A database that all tests of this module share: errors must leave nothing behind."""
-    with shared_database(postgres, "shared_by_interrupts") as dsn:
-        yield dsn
-
-
-@pytest.fixture(scope="module")
-def broker(rabbitmq: RabbitMQ, management: Management) -> Iterator[Broker]:
-    """A virtual host that they share."""
-    with shared_broker(rabbitmq, management, "shared_by_interrupts") as broker:
-        yield broker
+database, broker, shared_session = shared_fixtures()
 
 
 @pytest.fixture
-def session(database: str, broker: Broker) -> Iterator[Session]:
+def session(shared_session: Session) -> Session:
     """A session that waits for a broker far longer than any test runs."""
-    with clean_session(database, broker) as session:
-        session.set(connect_timeout="10min", confirm_timeout="10min")
-        yield session
+    shared_session.set(connect_timeout="10min", confirm_timeout="10min")
+    return shared_session
 
 
 @pytest.fixture

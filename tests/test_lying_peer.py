@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,54 +15,22 @@ from failing import (
     Call,
     Peer,
     Session,
-    clean_session,
+    assert_works,
     declare,
     flooding,
-    numbers_in,
     saying,
-    shared_broker,
-    shared_database,
+    shared_fixtures,
 )
 from fix_servers import Broker
-from servers.management import Management
 from servers.postgres import PostgreSQL
-from servers.rabbitmq import RabbitMQ
 
-
-@pytest.fixture(scope="module")
-def database(postgres: PostgreSQL) -> Iterator[str]:
-    """A database that all tests of this module share: errors must leave nothing behind."""
-    with shared_database(postgres, "shared_by_peers") as dsn:
-        yield dsn
-
-
-@pytest.fixture(scope="module")
-def broker(rabbitmq: RabbitMQ, management: Management) -> Iterator[Broker]:
-    """A virtual host that they share."""
-    with shared_broker(rabbitmq, management, "shared_by_peers") as broker:
-        yield broker
-
-
-@pytest.fixture
-def session(database: str, broker: Broker) -> Iterator[Session]:
-    """A session that finds no broker rows and an empty queue events."""
-    with clean_session(database, broker) as session:
-        yield session
+database, broker, session = shared_fixtures()
 
 
 @pytest.fixture
 def direct(session: Session, broker: Broker) -> int:
     """A broker that does not lie."""
     return session.add_broker(broker.url())
-
-
-def assert_works(session: Session, broker_id: int, channel: BlockingChannel, queue: str) -> None:
-    """Publish and receive once more, without a word."""
-    session.warnings()
-    session.run("SELECT amqp.disconnect(%s)", broker_id)
-    session.publish(broker_id, queue, [77])
-    assert numbers_in(channel, queue, 1) == [77]
-    assert session.warnings() == []
 
 
 def method(method: Any, channel: int = 0) -> bytes:

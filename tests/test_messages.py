@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 from pika import BasicProperties
@@ -49,19 +49,6 @@ GIVEN: dict[str, object] = {
     "app_id": "ünïcode 😀",
 }
 ARRIVED = {**GIVEN, "timestamp": 1709210096}
-
-
-@pytest.fixture
-def session(database: str, broker: Broker) -> Iterator[Session]:
-    """A session in autocommit mode; it has broker 1."""
-    with open_session(database, broker) as session:
-        yield session
-
-
-@pytest.fixture
-def inbox(channel: BlockingChannel) -> Inbox:
-    """What is published to amq.topic."""
-    return Inbox(channel)
 
 
 def send(session: Session, message: str = "message", /, **properties: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -61,19 +60,6 @@ SELECT amqp.publish(
     app_id => 'app'
 )
 """
-
-
-@pytest.fixture
-def session(database: str, broker: Broker) -> Iterator[Session]:
-    """A session in autocommit mode; it has broker 1."""
-    with open_session(database, broker) as session:
-        yield session
-
-
-@pytest.fixture
-def inbox(channel: BlockingChannel) -> Inbox:
-    """What is published to amq.topic."""
-    return Inbox(channel)
 
 
 def rows(session: Session, query: str) -> list[dict[str, Any]]:

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from pika.adapters.blocking_connection import BlockingChannel
 from psycopg import errors, sql
 
-from fix_servers import Broker
-from messages import Delivery, Inbox, Session, open_session
+from messages import Delivery, Inbox, Session
 
 KEYS = ["operation", "schema", "table", "new", "old", "changed", "transaction_id", "time"]
-
-
-@pytest.fixture
-def session(database: str, broker: Broker) -> Iterator[Session]:
-    """A session in autocommit mode; it has broker 1."""
-    with open_session(database, broker) as session:
-        yield session
-
-
-@pytest.fixture
-def inbox(channel: BlockingChannel) -> Inbox:
-    """What is published to amq.topic."""
-    return Inbox(channel)
 
 
 def publish_rows(session: Session, table: str, *template: str) -> None:

@@ -16,18 +16,15 @@ from failing import (
     Peer,
     Report,
     Session,
-    clean_session,
     declare,
     forwarding,
     numbers_in,
     open_channel,
     saying,
-    shared_broker,
-    shared_database,
+    shared_fixtures,
 )
 from fix_servers import Broker
 from servers.certificates import Certificates
-from servers.management import Management
 from servers.postgres import PostgreSQL
 from servers.processes import give_to_server_user
 from servers.proxy import CuttingProxy, Direction
@@ -37,25 +34,7 @@ SECRET = "s3cr3t-of-the-tls-test"
 PUBLISH = "SELECT amqp.publish(%s, 'events', 'key', '1')"
 
 
-@pytest.fixture(scope="module")
-def database(postgres: PostgreSQL) -> Iterator[str]:
-    """A database that all tests of this module share: errors must leave nothing behind."""
-    with shared_database(postgres, "shared_by_tls") as dsn:
-        yield dsn
-
-
-@pytest.fixture(scope="module")
-def broker(rabbitmq: RabbitMQ, management: Management) -> Iterator[Broker]:
-    """A virtual host that they share."""
-    with shared_broker(rabbitmq, management, "shared_by_tls") as broker:
-        yield broker
-
-
-@pytest.fixture
-def session(database: str, broker: Broker) -> Iterator[Session]:
-    """A session that finds no broker rows and an empty queue events."""
-    with clean_session(database, broker) as session:
-        yield session
+database, broker, session = shared_fixtures()
 
 
 def tls_row(session: Session, url: str, **columns: object) -> int:
