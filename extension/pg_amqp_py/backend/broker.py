@@ -23,6 +23,7 @@ from pg_amqp_py.backend.errors import (
     connect_hint,
     connect_sqlstate,
     warn,
+    words,
 )
 from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.address import Address
@@ -188,7 +189,7 @@ class Broker:
             warn(
                 f"broker {self.broker_id} refused messages of an earlier transaction",
                 sqlstate=WRONG_STATE,
-                detail=f"The broker says: {refusal} ({refusal.code})",
+                detail=words(refusal),
             )
 
     def note(self, error: AMQPError) -> AMQPError:

@@ -26,7 +26,7 @@ from pg_amqp_py.wire.delivery import Batch, Cause
 from pg_amqp_py.wire.encode import FRAME_MAX
 from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError, WireError
 
-_MOST_WARNINGS = 10
+MOST_WARNINGS = 10
 """Distinct causes that are reported one by one; a bulk load may have one for every row."""
 _PAUSE = 0.1
 
@@ -135,7 +135,7 @@ def _report(broker: Broker, batch: Batch, error: WireError | None) -> None:
     if not batch.pending:
         return
     exchanges = batch.pending_exchanges()
-    places = ", ".join(f'"{name}" ({n})' for name, n in exchanges.most_common(_MOST_WARNINGS))
+    places = ", ".join(f'"{name}" ({n})' for name, n in exchanges.most_common(MOST_WARNINGS))
     blocked = broker.connection.blocked if broker.connection else None
     reason = f"the broker blocks publishers: {blocked}" if blocked else str(error)
     warn(
@@ -148,14 +148,14 @@ def _report(broker: Broker, batch: Batch, error: WireError | None) -> None:
 
 
 def _warn_of(broker: Broker, causes: Counter[Cause], what: str) -> None:
-    for cause, number in causes.most_common(_MOST_WARNINGS):
+    for cause, number in causes.most_common(MOST_WARNINGS):
         broker.last_error = showable(cause.text)
         warn(
             f"{_count(number)} to {cause.place} {what}",
             sqlstate=WRONG_STATE,
             detail=f"The broker says: {cause.text}",
         )
-    rest = causes.total() - sum(n for _, n in causes.most_common(_MOST_WARNINGS))
+    rest = causes.total() - sum(n for _, n in causes.most_common(MOST_WARNINGS))
     if rest:
         warn(f"{_count(rest)} more {what}", sqlstate=WRONG_STATE)
 

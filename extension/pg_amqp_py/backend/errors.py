@@ -100,7 +100,6 @@ def from_server(error: plpy.SPIError) -> AMQPError:
 
 def invalid_message(error: wire.MessageError) -> AMQPError:
     """The error for a message that cannot be encoded."""
-    field = "properties" if error.field == "headers" else error.field
     if isinstance(error, wire.TooLongError):
         if error.field == "headers":
             return AMQPError(
@@ -109,7 +108,7 @@ def invalid_message(error: wire.MessageError) -> AMQPError:
                 detail=f"The headers hold {error}; the limit is 255 bytes.",
             )
         return AMQPError(
-            f"{field} is too long",
+            f"{error.field} is too long",
             sqlstate=TOO_LONG,
             detail=f"It has {error}; AMQP allows 255.",
         )
@@ -148,12 +147,17 @@ _LIMITS = {
 }
 
 
+def words(error: wire.ChannelClosedError) -> str:
+    """The DETAIL that gives the broker's words."""
+    return f"The broker says: {error} ({error.code})"
+
+
 def refused(what: str, error: wire.ChannelClosedError) -> AMQPError:
     """The error for an operation that the broker refused with a channel exception."""
     return AMQPError(
         f"the broker refused {what}",
         sqlstate=_REPLY_CODES.get(error.code, WRONG_STATE),
-        detail=f"The broker says: {error} ({error.code})",
+        detail=words(error),
     )
 
 

@@ -13,6 +13,7 @@ from pg_amqp_py.backend.errors import (
     invalid_message,
     lost,
     refused,
+    words,
 )
 from pg_amqp_py.wire.codec import spec
 from pg_amqp_py.wire.connection import Connection
@@ -82,7 +83,7 @@ def publisher(broker_id: int | None, exchange: str) -> Connection:
                 AMQPError(
                     f'exchange "{exchange}" does not exist on broker {number}',
                     sqlstate=UNDEFINED_OBJECT,
-                    detail=f"The broker says: {error} ({error.code})",
+                    detail=words(error),
                     hint=f"Declare it: SELECT amqp.exchange_declare({number}, {_literal(exchange)},"
                     " 'topic', false, true);",
                 )

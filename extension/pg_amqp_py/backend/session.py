@@ -10,7 +10,7 @@ import plpy
 
 from pg_amqp_py.backend import errors, server, settings
 from pg_amqp_py.backend.broker import Broker, read_addresses
-from pg_amqp_py.backend.delivery import deliver_committed
+from pg_amqp_py.backend.delivery import MOST_WARNINGS, deliver_committed
 from pg_amqp_py.backend.errors import (
     FEATURE_NOT_SUPPORTED,
     INTERNAL_ERROR,
@@ -21,8 +21,6 @@ from pg_amqp_py.backend.errors import (
 )
 from pg_amqp_py.backend.transaction import TransactionBuffer
 from pg_amqp_py.wire.connection import Connection
-
-_MOST_WARNINGS = 10
 
 buffer = TransactionBuffer()
 brokers: dict[int, Broker] = {}
@@ -109,7 +107,7 @@ def warn_once(error: AMQPError) -> None:
 
 def _warn_of_the_rest() -> None:
     """Say how many calls failed in silence: a bulk statement may make many thousands."""
-    for text, times in _warned.most_common(_MOST_WARNINGS):
+    for text, times in _warned.most_common(MOST_WARNINGS):
         if times > 1:
             warn(f"{times - 1} more calls failed: {text}", sqlstate=WARNING)
 
@@ -136,6 +134,10 @@ def _forget_rows_since(subtransaction: int) -> None:
 
 
 def _on_commit() -> None:
+    if not buffer.sends() and not _warned:
+        # Nearly every transaction: a session goes on to do other things.
+        _end()
+        return
     # A WARNING is converted to the client's encoding, too, and what that lacks is an ERROR.
     plain = errors.UTF8 and _client_encoding() == b"UTF8"
     errors.give_warning = plpy.warning if plain else server.warning

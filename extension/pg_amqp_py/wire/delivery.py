@@ -185,7 +185,7 @@ class Batch:
             raise
 
     def _settle(self, todo: list[range], confirms: Confirms) -> None:
-        refused = confirms.refused()
+        refused = set(confirms.refused())
         if not confirms.outstanding and not refused and len(todo) == 1:
             run = todo[0]
             self._states[run.start : run.stop] = bytearray([_CONFIRMED]) * len(run)

@@ -63,10 +63,6 @@ class Transport:
         self._late = False
         """Whether the last wait began behind its deadline."""
 
-    def fileno(self) -> int:
-        """The descriptor of the socket."""
-        return self._stream.fileno()
-
     def send_some(self, data: Bytes) -> int:
         """Bytes of `data` that went out without waiting, 0 if the peer takes none now.
 
@@ -262,14 +258,12 @@ def _start_tls(
             except ssl.SSLWantWriteError:
                 poll.register(secure, select.POLLOUT)
             _wait(poll, deadline, on_wait)
-    except StalledError:
+    except BaseException as error:
         secure.close()
-        raise TLSError("no answer to the TLS handshake in time") from None
-    except OSError as error:
-        secure.close()
-        raise TLSError(_tls_reason(error)) from None
-    except BaseException:
-        secure.close()
+        if isinstance(error, StalledError):
+            raise TLSError("no answer to the TLS handshake in time") from None
+        if isinstance(error, OSError):
+            raise TLSError(_tls_reason(error)) from None
         raise
 
 
