@@ -10,14 +10,16 @@ EXTENSION = pg_amqp_py
 # The control file is the one place for the version.
 EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).control)
 
-# The extension script: one object a file, in this order.
+# The extension script: one object a file, in this order. The outbox, which pg-amqp install-outbox also installs
+# alone, says for itself in which order.
+OUTBOX_FILES = $(addprefix sql/outbox/,$(shell cat sql/outbox/order.txt))
 SQL_FILES = sql/preamble.sql \
 	$(sort $(wildcard sql/tables/*.sql)) \
+	$(OUTBOX_FILES) \
 	$(sort $(wildcard sql/functions/*.sql)) \
 	$(sort $(wildcard sql/triggers/*.sql)) \
-	$(sort $(wildcard sql/views/*.sql)) \
 	sql/privileges.sql
-SQL_FOLDERS = $(wildcard sql/tables sql/functions sql/triggers sql/views)
+SQL_FOLDERS = sql/tables sql/functions sql/triggers sql/outbox/order.txt
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 
 # In this order: install creates the extension, privileges drops it.

@@ -11,7 +11,7 @@ import pytest
 
 from pg_amqp_py.wire.confirms import Confirms
 from pg_amqp_py.wire.errors import ConnectionLostError
-from pg_amqp_py.wire.frames import Ack, FrameReader
+from pg_amqp_py.wire.frames import Ack, Content, FrameReader
 
 
 def test_a_multiple_answer_settles_all_before_it() -> None:
@@ -88,7 +88,7 @@ def test_frames_in_pieces_of_any_size() -> None:
             method(0, pika.spec.Connection.Blocked("low on memory")),
             pika.frame.Heartbeat().marshal(),
             method(1, pika.spec.Basic.Return(312, "NO_ROUTE", "e", "k")),
-            pika.frame.Header(1, 3, pika.spec.BasicProperties()).marshal(),
+            pika.frame.Header(1, 3, pika.spec.BasicProperties(message_id="m-1")).marshal(),
             pika.frame.Body(1, b"abc").marshal(),
         ]
     )
@@ -103,7 +103,10 @@ def test_frames_in_pieces_of_any_size() -> None:
         assert (nack.positive, nack.tag, nack.multiple) == (False, 8, False)
         assert frames[2][1].reason == "low on memory"
         assert frames[4][1].reply_text == "NO_ROUTE"
-        assert [frames[at][1] for at in (3, 5, 6)] == [None, None, None]
+        assert [frames[at][1] for at in (3, 6)] == [None, None]
+            content = frames[5][1]
+            assert isinstance(content, Content)
+            assert content.message_id == "m-1"
         assert reader.buffered == b""
 
 

@@ -65,7 +65,7 @@ def deliver(
         broker.report_late_refusal()
         broker.published += messages
         broker.confirmed += batch.confirmed
-        broker.returned += batch.returned.total()
+        broker.returned += len(batch.returned)
         broker.failed += batch.pending + batch.refused.total()
 
 
@@ -130,7 +130,7 @@ def _go_on() -> None:
 
 def _report(broker: Broker, batch: Batch, error: WireError | None) -> None:
     number = broker.broker_id
-    _warn_of(broker, batch.returned, f"returned as unroutable by broker {number}")
+    _warn_of(broker, returned(batch), f"returned as unroutable by broker {number}")
     _warn_of(broker, batch.refused, f"refused by broker {number}")
     if not batch.pending:
         return
@@ -145,6 +145,11 @@ def _report(broker: Broker, batch: Batch, error: WireError | None) -> None:
         hint="The transaction is committed. These messages may or may not have arrived;"
         " they are not tried again.",
     )
+
+
+def returned(batch: Batch) -> Counter[Cause]:
+    """How many messages the broker handed back as unroutable, and where they were going."""
+    return Counter(Cause(*message[:3]) for message in batch.returned)
 
 
 def _warn_of(broker: Broker, causes: Counter[Cause], what: str) -> None:

@@ -10,7 +10,7 @@ import plpy
 
 from pg_amqp_py.backend import server, session, settings
 from pg_amqp_py.backend.broker import Broker
-from pg_amqp_py.backend.delivery import deliver
+from pg_amqp_py.backend.delivery import deliver, returned
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     WRONG_STATE,
@@ -143,7 +143,7 @@ def _publish_now(broker: Broker, batch: Batch) -> None:
                 hint="It may or may not have arrived.",
             )
         )
-    for causes, what in (batch.refused, "refused"), (batch.returned, "returned as unroutable"):
+    for causes, what in (batch.refused, "refused"), (returned(batch), "returned as unroutable"):
         for cause in causes:
             raise broker.note(
                 AMQPError(

@@ -25,6 +25,15 @@ class Confirms:
         self._refused: set[int] = set()
 
     @property
+    def count(self) -> int:
+        """How many messages there are."""
+        return self._end - self._first
+
+    def cut(self, count: int) -> None:
+        """Expect only the first `count`: the others were not written after all."""
+        self._end = self._first + count
+
+    @property
     def outstanding(self) -> int:
         """How many messages are not answered yet."""
         return self._end - self._next - len(self._early)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.codec import frame, spec
@@ -28,7 +28,7 @@ from pg_amqp_py.wire.errors import (
     TLSError,
     UnreachableError,
 )
-from pg_amqp_py.wire.frames import Ack, FrameReader
+from pg_amqp_py.wire.frames import Ack, Content, FrameReader
 from pg_amqp_py.wire.transport import Bytes, Transport, open_transport
 
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
@@ -42,6 +42,16 @@ _ACCESS_REFUSED = 403
 _CLOSING_SECONDS = 1.0
 
 Reply = TypeVar("Reply")
+
+
+class Returned(NamedTuple):
+    """A mandatory message that no queue took (Basic.Return)."""
+
+    exchange: str
+    routing_key: str
+    text: str
+    """The broker's words."""
+    message_id: str | None
 
 
 class Connection:
@@ -64,8 +74,10 @@ class Connection:
         """The broker's reason for taking no messages now (Connection.Blocked), or None."""
         self.published = 0
         """Delivery tag of the last message on the channel."""
+        self.channels = 0
+        """How often the channel was opened."""
         self.on_publisher: Callable[[Any], None] = ignore
-        """Called with every Ack, and with every Basic.Return of pika.spec."""
+        """Called with every Ack, and with every Returned."""
         self.unconfirmed = False
         """Whether messages were published whose confirms nobody awaited."""
         self.late_refusal: ChannelClosedError | None = None
@@ -73,6 +85,8 @@ class Connection:
         self._transport = transport
         self._frames = FrameReader()
         self._replies: list[Any] = []
+        self._return: Any = None
+        """The Basic.Return whose content follows."""
         self._broken: ConnectionLostError | None = None
 
     @property
@@ -123,10 +137,14 @@ class Connection:
         refusal = None
         try:
             for channel, method in self._frames.feed(self._transport.receive_some()):
-                if isinstance(method, (Ack, spec.Basic.Return)):
+                if isinstance(method, Ack):
                     self.on_publisher(method)
                 elif method is None:
                     continue
+                elif isinstance(method, spec.Basic.Return):
+                    self._return = method
+                elif isinstance(method, Content):
+                    self._on_content(method)
                 elif channel == 0:
                     self._on_connection_method(method)
                 elif isinstance(method, spec.Channel.Close):
@@ -138,6 +156,15 @@ class Connection:
             raise
         if refusal is not None:
             raise refusal
+
+    def _on_content(self, content: Content) -> None:
+        method, self._return = self._return, None
+        if method is None:
+            raise ConnectionLostError("received content that was not asked for")
+        text = f"{_text(method.reply_text)} ({method.reply_code})"
+        self.on_publisher(
+            Returned(_text(method.exchange), _text(method.routing_key), text, content.message_id)
+        )
 
     def _on_connection_method(self, method: Any) -> None:
         if isinstance(method, spec.Connection.Close):
@@ -251,6 +278,7 @@ class Connection:
         self._tell(spec.Confirm.Select(), deadline, CHANNEL)
         self.expect(spec.Confirm.SelectOk, deadline)
         self.published = 0
+        self.channels += 1
 
     def reopen(self, deadline: float) -> None:
         """Open the channel again after a ChannelClosedError; delivery tags begin anew."""

@@ -17,28 +17,32 @@ steps of one message until the culprit is plain; then messages before it may arr
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
-from typing import Any, NamedTuple
+from itertools import chain, islice
+from typing import NamedTuple
 
 from pg_amqp_py.wire.confirms import Confirms
-from pg_amqp_py.wire.connection import Connection, ignore
+from pg_amqp_py.wire.connection import Connection, Returned, ignore
 from pg_amqp_py.wire.encode import Encoder, decode_messages
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
 from pg_amqp_py.wire.frames import Ack
 from pg_amqp_py.wire.message import Message
+from pg_amqp_py.wire.refusal import cause
 
 _PENDING, _CONFIRMED, _REFUSED, _ACCEPTED = range(4)
 _NACK = "the broker refused it (basic.nack)"
 _FIRST_HARD_ERROR = 500
 """Reply codes from here on speak of what was sent, not of the broker's own state."""
 
-Matcher = Callable[[Message], bool]
+
+def _never() -> bool:
+    return False
 
 
 class Cause(NamedTuple):
@@ -57,6 +61,15 @@ class Cause(NamedTuple):
         return (f'exchange "{self.exchange}"' if self.exchange else "the default exchange") + key
 
 
+class Fault(NamedTuple):
+    """Why one message was refused."""
+
+    text: str
+    """The broker's words."""
+    nacked: bool
+    """Basic.Nack: the broker could not take it just then; else it will not have it."""
+
+
 class Batch:
     """Messages on their way to one broker.
 
@@ -68,10 +81,14 @@ class Batch:
         self._starts = starts
         self._states = bytearray(len(starts))
         self._stepping = False
-        self.returned: Counter[Cause] = Counter()
-        """Unroutable messages that the broker handed back (mandatory)."""
+        self._attempt: _Attempt | None = None
+        """What was written and may still be answered."""
+        self.returned: list[Returned] = []
+        """Unroutable messages (mandatory) that the broker handed back; it confirms them, too."""
+        self.faults: dict[int, Fault] = {}
+        """Messages that the broker would not take, by their position."""
         self.refused: Counter[Cause] = Counter()
-        """Messages that the broker would not take."""
+        """How many these are, by cause."""
 
     @property
     def pending(self) -> int:
@@ -82,6 +99,10 @@ class Batch:
     def confirmed(self) -> int:
         """Number of messages that the broker has confirmed."""
         return self._states.count(_CONFIRMED)
+
+    def settled(self) -> list[int]:
+        """Positions of the messages that the broker has taken."""
+        return [at for at, state in enumerate(self._states) if state in (_CONFIRMED, _ACCEPTED)]
 
     def pending_exchanges(self) -> Counter[str]:
         """How many messages of each exchange are not settled yet."""
@@ -97,24 +118,50 @@ class Batch:
             encoder.append(stream, tuple(message.envelope), message.body)
         self._stream, self._starts = stream, starts
 
-    def write(self, connection: Connection, timeout: float, *, confirm: bool = True) -> None:
+    def write(
+        self,
+        connection: Connection,
+        timeout: float,
+        *,
+        confirm: bool = True,
+        patient: bool = False,
+        stop: Callable[[], bool] = _never,
+    ) -> None:
         """Write what is pending, and await its confirms unless `confirm` is false.
 
-        Returns when nothing is pending. Raises ConnectionLostError or StalledError (no byte
-        and no confirm moved for `timeout` seconds); what was confirmed by then is settled.
+        Returns when nothing is pending, or, once `stop` returns true, when what was written by
+        then is answered. Raises ConnectionLostError or StalledError (no byte and no confirm
+        moved for `timeout` seconds; a broker that has said that it is blocked is waited for
+        without end if `patient`); what was confirmed by then is settled. If the connection is
+        still usable after a StalledError, the next call waits for the answers that are missing.
         """
-        connection.settle_unconfirmed(time.monotonic() + timeout, wait=confirm)
-        while (first := self._states.find(_PENDING)) >= 0:
-            todo = self._todo(first)
+        attempt = self._resume(connection)
+        if attempt is None:
+            connection.settle_unconfirmed(time.monotonic() + timeout, wait=confirm)
+        while attempt or ((first := self._states.find(_PENDING)) >= 0 and not stop()):
+            if attempt is None:
+                attempt = self._begin(connection, self._todo(first))
             try:
-                self._attempt(connection, todo, timeout, confirm)
+                self._pump(attempt, timeout, confirm=confirm, patient=patient, stop=stop)
             except ChannelClosedError as refusal:
-                self._blame(refusal, todo)
+                self._end(attempt, confirm)
+                self._blame(refusal, attempt.todo)
                 connection.forget_exchanges()
                 connection.reopen(time.monotonic() + timeout)
             except ConnectionLostError as lost:
-                self._blame_connection(lost, todo)
+                self._end(attempt, confirm)
+                self._blame_connection(lost, attempt.todo)
                 raise
+            except BaseException:
+                self._end(attempt, confirm)
+                if connection.usable:
+                    self._attempt = attempt
+                raise
+            else:
+                self._end(attempt, confirm)
+                if not confirm:
+                    self._states = bytearray([_ACCEPTED]) * len(self._states)
+            attempt = None
 
     def _todo(self, first: int) -> list[range]:
         """Runs of neighbouring messages to write next, from the first that is pending on."""
@@ -122,55 +169,63 @@ class Batch:
             return [range(first, first + 1)]
         return [range(*run.span()) for run in re.finditer(b"\0+", self._states)]
 
-    def _attempt(
-        self, connection: Connection, todo: list[range], timeout: float, confirm: bool
-    ) -> None:
+    def _begin(self, connection: Connection, todo: list[range]) -> _Attempt:
         count = sum(map(len, todo))
         confirms = Confirms(connection.published + 1, count)
         connection.published += count
+        outgoing = _Outgoing((self._starts[run[0]], self._part(run)) for run in todo)
+        return _Attempt(connection, connection.channels, todo, confirms, outgoing)
 
-        def on_publisher(method: Any) -> None:
-            if isinstance(method, Ack):
-                confirms.answer(method)
-            else:
-                text = f"{method.reply_text} ({method.reply_code})"
-                self.returned[Cause(method.exchange, method.routing_key, text)] += 1
-
-        connection.on_publisher = on_publisher
-        try:
-            outgoing = _Outgoing((self._starts[run[0]], self._part(run)) for run in todo)
-            self._pump(connection, outgoing, confirms, timeout, confirm)
-        finally:
-            connection.on_publisher = ignore
-            connection.unconfirmed = confirms.outstanding > 0
-            if confirm:
-                self._settle(todo, confirms)
-        if not confirm:
-            self._states = bytearray([_ACCEPTED]) * len(self._states)
+    def _resume(self, connection: Connection) -> _Attempt | None:
+        """The attempt that was left waiting for answers, if they can still come."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is None or attempt.connection is not connection:
+            return None
+        if attempt.channel == connection.channels:
+            return attempt
+        # Somebody else has noticed that the broker refused one of the messages.
+        self._end(attempt, confirm=True)
+        if connection.late_refusal is not None:
+            self._blame(connection.late_refusal, attempt.todo)
+            connection.late_refusal = None
+        return None
 
     def _pump(
         self,
-        connection: Connection,
-        outgoing: _Outgoing,
-        confirms: Confirms,
+        attempt: _Attempt,
         timeout: float,
+        *,
         confirm: bool,
+        patient: bool,
+        stop: Callable[[], bool],
     ) -> None:
         """Write and read in both directions until all is written and answered.
 
         A broker that cannot deliver its answers stops reading: whoever only wrote would
         wait for it for ever.
         """
+        connection, confirms, outgoing = attempt.connection, attempt.confirms, attempt.outgoing
+
+        def on_publisher(answer: Ack | Returned) -> None:
+            if isinstance(answer, Ack):
+                confirms.answer(answer)
+            else:
+                self.returned.append(answer)
+
+        connection.on_publisher = on_publisher
         deadline = time.monotonic() + timeout
         try:
             while outgoing.left or (confirm and confirms.outstanding):
+                if outgoing.left and stop():
+                    self._cut(attempt)
                 before = confirms.outstanding
+                blocked = patient and connection.blocked is not None
                 sent = outgoing.send(connection) if outgoing.left else 0
                 if not sent:
-                    connection.wait(deadline, sending=outgoing.left)
+                    connection.wait(math.inf if blocked else deadline, sending=outgoing.left)
                 if outgoing.left or not sent:
                     connection.receive()
-                if sent or confirms.outstanding < before:
+                if sent or confirms.outstanding < before or blocked:
                     deadline = time.monotonic() + timeout
         except ChannelClosedError:
             # The rest of a half-written frame must follow before anything else may be said.
@@ -184,16 +239,36 @@ class Batch:
                 pass
             raise
 
+    def _cut(self, attempt: _Attempt) -> None:
+        """Write no more than the message that is being written."""
+        behind = attempt.outgoing.stop_at_message_end(self._starts)
+        written = sum(
+            min(run.stop, behind) - run.start for run in attempt.todo if run.start < behind
+        )
+        attempt.connection.published -= attempt.confirms.count - written
+        attempt.confirms.cut(written)
+
+    def _end(self, attempt: _Attempt, confirm: bool) -> None:
+        """Settle what is answered."""
+        connection, confirms = attempt.connection, attempt.confirms
+        connection.unconfirmed = confirms.outstanding > 0
+        if not connection.unconfirmed:
+            connection.on_publisher = ignore
+        if confirm:
+            self._settle(attempt.todo, confirms)
+
     def _settle(self, todo: list[range], confirms: Confirms) -> None:
         refused = set(confirms.refused())
         if not confirms.outstanding and not refused and len(todo) == 1:
-            run = todo[0]
+            run = todo[0][: confirms.count]
             self._states[run.start : run.stop] = bytearray([_CONFIRMED]) * len(run)
             return
         unanswered = set(confirms.unanswered())
-        for position, at in enumerate(chain.from_iterable(todo)):
+        written = islice(chain.from_iterable(todo), confirms.count)
+        for position, at in enumerate(written):
             if position in refused:
-                self._refuse([(at, self._message(at))], _NACK)
+                if self._states[at] == _PENDING:
+                    self._refuse([(at, self._message(at))], Fault(_NACK, nacked=True))
             elif position not in unanswered:
                 self._states[at] = _CONFIRMED
 
@@ -202,17 +277,17 @@ class Batch:
         text = f"{refusal} ({refusal.code})"
         if self._stepping:
             at = todo[0].start
-            self._refuse([(at, self._message(at))], text)
+            self._refuse([(at, self._message(at))], Fault(text, nacked=False))
             self._stepping = False
             return
-        matches, topic = _cause(str(refusal))
+        matches, topic = cause(str(refusal))
         culprits = [(at, m) for at, m in self._pending_messages() if matches(m)]
         if not culprits:
             self._stepping = True
             return
         first = culprits[0][0]
         self._states[:first] = self._states[:first].replace(b"\0", bytes([_ACCEPTED]))
-        self._refuse(culprits, text, topic=topic)
+        self._refuse(culprits, Fault(text, nacked=False), topic=topic)
 
     def _blame_connection(self, lost: ConnectionLostError, todo: list[range]) -> None:
         """Do not write a message again that makes the broker close connection after connection."""
@@ -220,16 +295,18 @@ class Batch:
             return
         if self._stepping:
             at = todo[0].start
-            self._refuse([(at, self._message(at))], f"{lost} ({lost.code})")
+            fault = Fault(f"{lost} ({lost.code})", nacked=False)
+            self._refuse([(at, self._message(at))], fault)
         self._stepping = not self._stepping
 
     def _refuse(
-        self, culprits: list[tuple[int, Message]], text: str, *, topic: bool = False
+        self, culprits: list[tuple[int, Message]], fault: Fault, *, topic: bool = False
     ) -> None:
         for at, message in culprits:
             self._states[at] = _REFUSED
+            self.faults[at] = fault
             key = message.envelope.routing_key if topic else None
-            self.refused[Cause(message.envelope.exchange, key, text)] += 1
+            self.refused[Cause(message.envelope.exchange, key, fault.text)] += 1
 
     def _pending_messages(self) -> Iterator[tuple[int, Message]]:
         for at, state in enumerate(self._states):
@@ -243,6 +320,17 @@ class Batch:
         """The bytes of neighbouring messages."""
         end = self._starts[run.stop] if run.stop < len(self._starts) else len(self._stream)
         return memoryview(self._stream)[self._starts[run.start] : end]
+
+
+class _Attempt(NamedTuple):
+    """One writing of what is pending."""
+
+    connection: Connection
+    channel: int
+    """Connection.channels at its beginning: another one, and no answers can come any more."""
+    todo: list[range]
+    confirms: Confirms
+    outgoing: _Outgoing
 
 
 class _Outgoing:
@@ -266,45 +354,13 @@ class _Outgoing:
             self._advance()
         return sent
 
-    def stop_at_message_end(self, starts: Sequence[int]) -> None:
-        """Forget everything behind the message that is being written."""
+    def stop_at_message_end(self, starts: Sequence[int]) -> int:
+        """Forget everything behind the message that is being written; return its successor."""
         self._parts = iter(())
         end = bisect_left(starts, self._at)
         if end < len(starts):
             self._run = self._run[: starts[end] - self._at]
+        return end
 
     def _advance(self) -> None:
         self._at, self._run = next(self._parts, (0, memoryview(b"")))
-
-
-def _cause(text: str) -> tuple[Matcher, bool]:
-    """Which messages the broker's text speaks of, and whether it names their routing key.
-
-    The texts are those of RabbitMQ 3.10 to 4.x; no message matches any other text.
-    """
-    size = re.search(r"message size \d+ is larger than (?:configured )?max size (\d+)", text)
-    if size:
-        limit = int(size[1])
-        return (lambda m: len(m.body) > limit), False
-    if "user_id property set to '" in text:
-        phrase = "user_id property set to '{}' but authenticated"
-        return (lambda m: _quotes(text, phrase.format(m.envelope.user_id))), False
-    if "topic '" in text:
-        phrase = "topic '{}' in exchange '{}' in vhost"
-        return (
-            lambda m: _quotes(text, phrase.format(m.envelope.routing_key, m.envelope.exchange))
-        ), True
-    # The default exchange has no name but this one.
-    return (
-        lambda m: _quotes(text, f"exchange '{m.envelope.exchange or 'amq.default'}' in vhost")
-    ), False
-
-
-def _quotes(text: str, phrase: str) -> bool:
-    """Whether the broker says this, as far as it can be seen: it cuts its texts to 255 bytes."""
-    if phrase in text:
-        return True
-    # Dots stand for what is missing, and the cut may be within a character.
-    shown = text.removesuffix("...").rstrip("\ufffd")
-    begins = shown.find(phrase[: phrase.index("'") + 1])
-    return text.endswith("...") and begins >= 0 and phrase.startswith(shown[begins:])

@@ -12,10 +12,13 @@ from typing import Any
 
 from pg_amqp_py.wire.codec import frame, spec
 from pg_amqp_py.wire.errors import ConnectionLostError
+from pg_amqp_py.wire.properties import decode_properties
 
 _header = struct.Struct(">BHI").unpack_from
 _acknowledgement = struct.Struct(">QB").unpack_from
 _LARGEST_FRAME = 1 << 24
+_PROPERTIES = 7 + 12
+"""Where in a header frame the property flags are (AMQP 0-9-1, section 4.2.6.1)."""
 _ANSWERS = {spec.Basic.Ack.INDEX: True, spec.Basic.Nack.INDEX: False}
 
 
@@ -28,6 +31,15 @@ class Ack:
         self.positive = positive
         self.tag = tag
         self.multiple = multiple
+
+
+class Content:
+    """The header of a message that the broker hands back: of all properties, its message-id."""
+
+    __slots__ = ("message_id",)
+
+    def __init__(self, message_id: str | None) -> None:
+        self.message_id = message_id
 
 
 class FrameReader:
@@ -44,8 +56,8 @@ class FrameReader:
     def feed(self, data: bytes) -> Iterator[tuple[int, Any]]:
         """The frames that `data` completes, as (channel, method).
 
-        The method is one of pika.spec, or an Ack; for content and heartbeats, which a publisher
-        has no use for, it is None.
+        The method is one of pika.spec, an Ack or a Content; for bodies and heartbeats, which a
+        publisher has no use for, it is None.
         Raises ConnectionLostError if the stream is no sequence of AMQP frames.
         """
         self._data += data
@@ -68,9 +80,11 @@ class FrameReader:
 
 
 def _decode(kind: int, raw: bytes) -> Any:
-    if kind in (spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEARTBEAT):
+    if kind in (spec.FRAME_BODY, spec.FRAME_HEARTBEAT):
         return None
     try:
+        if kind == spec.FRAME_HEADER:
+            return Content(_message_id(raw))
         index = int.from_bytes(raw[7:11], "big")
         if index in _ANSWERS:
             tag, bits = _acknowledgement(raw, 11)
@@ -79,3 +93,11 @@ def _decode(kind: int, raw: bytes) -> Any:
     except Exception:
         # Whatever pika raises (KeyError, struct.error, ...) means the same.
         raise ConnectionLostError("received a frame that is no AMQP 0-9-1") from None
+
+
+def _message_id(raw: bytes) -> str | None:
+    try:
+        return decode_properties(raw, _PROPERTIES).get("message_id")
+    except Exception:
+        # A header table may hold types that nothing here ever sends.
+        return None

@@ -1,0 +1,34 @@
+-- Vacuum cannot free what a transaction that began earlier might still look at. TRUNCATE can: all that is alive is put
+-- back behind it, in one transaction.
+CREATE FUNCTION amqp.outbox_compact() RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '50ms'
+AS $$
+DECLARE
+    alive amqp.outbox[];
+BEGIN
+    IF pg_table_size('amqp.outbox') < 64 * 1024 * 1024 THEN
+        RETURN false;
+    END IF;
+    -- Before the lock, which keeps publishers waiting. They hold theirs until they commit.
+    IF (SELECT count(*) FROM (SELECT FROM amqp.outbox LIMIT 1001) AS o) > 1000 THEN
+        RETURN false;
+    END IF;
+    BEGIN
+        LOCK TABLE amqp.outbox IN ACCESS EXCLUSIVE MODE;
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN false;
+    END;
+    alive := ARRAY(SELECT o FROM amqp.outbox AS o LIMIT 10001);
+    IF cardinality(alive) > 10000 THEN
+        RETURN false;
+    END IF;
+    TRUNCATE amqp.outbox;
+    INSERT INTO amqp.outbox SELECT a.* FROM unnest(alive) AS a;
+    RETURN true;
+END
+$$;
+
+COMMENT ON FUNCTION amqp.outbox_compact() IS
+'Part of the outbox: if its table has grown to 64 MB and holds nearly nothing, gives the space back, whatever transactions are open. Waits at most 50 ms for those that have used the outbox; true: it is done.';

@@ -1,0 +1,89 @@
+-- Without SET, so that PostgreSQL inlines it into a prepared statement and plans it once. Callers turn enable_seqscan,
+-- enable_bitmapscan and enable_sort off: the statistics may be of a moment when the table was empty.
+CREATE FUNCTION amqp.outbox_due(
+    broker_id integer,
+    after_id bigint,
+    settled_id bigint,
+    row_limit integer,
+    byte_limit bigint
+) RETURNS TABLE (
+    id bigint,
+    ordering_key text,
+    exchange text,
+    routing_key text,
+    mandatory boolean,
+    delivery_mode integer,
+    content_type text,
+    reply_to text,
+    correlation_id text,
+    headers text,
+    content_encoding text,
+    priority integer,
+    expiration text,
+    message_id text,
+    "timestamp" bigint,
+    type text,
+    user_id text,
+    app_id text,
+    body bytea
+)
+LANGUAGE sql STABLE PARALLEL UNSAFE
+BEGIN ATOMIC
+    WITH due AS (
+        (
+            SELECT r.*
+            FROM amqp.outbox AS r
+            -- Written so that no index but outbox_ready_idx has this order.
+            WHERE (r.broker_id, r.id) > (outbox_due.broker_id, COALESCE(outbox_due.after_id, -9223372036854775808))
+              AND r.broker_id <= outbox_due.broker_id
+              AND r.next_attempt_at IS NULL
+              -- Not what this transaction has published itself: it may yet be rolled back.
+              AND age(r.xmin) > 0
+              AND (r.ordering_key IS NULL OR NOT EXISTS (
+                      SELECT FROM amqp.outbox AS e
+                      WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key = r.ordering_key AND e.id < r.id
+                        AND (e.next_attempt_at IS NOT NULL OR e.id <= outbox_due.settled_id)
+                  ) AND NOT EXISTS (
+                      SELECT FROM amqp.outbox_dead AS e
+                      WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key = r.ordering_key AND e.id < r.id
+                  ))
+            ORDER BY r.broker_id, r.id
+            LIMIT outbox_due.row_limit
+        ) UNION ALL (
+            SELECT w.*
+            FROM amqp.outbox AS w
+            WHERE outbox_due.after_id IS NULL
+              AND w.broker_id = outbox_due.broker_id
+              AND w.next_attempt_at <= statement_timestamp()
+              AND age(w.xmin) > 0
+              -- An earlier one that is due now stands before this one below, or this one is cut off too.
+              AND (w.ordering_key IS NULL OR NOT EXISTS (
+                      SELECT FROM amqp.outbox AS e
+                      WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key = w.ordering_key AND e.id < w.id
+                        AND e.next_attempt_at > w.next_attempt_at
+                  ) AND NOT EXISTS (
+                      SELECT FROM amqp.outbox_dead AS e
+                      WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key = w.ordering_key AND e.id < w.id
+                  ))
+            ORDER BY w.broker_id, w.next_attempt_at, w.id
+            LIMIT outbox_due.row_limit
+        )
+    )
+    SELECT c.id, c.ordering_key, c.exchange, c.routing_key, COALESCE(c.mandatory, false), c.delivery_mode,
+           c.content_type, c.reply_to, c.correlation_id, c.headers::text, c.content_encoding, c.priority, c.expiration,
+           c.message_id,
+           CASE WHEN isfinite(c."timestamp") THEN floor(date_part('epoch', c."timestamp"))::bigint
+                WHEN c."timestamp" IS NOT NULL THEN -1 END,
+           c.type, c.user_id, c.app_id, c.body
+    FROM (
+        SELECT d.*, sum(octet_length(d.body)) OVER (ORDER BY d.id ROWS UNBOUNDED PRECEDING) - octet_length(d.body) AS before
+        FROM due AS d
+        ORDER BY d.id
+        LIMIT outbox_due.row_limit
+    ) AS c
+    WHERE c.before < outbox_due.byte_limit
+    ORDER BY c.id;
+END;
+
+COMMENT ON FUNCTION amqp.outbox_due(integer, bigint, bigint, integer, bigint) IS
+'Part of the outbox, for whoever holds its lock: the messages of a broker to deliver next, in order of id, row_limit at most and no more once byte_limit bytes are reached. after_id: only ready ones behind it; NULL: from the beginning, those that waited and are due among them. settled_id: what is not delivered up to here holds back what has its ordering_key.';

@@ -1,0 +1,8 @@
+-- One relay works a broker, and while it does, no batch is delivered beside it. The two keys are the only advisory
+-- locks of the outbox: 1634562416 is "amqp" in ASCII.
+CREATE FUNCTION amqp.outbox_lock(broker_id integer) RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+RETURN pg_try_advisory_lock(1634562416, $1);
+
+COMMENT ON FUNCTION amqp.outbox_lock(integer) IS
+'Part of the outbox: makes this session the one that works a broker''s outbox, until it ends. False: another one does.';

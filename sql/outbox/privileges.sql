@@ -1,0 +1,8 @@
+-- USAGE on schema amqp, which nobody but its owner has at first, is the right to publish: to add messages, and to see
+-- whether any wait. Delivering them, and the dead letters, take a GRANT of their own.
+GRANT USAGE ON SEQUENCE amqp.outbox_id_seq TO PUBLIC;
+GRANT INSERT (id, broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id, mandatory,
+              headers, content_encoding, priority, expiration, message_id, "timestamp", type, user_id, app_id, ordering_key,
+              next_attempt_at),
+      SELECT (id, broker_id, next_attempt_at)
+ON amqp.outbox TO PUBLIC;
