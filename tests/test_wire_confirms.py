@@ -104,9 +104,9 @@ def test_frames_in_pieces_of_any_size() -> None:
         assert frames[2][1].reason == "low on memory"
         assert frames[4][1].reply_text == "NO_ROUTE"
         assert [frames[at][1] for at in (3, 6)] == [None, None]
-            content = frames[5][1]
-            assert isinstance(content, Content)
-            assert content.message_id == "m-1"
+        content = frames[5][1]
+        assert isinstance(content, Content)
+        assert content.message_id == "m-1"
         assert reader.buffered == b""
 
 
