@@ -1,0 +1,1 @@
+"""Outside of the server: the daemon pg-amqp."""
