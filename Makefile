@@ -86,12 +86,14 @@ $(PIKA)/.fetched: extension/requirements.txt
 	touch $@
 
 # Backends cannot write below a folder of root's, so the bytecode is made here; unchecked, so that it
-# stays valid whatever timestamps copying and packaging give to the sources.
-$(STAGE)/.staged: $(PIKA)/.fetched $(shell find extension/pg_amqp_py -name __pycache__ -prune -o -print)
+# stays valid whatever timestamps copying and packaging give to the sources. Without bridge, which runs outside the
+# server and needs packages that are not there.
+$(STAGE)/.staged: $(PIKA)/.fetched $(shell find extension/pg_amqp_py \( -name __pycache__ -o -name bridge \) -prune -o -print)
 	rm -rf $(STAGE)
 	mkdir -p build
 	cp -R $(PIKA) $(STAGE)
 	cp -R extension/pg_amqp_py $(STAGE)/
+	rm -rf $(STAGE)/pg_amqp_py/bridge
 	find $(STAGE) -name __pycache__ -prune -exec rm -rf {} +
 	$(PLPYTHON) -m compileall -q -f --invalidation-mode unchecked-hash $(STAGE)
 	touch $@
@@ -123,7 +125,7 @@ build/regress:
 VENV = build/venv
 TOOLS = $(VENV)/.made-$(PYTHON_VERSION)
 
-$(TOOLS): pyproject.toml
+$(TOOLS): pyproject.toml $(EXTENSION).control
 	rm -rf $(VENV)
 	$(PLPYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'

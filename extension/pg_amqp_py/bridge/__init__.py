@@ -1,1 +1,1 @@
-"""Outside of the server: the daemon pg-amqp."""
+"""Programs outside the server, between its outbox and RabbitMQ."""
