@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 import click
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from pg_amqp_py.bridge import logs
 
@@ -20,8 +22,17 @@ def main() -> None:
     """Deliver the outbox of a PostgreSQL database to RabbitMQ."""
 
 
+def _checked_dsn(_context: click.Context, _parameter: click.Parameter, dsn: str) -> str:
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # Its text repeats parts of the string, and they may be those of a password.
+        raise click.BadParameter("not a connection string or URI of PostgreSQL") from None
+    return dsn
+
+
 @main.command()
-@click.option("--dsn", default="", help=_DSN_HELP)
+@click.option("--dsn", default="", callback=_checked_dsn, help=_DSN_HELP)
 @click.option("--once", is_flag=True, help="Deliver what is due, then exit.")
 @click.option(
     "--listen-metrics",
