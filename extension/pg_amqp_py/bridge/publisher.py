@@ -129,16 +129,22 @@ class Publisher:
 
     def _look_after_idle_connection(self) -> None:
         """Notice while there is nothing to do that the broker has gone, or is back."""
-        if self._connection is None:
-            if self._lease.valid and not self._stopped() and time.monotonic() >= self._retry_at:
-                self._connect()
-            return
-        try:
-            self._connection.receive()
-        except (ConnectionLostError, ChannelClosedError) as error:
-            self._lose(error)
+        if self._connection is not None:
+            self._listen()
+        elif not self._stopped() and time.monotonic() >= self._retry_at:
+            self._connect()
+
+    def _listen(self) -> None:
+        """Take in what the broker has said by itself: perhaps its farewell."""
+        if self._connection is not None:
+            try:
+                self._connection.receive()
+            except (ConnectionLostError, ChannelClosedError) as error:
+                self._lose(error)
 
     def _deliver(self, run: Run) -> None:
+        # What is written to a broker that has gone must be written again, and may arrive twice.
+        self._listen()
         with closing(run.batches()) as batches:
             for batch in batches:
                 self._write(run, batch)
