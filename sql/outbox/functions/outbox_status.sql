@@ -32,7 +32,7 @@ BEGIN ATOMIC
             FROM pg_locks AS l
             JOIN pg_stat_activity AS a ON a.pid = l.pid
             WHERE l.locktype = 'advisory' AND l.granted AND l.mode = 'ExclusiveLock' AND l.objsubid = 2
-              AND l.classid = 1634562416::oid AND l.objid = b.broker_id::bigint::oid
+              AND l.classid = 1634562416::oid AND l.objid = (b.broker_id::bigint & 4294967295)::oid
               AND l.database = (SELECT c.oid FROM pg_database AS c WHERE c.datname = current_database())),
            t.last_error,
            t.last_error_at
