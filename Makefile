@@ -17,6 +17,7 @@ SQL_FILES = sql/preamble.sql \
 	$(sort $(wildcard sql/tables/*.sql)) \
 	$(OUTBOX_FILES) \
 	$(sort $(wildcard sql/functions/*.sql)) \
+	build/publish_change.sql build/publish_change_outbox.sql \
 	$(sort $(wildcard sql/triggers/*.sql)) \
 	sql/privileges.sql
 SQL_FOLDERS = sql/tables sql/functions sql/triggers sql/outbox/order.txt
@@ -73,6 +74,16 @@ STAGE = build/python-$(PYTHON_VERSION)
 pythondir = $(pkglibdir)/$(EXTENSION)
 
 all: $(STAGE)/.staged
+
+# One trigger function for amqp.publish(), the same for amqp.publish_outbox(), which has two more parameters.
+# pg-amqp install-outbox does likewise, in bridge/install.py.
+build/publish_change.sql: sql/publish_change.sql.in Makefile
+	mkdir -p build
+	sed 's/@FUNCTION@/publish_change/g; s/@PUBLISH@/publish/g; s/@MORE@//' $< > $@
+build/publish_change_outbox.sql: sql/publish_change.sql.in Makefile
+	mkdir -p build
+	sed 's/@FUNCTION@/publish_change_outbox/g; s/@PUBLISH@/publish_outbox/g; s/@MORE@/, $(MORE)/' $< > $@
+MORE = NULL::pg_catalog.timestamptz, NULL::pg_catalog.text
 
 $(DATA_built): $(SQL_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
 	cat $(SQL_FILES) > $@
