@@ -2,6 +2,7 @@
 #
 #   make demo [KEEP=1]      installs what is missing, then shows it on two private servers
 #   make test               the same set-up, then lint and the whole test suite
+#   make bench              the same set-up, then measures; some minutes, on a machine that does nothing else
 #   make; make install      build; install into the PostgreSQL of PG_CONFIG (knows DESTDIR)
 #   make installcheck       the SQL tests, against the server that PGHOST and PGPORT name
 #   make uninstall, make lint, make clean
@@ -39,18 +40,18 @@ PGXS := $(if $(PG_CONFIG),$(shell $(PG_CONFIG) --pgxs))
 
 .DEFAULT_GOAL = all
 .DELETE_ON_ERROR:
-.PHONY: demo demo-stop test lint install-here run-demo run-test
+.PHONY: demo demo-stop test bench lint install-here run-demo run-test run-bench
 
 # ---- What needs nothing installed yet ----
 
 # PostgreSQL may come with prepare.sh: only the second make can see it.
-demo test:
+demo test bench:
 	tests/prepare.sh
 	$(MAKE) --no-print-directory run-$@
 
 ifeq ($(wildcard $(PGXS)),)
 
-all install uninstall installcheck lint run-demo run-test:
+all install uninstall installcheck lint run-demo run-test run-bench:
 	@echo 'no PostgreSQL server found: install one, name its pg_config (make PG_CONFIG=...),' >&2
 	@echo 'or run tests/prepare.sh, which installs it with apt' >&2
 	@exit 1
@@ -160,6 +161,9 @@ run-demo: install-here $(TOOLS)
 run-test: install-here $(TOOLS)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory lint
+
+run-bench: install-here $(TOOLS)
+	@PYTHONPATH=extension:tests $(VENV)/bin/python bench/outbox.py
 
 demo-stop:
 	@$(VENV)/bin/python tests/demo.py --stop
