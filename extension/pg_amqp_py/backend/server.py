@@ -24,8 +24,8 @@ from pg_amqp_py.backend.errors import FEATURE_NOT_SUPPORTED, AMQPError
 _XACT_COMMIT, _XACT_ABORT, _XACT_PREPARE, _XACT_PRE_PREPARE = 0, 2, 4, 7
 # SubXactEvent
 _SUBXACT_ABORT = 2
-# Error level WARNING (src/include/utils/elog.h)
-_WARNING = 19
+# Error levels (src/include/utils/elog.h)
+_LOG_SERVER_ONLY, _WARNING = 16, 19
 # XactIsoLevel
 _READ_COMMITTED = 1
 # MyXactFlags: "this transaction accessed a temporary object"
@@ -168,13 +168,24 @@ def warning(
     there are no conversions outside of a transaction: it would raise an ERROR. For the commit
     callback only, where interrupts are held off: anywhere else the report may be interrupted.
     """
-    if not _errstart(_WARNING, None):
+    _ereport(_WARNING, message, sqlstate, detail, hint)
+
+
+def log(message: str, *, sqlstate: str) -> None:
+    """Write a line to the server's log alone, in ASCII, at the end of the process."""
+    _ereport(_LOG_SERVER_ONLY, message, sqlstate)
+
+
+def _ereport(
+    level: int, message: str, sqlstate: str, detail: str | None = None, hint: str | None = None
+) -> None:
+    if not _errstart(level, None):
         return
     _errcode(sum((ord(c) - ord("0") & 0x3F) << 6 * at for at, c in enumerate(sqlstate)))
     for report, text in (_errmsg, message), (_errdetail, detail), (_errhint, hint):
         if text is not None:
             report(b"%s", text.encode("ascii", "backslashreplace"))
-    _errfinish(b"pg_amqp_py", 0, b"commit")
+    _errfinish(b"pg_amqp_py", 0, b"report")
 
 
 def announce_change(relation: int) -> None:

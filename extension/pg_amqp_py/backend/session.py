@@ -10,8 +10,9 @@ import plpy
 
 from pg_amqp_py.backend import errors, server, settings
 from pg_amqp_py.backend.broker import Broker, read_addresses
-from pg_amqp_py.backend.delivery import MOST_WARNINGS, deliver_committed
+from pg_amqp_py.backend.delivery import MOST_WARNINGS, deliver_committed, lost, ready
 from pg_amqp_py.backend.errors import (
+    CONNECTION_FAILURE,
     FEATURE_NOT_SUPPORTED,
     INTERNAL_ERROR,
     UNDEFINED_OBJECT,
@@ -67,7 +68,8 @@ def connection(broker_id: int) -> Connection:
     usable = _usable.get(broker_id)
     if usable is None:
         settings.check()
-        usable = _usable[broker_id] = broker(broker_id).ready()
+        timeout = settings.connect_timeout.value()
+        usable = _usable[broker_id] = ready(broker(broker_id), timeout, server.check_interrupts)
     return usable
 
 
@@ -133,8 +135,13 @@ def _forget_rows_since(subtransaction: int) -> None:
             known.read_at = None
 
 
+def _keeps() -> bool:
+    """Whether messages of earlier transactions are still to be delivered."""
+    return any(known.kept for known in brokers.values())
+
+
 def _on_commit() -> None:
-    if not buffer.sends() and not _warned:
+    if not buffer.sends() and not _warned and not _keeps():
         # Nearly every transaction: a session goes on to do other things.
         _end()
         return
@@ -142,7 +149,7 @@ def _on_commit() -> None:
     plain = errors.UTF8 and _client_encoding() == b"UTF8"
     errors.give_warning = plpy.warning if plain else server.warning
     try:
-        if buffer.sends():
+        if buffer.sends() or _keeps():
             deliver_committed(buffer.outgoing(), brokers)
         _warn_of_the_rest()
     except BaseException as error:
@@ -175,6 +182,8 @@ def _on_abort_subtransaction(subtransaction: int) -> None:
 
 def _on_leave() -> None:
     for known in brokers.values():
+        if known.kept:
+            server.log(lost(known), sqlstate=CONNECTION_FAILURE)
         if known.connection is not None:
             known.connection.leave()
 
