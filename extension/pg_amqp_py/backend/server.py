@@ -101,6 +101,12 @@ _interrupts = plpy.prepare("SELECT")
 _pin_search_path = plpy.prepare(
     "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
 )
+_plan_by_index = plpy.prepare(
+    "SELECT pg_catalog.set_config('enable_seqscan', 'off', true),"
+    " pg_catalog.set_config('enable_bitmapscan', 'off', true),"
+    " pg_catalog.set_config('enable_sort', 'off', true),"
+    " pg_catalog.set_config('jit', 'off', true)"
+)
 _kept: list[Any] = []
 """The callbacks: PostgreSQL holds bare pointers to them until the process ends."""
 
@@ -141,6 +147,20 @@ def acting_as(role: int) -> Iterator[None]:
     finally:
         _end_guc_level(False, level)
         _set_user(user.value, context.value)
+
+
+@contextmanager
+def planning_by_index() -> Iterator[None]:
+    """Have queries planned to use an index wherever there is one.
+
+    For a table that is empty at one moment and large at the next: its statistics mislead.
+    """
+    level = _new_guc_level()
+    try:
+        plpy.execute(_plan_by_index)
+        yield
+    finally:
+        _end_guc_level(False, level)
 
 
 def catalog_version() -> int:

@@ -28,6 +28,10 @@ brokers: dict[int, Broker] = {}
 
 _usable: dict[int, Connection] = {}
 """Connections that this transaction has looked after, by broker_id."""
+_publishing: dict[int, Connection] = {}
+"""Those of them on which publish() may go on."""
+diverted: set[int] = set()
+"""Brokers whose messages this transaction leaves to the outbox."""
 _client_encoding = server.setting("client_encoding")
 _changed: list[int] = []
 """Subtransactions of this transaction that have changed amqp.broker."""
@@ -73,8 +77,19 @@ def connection(broker_id: int) -> Connection:
     return usable
 
 
-# The connection of a broker, if this transaction has looked after it already.
-looked_at = _usable.get
+# The connection of a broker, if publish() has got it in this transaction already.
+publishing_to = _publishing.get
+
+
+def let_publish(broker_id: int, connection: Connection) -> None:
+    """Let the rest of the transaction publish to a broker without looking at anything again."""
+    _publishing[broker_id] = connection
+
+
+def divert(broker_id: int) -> None:
+    """Let the rest of the transaction publish to a broker by way of the outbox."""
+    diverted.add(broker_id)
+    _publishing.pop(broker_id, None)
 
 
 def count_failure(broker_id: int | None) -> None:
@@ -92,6 +107,7 @@ def deadline() -> float:
 def forget_connection(broker_id: int) -> None:
     """Look at the broker's row and connection again at the next call."""
     _usable.pop(broker_id, None)
+    _publishing.pop(broker_id, None)
 
 
 def broker_table_changed(relation: int) -> None:
@@ -117,6 +133,8 @@ def _warn_of_the_rest() -> None:
 def _end() -> None:
     buffer.clear()
     _usable.clear()
+    _publishing.clear()
+    diverted.clear()
     _warned.clear()
     _changed.clear()
 
@@ -131,6 +149,7 @@ def _forget_rows_since(subtransaction: int) -> None:
     if _changed and _changed[-1] >= subtransaction:
         _changed[:] = [earlier for earlier in _changed if earlier < subtransaction]
         _usable.clear()
+        _publishing.clear()
         for known in brokers.values():
             known.read_at = None
 
