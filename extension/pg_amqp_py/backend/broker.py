@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import plpy
 
-from pg_amqp_py.backend import server, settings
+from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import (
     INSUFFICIENT_RESOURCES,
     WRONG_OBJECT_TYPE,
@@ -28,10 +28,14 @@ from pg_amqp_py.backend.errors import (
 from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.connection import Connection, connect
+from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
     ConnectError,
     ConnectionLostError,
+    StalledError,
+    UnreachableError,
+    WireError,
 )
 
 _FIRST_BACKOFF = 1.0
@@ -113,6 +117,16 @@ class _Backoff(NamedTuple):
     error: ConnectError
 
 
+class Kept(NamedTuple):
+    """Messages of a committed transaction that could not be settled yet."""
+
+    batch: Batch
+    confirm: bool
+    """Whether their confirms are awaited: amqp.publisher_confirms at their commit."""
+    frame_max: int
+    """The largest frame in which they are encoded."""
+
+
 class Broker:
     """One broker_id in this session."""
 
@@ -128,7 +142,14 @@ class Broker:
         self.returned = 0
         self.failed = 0
         self.last_error: str | None = None
+        self.kept: list[Kept] = []
+        """What goes out before anything newer, in the order of the commits."""
         self._backoffs: dict[Address, _Backoff] = {}
+
+    @property
+    def unconfirmed(self) -> int:
+        """Number of messages that are kept."""
+        return sum(kept.batch.pending for kept in self.kept)
 
     def configure(self, addresses: list[Address]) -> None:
         """Take the rows of amqp.broker; a connection to what they no longer name is closed."""
@@ -146,16 +167,21 @@ class Broker:
             connection.on_wait = server.check_interrupts
             connection.close()
 
-    def ready(self) -> Connection:
+    def ready(self, timeout: float, on_wait: Callable[[], None]) -> Connection:
         """A connection that is alive as far as one can see without asking the broker.
 
-        Raises AMQPError if there is none to be had, or if the broker takes no messages now.
+        Each host has `timeout` seconds. Raises AMQPError if there is no connection to be had, or if
+        the broker takes no messages now.
         """
-        if self.connection is None or not self._look(self.connection):
-            self.connection = None
-            self._open(settings.connect_timeout.value())
         connection = self.connection
-        assert connection is not None
+        if connection is None or not self._look(connection, timeout, on_wait):
+            self.connection = None
+            connection = self._open(timeout, on_wait)
+        self.refuse_if_blocked(connection)
+        return connection
+
+    def refuse_if_blocked(self, connection: Connection) -> None:
+        """Raise AMQPError if the broker has said that it takes no messages now."""
         if connection.blocked is not None:
             raise self.note(
                 AMQPError(
@@ -165,14 +191,17 @@ class Broker:
                     hint="The broker is short of memory or disk space: see rabbitmqctl status.",
                 )
             )
-        return connection
 
-    def _look(self, connection: Connection) -> bool:
+    def _look(self, connection: Connection, timeout: float, on_wait: Callable[[], None]) -> bool:
         """Take in what an idle connection received; whether it is still of use."""
-        connection.on_wait = server.check_interrupts
+        connection.on_wait = on_wait
         try:
-            connection.receive()
-        except ConnectionLostError:
+            if self.kept and connection.unconfirmed:
+                # Their batch, which waits for answers, knows what to do about a refusal.
+                connection.settle_unconfirmed(time.monotonic() + timeout, wait=False)
+            else:
+                connection.receive()
+        except (ConnectionLostError, StalledError):
             return False
         except ChannelClosedError as refusal:
             connection.late_refusal = refusal
@@ -197,7 +226,7 @@ class Broker:
         self.last_error = f"{error}: {error.detail}" if error.detail else str(error)
         return error
 
-    def _open(self, timeout: float) -> None:
+    def _open(self, timeout: float, on_wait: Callable[[], None]) -> Connection:
         """Connect to the first host that answers; hosts that just failed are left alone."""
         failures: list[tuple[Address, ConnectError]] = []
         waits = []
@@ -209,8 +238,7 @@ class Broker:
                 failures.append((address, backoff.error))
                 continue
             try:
-                self.connect(address, timeout, server.check_interrupts)
-                return
+                return self.connect(address, timeout, on_wait)
             except ConnectError as error:
                 failures.append((address, error))
         raise self.note(self._unreachable(failures, waits))
@@ -224,14 +252,28 @@ class Broker:
         try:
             self.connection = connect(address, name, timeout, on_wait)
         except ConnectError as error:
-            before = self._backoffs.get(address)
-            delay = min(before.delay * 2, _LONGEST_BACKOFF) if before else _FIRST_BACKOFF
-            # Kept without its traceback, whose frames hold the password.
-            kept = error.with_traceback(None)
-            self._backoffs[address] = _Backoff(time.monotonic() + delay, delay, kept)
-            raise kept from None
-        self._backoffs.pop(address, None)
+            # Without its traceback, whose frames hold the password.
+            failure = error.with_traceback(None)
+            self._back_off(address, failure)
+            raise failure from None
+        if not self.kept:
+            self._backoffs.pop(address, None)
         return self.connection
+
+    def give_up(self, connection: Connection, error: WireError) -> None:
+        """Leave alone for a while a host that took kept messages and did not confirm them."""
+        if not connection.usable:
+            self.connection = None
+            self._back_off(connection.address, UnreachableError(f"no confirms: {error}"))
+
+    def _back_off(self, address: Address, error: ConnectError) -> None:
+        now = time.monotonic()
+        before = self._backoffs.get(address)
+        delay = before.delay if before else _FIRST_BACKOFF
+        # A commit tries again and again, whatever was noted here: its attempts count as one.
+        if before and now >= before.until:
+            delay = min(delay * 2, _LONGEST_BACKOFF)
+        self._backoffs[address] = _Backoff(now + delay, delay, error)
 
     def _unreachable(
         self, failures: list[tuple[Address, ConnectError]], waits: list[float]
