@@ -20,6 +20,7 @@ SQL_FILES = sql/preamble.sql \
 	$(sort $(wildcard sql/functions/*.sql)) \
 	build/publish_change.sql build/publish_change_outbox.sql \
 	$(sort $(wildcard sql/triggers/*.sql)) \
+	sql/dump.sql \
 	sql/privileges.sql
 SQL_FOLDERS = sql/tables sql/functions sql/triggers sql/outbox/order.txt
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
