@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from failing_outbox import LIMIT, Outbox
+from failing_outbox import LIMIT, Outbox, Relay, rows
+from messages import Session
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction
@@ -198,3 +200,57 @@ def test_a_relay_is_killed_and_another_one_takes_over(outbox: Outbox) -> None:
             outbox.relay()
         working, waiting = outbox.relay(), outbox.relay()
     print(outbox.settle())
+
+
+# ---- What a relay must not do ----
+
+
+def test_a_late_commit_among_what_is_under_way_is_not_overtaken(
+    proxied: Outbox, proxy: CuttingProxy
+) -> None:
+    with proxied.session() as early, proxied.session() as late:
+        relay = proxied.relay()
+        tell(proxied, early, "first")
+        proxied.await_empty()
+        proxy.stall(Direction.TO_CLIENT)
+        early.execute("BEGIN")
+        tell(proxied, early, "below")
+        late.execute("BEGIN")
+        tell(proxied, late, "key/1 1 ", "key/1")
+        tell(proxied, early, "above")
+        early.execute("COMMIT")
+        # Ids on both sides of the late one are under way.
+        wait_for(lambda: proxied.queued() == 3, LIMIT, "the messages to arrive")
+        late.execute("COMMIT")
+        tell(proxied, late, "key/1 2 ", "key/1")
+        await_looks(early, relay)
+        proxy.pass_all()
+        proxied.await_empty()
+    bodies = [copy.body for copy in proxied.drain()]
+    assert bodies.index("key/1 1 ") < bodies.index("key/1 2 ")
+    assert set(bodies) == {"first", "below", "above", "key/1 1 ", "key/1 2 "}
+
+
+def tell(outbox: Outbox, session: Session, body: str, key: str | None = None) -> None:
+    """Publish one message."""
+    session.execute("SELECT tell(%s, %s, %s)", [outbox.queue, body, key])
+
+
+def await_looks(session: Session, relay: Relay, queries: int = 6) -> None:
+    """Wait until a relay that works an outbox has looked for messages once more, at the least.
+
+    It looks at least once in so many queries of the session that holds the lock.
+    """
+    seen: set[datetime] = set()
+
+    def enough() -> bool:
+        found = rows(
+            session,
+            "SELECT a.query_start FROM pg_stat_activity AS a JOIN pg_locks AS l USING (pid)"
+            " WHERE l.locktype = 'advisory' AND a.application_name LIKE %s",
+            f"pg-amqp relay {relay.pid} %",
+        )
+        seen.update(started for (started,) in found)
+        return len(seen) > queries
+
+    wait_for(enough, LIMIT, "the relay to look for messages", interval=0.005)
