@@ -4,6 +4,7 @@ REVOKE ALL ON TABLE amqp.broker FROM PUBLIC;
 REVOKE ALL ON SEQUENCE amqp.broker_broker_id_seq FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION
     amqp.add_broker(text),
+    amqp.publish_outbox_batch(integer, integer),
     amqp.exchange_delete(integer, text, boolean),
     amqp.exchange_bind(integer, text, text, text, jsonb),
     amqp.exchange_unbind(integer, text, text, text, jsonb),
