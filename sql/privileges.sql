@@ -2,6 +2,7 @@
 -- broker takes a GRANT of its own.
 REVOKE EXECUTE ON FUNCTION
     amqp.add_broker(text),
+    amqp.publish_outbox_batch(integer, integer),
     amqp.exchange_delete(integer, text, boolean),
     amqp.exchange_bind(integer, text, text, text, jsonb),
     amqp.exchange_unbind(integer, text, text, text, jsonb),

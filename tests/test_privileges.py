@@ -76,6 +76,7 @@ OPEN = {
 }
 CLOSED = {
     "add_broker(text)": "SELECT amqp.add_broker('amqp://other') + %s",
+    "publish_outbox_batch(int, int)": "SELECT amqp.publish_outbox_batch(%s)",
     "exchange_delete(int, text, bool)": "SELECT amqp.exchange_delete(%s, 'other')",
     "exchange_bind(int, text, text, text, jsonb)": "SELECT amqp.exchange_bind(%s, 'e2', 'events')",
     "exchange_unbind(int, text, text, text, jsonb)": (

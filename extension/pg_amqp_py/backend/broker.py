@@ -17,7 +17,6 @@ import plpy
 from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import (
     INSUFFICIENT_RESOURCES,
-    WRONG_OBJECT_TYPE,
     WRONG_STATE,
     AMQPError,
     connect_hint,
@@ -25,6 +24,7 @@ from pg_amqp_py.backend.errors import (
     warn,
     words,
 )
+from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.connection import Connection, connect
@@ -42,14 +42,6 @@ _FIRST_BACKOFF = 1.0
 _LONGEST_BACKOFF = 30.0
 
 # Names and operators are qualified throughout: the caller's search_path means nothing here.
-_FIND_TABLE = """
-SELECT c.relowner::pg_catalog.int8 AS owner, c.relkind
-FROM pg_catalog.pg_class AS c
-WHERE c.relname OPERATOR(pg_catalog.=) 'broker'
-  AND c.relnamespace OPERATOR(pg_catalog.=)
-      (SELECT n.oid FROM pg_catalog.pg_namespace AS n
-       WHERE n.nspname OPERATOR(pg_catalog.=) 'amqp')
-"""
 _READ_ROWS = """
 SELECT b.host, b.port, b.vhost, b.username, b.password, b.ssl, b.ssl_cacert, b.ssl_cert,
        b.ssl_key, b.ssl_verify_peer, b.ssl_verify_hostname
@@ -57,37 +49,13 @@ FROM ONLY amqp.broker AS b
 WHERE b.broker_id OPERATOR(pg_catalog.=) $1
 """
 
-_find_table = plpy.prepare(_FIND_TABLE)
 _read_rows: Any = None
-
-
-def broker_table_owner() -> int:
-    """The OID of the role that owns amqp.broker.
-
-    Raises AMQPError if that is no ordinary table: a view or a foreign table put in its place
-    would be somebody's code.
-    """
-    found = plpy.execute(_find_table)
-    if not len(found):
-        raise AMQPError(
-            'table "amqp.broker" does not exist',
-            sqlstate="42P01",
-            hint="Is the extension pg_amqp_py installed in this database?",
-        )
-    if found[0]["relkind"] != "r":
-        raise AMQPError(
-            '"amqp.broker" is not an ordinary table',
-            sqlstate=WRONG_OBJECT_TYPE,
-            detail="Something else was put in the place of the extension's table.",
-        )
-    owner: int = found[0]["owner"]
-    return owner
 
 
 def read_addresses(broker_id: int) -> list[Address]:
     """The hosts of a broker, in the order in which they are tried; empty if it has no row."""
     global _read_rows
-    with server.acting_as(broker_table_owner()):
+    with server.acting_as(owner_of("broker")):
         if _read_rows is None:
             _read_rows = plpy.prepare(_READ_ROWS, ["pg_catalog.int4"])
         rows = plpy.execute(_read_rows, [broker_id])
