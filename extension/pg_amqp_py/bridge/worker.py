@@ -14,6 +14,7 @@ import random
 import socket
 import threading
 import time
+from itertools import chain
 
 import psycopg
 import structlog
@@ -22,7 +23,7 @@ from pg_amqp_py.bridge.database import Database
 from pg_amqp_py.bridge.metrics import Metrics
 from pg_amqp_py.bridge.publisher import Publisher
 from pg_amqp_py.wire.encode import Encoder
-from pg_amqp_py.wire.ordered import Refusal, Run
+from pg_amqp_py.wire.ordered import Entry, Refusal, Run
 
 _POLL = 0.01
 """Seconds between looks at an empty outbox: half of it, on average, is a message's latency."""
@@ -60,7 +61,8 @@ class Worker:
         """Id up to which everything visible was read."""
         self._cut = False
         """Whether the last reading left something that it would have found without its limits."""
-        self._lowest: list[int] = []
+        self._under_way: list[list[int]] = []
+        """Ids of the runs that the publisher has, in order."""
         self._next_sweep = 0.0
         self._latest_sweep = 0.0
         self._next_compact = 0.0
@@ -189,7 +191,7 @@ class Worker:
         sweep = self._position is None or (idle and now >= self._next_sweep)
         if sweep:
             return self._sweep()
-        settled = self._position if idle else min(self._lowest) - 1
+        settled = self._position if idle else min(ids[0] for ids in self._under_way) - 1
         assert settled is not None
         return self._hand_over(self._position, settled)
 
@@ -214,9 +216,25 @@ class Worker:
         if not entries:
             return False
         self._position = entries[-1].id
-        self._lowest.append(entries[0].id)
-        self._publisher.put(Run(entries, Encoder()))
+        if after is not None:
+            entries = self._without_late_keys(entries, after)
+            if not entries:
+                return False
+        run = Run(entries, Encoder())
+        self._under_way.append(run.ids)
+        self._publisher.put(run)
         return True
+
+    def _without_late_keys(self, entries: list[Entry], after: int) -> list[Entry]:
+        """Leave to a sweep what must not overtake messages that were committed only now.
+
+        These have ids among those under way, where reading goes forward no more.
+        """
+        under_way = sorted(chain.from_iterable(self._under_way))
+        if not under_way or all(entry.ordering_key is None for entry in entries):
+            return entries
+        late = self._database.late_keys(self.broker_id, under_way, after)
+        return [entry for entry in entries if entry.ordering_key not in late]
 
     def _collect(self, timeout: float) -> None:
         """Wait for the next run that is done, and report it."""
@@ -230,7 +248,7 @@ class Worker:
         run = self._publisher.get(timeout)
         if run is None:
             return False
-        self._lowest.pop(0)
+        self._under_way.pop(0)
         self._delivered += run.delivered
         self._refused += run.refused
         return True
