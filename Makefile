@@ -14,16 +14,18 @@ EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).c
 # The extension script: one object a file, in this order. The outbox, which pg-amqp install-outbox also installs
 # alone, says for itself in which order.
 OUTBOX_FILES = $(addprefix sql/outbox/,$(shell cat sql/outbox/order.txt))
+FUNCTION_FILES = $(sort $(wildcard sql/functions/*.sql)) build/publish_change.sql build/publish_change_outbox.sql
 SQL_FILES = sql/preamble.sql \
 	$(sort $(wildcard sql/tables/*.sql)) \
 	$(OUTBOX_FILES) \
-	$(sort $(wildcard sql/functions/*.sql)) \
-	build/publish_change.sql build/publish_change_outbox.sql \
+	$(FUNCTION_FILES) \
 	$(sort $(wildcard sql/triggers/*.sql)) \
 	sql/dump.sql \
 	sql/privileges.sql
 SQL_FOLDERS = sql/tables sql/functions sql/triggers sql/outbox/order.txt
-DATA_built = $(EXTENSION)--$(EXTVERSION).sql
+# For ALTER EXTENSION ... UPDATE.
+UPGRADE_FILES = sql/upgrades/1.0.0.sql $(OUTBOX_FILES) $(FUNCTION_FILES) sql/dump.sql
+DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(EXTENSION)--1.0.0--$(EXTVERSION).sql
 
 # In this order: install creates the extension, privileges drops it.
 REGRESS = install broker capture errors publish_change privileges
@@ -87,8 +89,11 @@ build/publish_change_outbox.sql: sql/publish_change.sql.in Makefile
 	sed 's/@FUNCTION@/publish_change_outbox/g; s/@PUBLISH@/publish_outbox/g; s/@MORE@/, $(MORE)/' $< > $@
 MORE = NULL::pg_catalog.timestamptz, NULL::pg_catalog.text
 
-$(DATA_built): $(SQL_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
+$(EXTENSION)--$(EXTVERSION).sql: $(SQL_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
 	cat $(SQL_FILES) > $@
+
+$(EXTENSION)--1.0.0--$(EXTVERSION).sql: $(UPGRADE_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
+	sed 's/^CREATE FUNCTION/CREATE OR REPLACE FUNCTION/' $(UPGRADE_FILES) > $@
 
 $(PIKA)/.fetched: extension/requirements.txt
 	@test -n '$(PYTHON_VERSION)' || \

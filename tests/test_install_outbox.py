@@ -91,6 +91,10 @@ def objects(session: Session) -> list[tuple[Any, ...]]:
     return session.execute(OBJECTS).fetchall()
 
 
+def functions(session: Session) -> list[tuple[Any, ...]]:
+    return [row for row in objects(session) if row[0] == "function"]
+
+
 def value(session: Session, query: str) -> Any:
     row = session.execute(query.encode()).fetchone()
     assert row is not None
@@ -193,6 +197,23 @@ def test_every_statement_that_creates_is_known_to_upgrade_and_removal() -> None:
             assert line not in after
     created = len(re.findall(r"^CREATE (?:TABLE|VIEW|FUNCTION)", "".join(scripts.creation()), re.M))
     assert len(scripts.removal()) == created
+
+
+def test_it_is_the_outbox_of_the_extension(bare: str, database: str) -> None:
+    run(bare)
+    with psycopg.connect(bare) as alone, psycopg.connect(database) as extension:
+        ours = {name: (definition, comment) for _, name, definition, _, comment in functions(alone)}
+        theirs = {
+            name: (definition, comment) for _, name, definition, _, comment in functions(extension)
+        }
+    del ours["amqp.outbox_version()"]
+    # Here it is one under two names.
+    assert ours.pop("amqp.publish_change()") == tuple(
+        text.replace("publish_change_outbox", "publish_change")
+        for text in ours["amqp.publish_change_outbox()"]
+    )
+    assert ours == {name: theirs[name] for name in ours}
+    assert {name for name in theirs if "outbox" in name and "_batch(" not in name} <= ours.keys()
 
 
 # ---- Publishing without the extension ----
