@@ -391,7 +391,8 @@ def test_what_is_due_is_found_by_index(database: str, analyzed_when_empty: bool)
     assert "Seq Scan" not in plan
     assert "outbox_ready_idx" in plan
     assert "outbox_waiting_idx" in plan
-    assert "outbox_ordering_key_idx" in plan
+    assert "outbox_ready_key_idx" in plan
+    assert "outbox_waiting_key_idx" in plan
     # And not by reading over all that is there.
     scans = [line for line in plan.splitlines() if "using outbox_ready_idx" in line]
     assert len(scans) == 1
