@@ -24,7 +24,7 @@ import psycopg
 from messages import Session
 from servers.processes import log_tail, wait_for
 
-LIMIT = 90.0
+LIMIT = 40.0
 """Seconds that bound what would otherwise hang; nothing comes near it."""
 
 SCHEMA = """

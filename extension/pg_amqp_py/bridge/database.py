@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -62,6 +62,10 @@ SELECT DISTINCT o.ordering_key FROM amqp.outbox AS o
 WHERE o.broker_id = %s AND o.id BETWEEN %s AND %s AND o.next_attempt_at IS NULL
   AND o.ordering_key IS NOT NULL
   AND NOT EXISTS (SELECT FROM unnest(%s::int8[]) AS u (id) WHERE u.id = o.id)
+"""
+_SAME = """
+SELECT o.id FROM unnest(%s::int8[], %s::text[]) AS u (id, message_id)
+JOIN amqp.outbox AS o ON o.id = u.id AND o.message_id = u.message_id
 """
 _ENVELOPE = slice(2, 18)
 
@@ -176,6 +180,10 @@ class Database:
         """
         found = self._ask(_LATE, Int4(broker_id), Int8(under_way[0]), Int8(last), list(under_way))
         return {key for (key,) in found}
+
+    def still_there(self, messages: Mapping[int, object]) -> set[int]:
+        """Which ids, of these with their message_id, are in the outbox and have that message_id."""
+        return {found for (found,) in self._ask(_SAME, list(messages), list(messages.values()))}
 
     def settle(self, broker_id: int, delivered: Sequence[int], refused: Sequence[Refusal]) -> None:
         """Report what became of messages: see amqp.outbox_settle()."""

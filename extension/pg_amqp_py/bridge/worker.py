@@ -14,6 +14,7 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Container, Sequence
 from itertools import chain
 
 import psycopg
@@ -53,8 +54,8 @@ class Worker:
         self._metrics = metrics
         self._once = once
         self._stopping = threading.Event()
-        self._delivered: list[int] = []
-        self._refused: list[Refusal] = []
+        self._done: list[Run] = []
+        """Runs of which the database has not been told yet."""
         self.delivered = 0
         """How many messages it has delivered."""
         self._position: int | None = None
@@ -143,8 +144,7 @@ class Worker:
         self._log.info("working the outbox")
 
     def _lead(self) -> None:
-        # What the last session could not report any more.
-        self._report()
+        self._report_again()
         self._position = None
         self._next_sweep = self._next_addresses = 0.0
         while self.leading and not self._stopping.is_set():
@@ -249,25 +249,46 @@ class Worker:
         if run is None:
             return False
         self._under_way.pop(0)
-        self._delivered += run.delivered
-        self._refused += run.refused
+        self._done.append(run)
         return True
 
-    def _report(self) -> None:
-        """Report what is known; it is kept until the database has taken it."""
-        if not self._delivered and not self._refused:
+    def _report_again(self) -> None:
+        """Report what the last session could not, of the messages that are still the same.
+
+        A standby that was promoted without the last commits gives their ids to other messages.
+        """
+        if not self._done:
             return
-        self._database.settle(self.broker_id, self._delivered, self._refused)
-        self.delivered += len(self._delivered)
-        self._metrics.delivered.labels(self.broker_id).inc(len(self._delivered))
-        for refusal in self._refused:
+        messages: dict[int, object] = {}
+        for run in self._done:
+            messages.update(zip(run.ids, run.message_ids, strict=True))
+        self._report(self._database.still_there(messages))
+
+    def _report(self, known: Container[int] | None = None) -> None:
+        """Report what is known; it is kept until the database has taken it.
+
+        Of messages that are not among those known to the database, say nothing.
+        """
+        delivered = [one for run in self._done for one in run.delivered]
+        refused = [refusal for run in self._done for refusal in run.refused]
+        if known is not None:
+            delivered = [one for one in delivered if one in known]
+            refused = [refusal for refusal in refused if refusal.id in known]
+        if delivered or refused:
+            self._database.settle(self.broker_id, delivered, refused)
+            self._count(delivered, refused)
+        self._done.clear()
+
+    def _count(self, delivered: Sequence[int], refused: Sequence[Refusal]) -> None:
+        """Tell the metrics and the log what was reported."""
+        self.delivered += len(delivered)
+        self._metrics.delivered.labels(self.broker_id).inc(len(delivered))
+        for refusal in refused:
             self._metrics.refused.labels(self.broker_id, refusal.verdict).inc()
-        if self._refused:
-            last = self._refused[-1]
+        if refused:
             self._log.warning(
                 "messages not delivered",
-                messages=len(self._refused),
-                verdict=last.verdict,
-                error=last.text,
+                messages=len(refused),
+                verdict=refused[-1].verdict,
+                error=refused[-1].text,
             )
-        self._delivered, self._refused = [], []

@@ -48,6 +48,7 @@ class Run:
         """Ids of what the broker has confirmed."""
         self.refused: list[Refusal] = []
         self.ids = [entry.id for entry in entries]
+        self.message_ids = [entry.fields[_MESSAGE_ID] for entry in entries]
         self._frame_max = encoder.frame_max
         self._entries: list[Entry] = []
         self._stream = bytearray()
