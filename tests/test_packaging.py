@@ -71,6 +71,15 @@ def test_package_and_pinned_pika_are_installed_below_pkglibdir(installed: Path) 
     assert (folder / f"pika-{pin}.dist-info").is_dir()
 
 
+def test_what_runs_outside_the_server_is_not_installed_in_it(installed: Path) -> None:
+    folder = package_folder(installed) / "pg_amqp_py"
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {
+        "__pycache__",
+        "backend",
+        "wire",
+    }
+
+
 def test_bytecode_is_installed_and_valid_whatever_the_timestamps(installed: Path) -> None:
     folder = package_folder(installed)
     sources = set(folder.rglob("*.py"))

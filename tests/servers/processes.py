@@ -139,9 +139,10 @@ def run(
 class Process:
     """A server process that this process started.
 
-    Output goes to the file `log`, `env` is added to the environment. Should we die first, the
-    kernel sends it `orphan_signal`; None lets it run on (a demo that is kept). The kernel's measure
-    is the thread that creates the process: start servers from the main thread.
+    It runs as `server_user`, or with `as_ourselves` as whoever we are. Output goes to the file
+    `log`, `env` is added to the environment. Should we die first, the kernel sends it
+    `orphan_signal`; None lets it run on (a demo that is kept). The kernel's measure is the thread
+    that creates the process: start servers from the main thread.
     """
 
     def __init__(
@@ -151,13 +152,14 @@ class Process:
         *,
         env: Mapping[str, str] | None = None,
         orphan_signal: signal.Signals | None = signal.SIGKILL,
+        as_ourselves: bool = False,
     ) -> None:
         self.log = log
         #: What all its processes have in their environment, and no others. Erlang puts its helpers
         #: into sessions of their own, and ids are used again: this is how we know them.
         self.mark = f"PG_AMQP_PY_PROCESS={secrets.token_hex(16)}"
         name, _, value = self.mark.partition("=")
-        prefix = _user_change(orphan_signal)
+        prefix = _user_change(orphan_signal, as_ourselves=as_ourselves)
         with log.open("ab") as output:
             give_to_server_user(log)
             self._popen = subprocess.Popen(
@@ -178,6 +180,14 @@ class Process:
     def is_running(self) -> bool:
         """Whether the process has not ended yet."""
         return self._popen.poll() is None
+
+    def send_signal(self, one: signal.Signals) -> None:
+        """Send a signal; does nothing if the process has ended."""
+        self._popen.send_signal(one)
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the end of the process and return its exit status. Raises TimeoutExpired."""
+        return self._popen.wait(timeout)
 
     def end(self, *signals: signal.Signals, timeout: float = 20) -> None:
         """Send the signals, one each time `timeout` seconds pass, until the process has ended.
@@ -221,6 +231,12 @@ def family(session: int, mark: str | None = None) -> list[int]:
     return members
 
 
+def children(parent: int) -> list[int]:
+    """Return the ids of the processes that this one started and that have not ended."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
 def kill_family(session: int, mark: str | None = None) -> None:
     """Kill the `family` and return when it is gone."""
 
@@ -243,12 +259,14 @@ def has_mark(pid: int, mark: str) -> bool:
         return False
 
 
-def _user_change(orphan_signal: signal.Signals | None = None) -> list[str]:
+def _user_change(
+    orphan_signal: signal.Signals | None = None, *, as_ourselves: bool = False
+) -> list[str]:
     """Return a command prefix: become `server_user`; get this signal when our creator dies."""
     options = []
     if orphan_signal:
         options += ["--pdeathsig", orphan_signal.name.removeprefix("SIG")]
-    if os.getuid() == 0:
+    if os.getuid() == 0 and not as_ourselves:
         user = server_user()
         options += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--init-groups"]
     return ["setpriv", *options, "--"] if options else []

@@ -1,5 +1,7 @@
 -- Without SET, so that PostgreSQL inlines it into a prepared statement and plans it once. Callers turn enable_seqscan,
--- enable_bitmapscan and enable_sort off: the statistics may be of a moment when the table was empty.
+-- enable_bitmapscan and enable_sort off: the statistics may be of a moment when the table was empty. What stands before
+-- a message with an ordering key is looked for in an order that only one index has, and is its first entry there: any
+-- other way would read much, for each message.
 CREATE FUNCTION amqp.outbox_due(
     broker_id integer,
     after_id bigint,
@@ -40,12 +42,25 @@ BEGIN ATOMIC
               -- Not what this transaction has published itself: it may yet be rolled back.
               AND age(r.xmin) > 0
               AND (r.ordering_key IS NULL OR NOT EXISTS (
-                      SELECT FROM amqp.outbox AS e
-                      WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key = r.ordering_key AND e.id < r.id
-                        AND (e.next_attempt_at IS NOT NULL OR e.id <= outbox_due.settled_id)
+                      SELECT FROM (
+                          SELECT e.ordering_key, e.id FROM amqp.outbox AS e
+                          WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key >= r.ordering_key
+                            AND e.next_attempt_at IS NOT NULL
+                          ORDER BY e.ordering_key, e.id LIMIT 1
+                      ) AS f WHERE f.ordering_key = r.ordering_key AND f.id < r.id
                   ) AND NOT EXISTS (
-                      SELECT FROM amqp.outbox_dead AS e
-                      WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key = r.ordering_key AND e.id < r.id
+                      SELECT FROM (
+                          SELECT e.ordering_key, e.id FROM amqp.outbox AS e
+                          WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key >= r.ordering_key
+                            AND e.next_attempt_at IS NULL
+                          ORDER BY e.ordering_key, e.id LIMIT 1
+                      ) AS f WHERE f.ordering_key = r.ordering_key AND f.id <= outbox_due.settled_id
+                  ) AND NOT EXISTS (
+                      SELECT FROM (
+                          SELECT e.ordering_key, e.id FROM amqp.outbox_dead AS e
+                          WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key >= r.ordering_key
+                          ORDER BY e.ordering_key, e.id LIMIT 1
+                      ) AS f WHERE f.ordering_key = r.ordering_key AND f.id < r.id
                   ))
             ORDER BY r.broker_id, r.id
             LIMIT outbox_due.row_limit
@@ -56,14 +71,27 @@ BEGIN ATOMIC
               AND w.broker_id = outbox_due.broker_id
               AND w.next_attempt_at <= statement_timestamp()
               AND age(w.xmin) > 0
-              -- An earlier one that is due now stands before this one below, or this one is cut off too.
+              -- Only the first of its key: of those behind it, any may be due, and any may be cut off by the limit.
               AND (w.ordering_key IS NULL OR NOT EXISTS (
-                      SELECT FROM amqp.outbox AS e
-                      WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key = w.ordering_key AND e.id < w.id
-                        AND e.next_attempt_at > w.next_attempt_at
+                      SELECT FROM (
+                          SELECT e.ordering_key, e.id FROM amqp.outbox AS e
+                          WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key >= w.ordering_key
+                            AND e.next_attempt_at IS NOT NULL
+                          ORDER BY e.ordering_key, e.id LIMIT 1
+                      ) AS f WHERE f.ordering_key = w.ordering_key AND f.id < w.id
                   ) AND NOT EXISTS (
-                      SELECT FROM amqp.outbox_dead AS e
-                      WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key = w.ordering_key AND e.id < w.id
+                      SELECT FROM (
+                          SELECT e.ordering_key, e.id FROM amqp.outbox AS e
+                          WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key >= w.ordering_key
+                            AND e.next_attempt_at IS NULL
+                          ORDER BY e.ordering_key, e.id LIMIT 1
+                      ) AS f WHERE f.ordering_key = w.ordering_key AND f.id < w.id
+                  ) AND NOT EXISTS (
+                      SELECT FROM (
+                          SELECT e.ordering_key, e.id FROM amqp.outbox_dead AS e
+                          WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key >= w.ordering_key
+                          ORDER BY e.ordering_key, e.id LIMIT 1
+                      ) AS f WHERE f.ordering_key = w.ordering_key AND f.id < w.id
                   ))
             ORDER BY w.broker_id, w.next_attempt_at, w.id
             LIMIT outbox_due.row_limit

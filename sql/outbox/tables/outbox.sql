@@ -28,7 +28,11 @@ CREATE TABLE amqp.outbox (
 -- What can go now is read by id, and nothing else stands in the way there; what waits is read by time.
 CREATE INDEX outbox_ready_idx ON amqp.outbox (broker_id, id) WHERE next_attempt_at IS NULL;
 CREATE INDEX outbox_waiting_idx ON amqp.outbox (broker_id, next_attempt_at, id) WHERE next_attempt_at IS NOT NULL;
-CREATE INDEX outbox_ordering_key_idx ON amqp.outbox (broker_id, ordering_key, id) WHERE ordering_key IS NOT NULL;
+-- Whether anything with the same key stands before a message is asked for each of them: one look must be enough.
+CREATE INDEX outbox_ready_key_idx ON amqp.outbox (broker_id, ordering_key, id)
+    WHERE ordering_key IS NOT NULL AND next_attempt_at IS NULL;
+CREATE INDEX outbox_waiting_key_idx ON amqp.outbox (broker_id, ordering_key, id)
+    WHERE ordering_key IS NOT NULL AND next_attempt_at IS NOT NULL;
 
 -- Every row comes and goes: vacuum by the number of rows, not by their share, and without pauses.
 ALTER TABLE amqp.outbox SET (

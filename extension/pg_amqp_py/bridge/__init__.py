@@ -1,0 +1,1 @@
+"""Programs outside the server, between its outbox and RabbitMQ."""

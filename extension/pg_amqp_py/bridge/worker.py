@@ -1,0 +1,294 @@
+"""One broker's outbox: take its lock, read what is due, have it delivered, report the outcome.
+
+While the publisher's thread delivers one run, the next is read and encoded. Reading goes forward by
+id, behind what was read last; what appears further back (a transaction that committed late, a dead
+letter that was put back, a message whose time has come) is found by sweeps from the beginning.
+These come as often as they cost less than a twentieth of the time: at each look when there is
+little to read over, more rarely when there is much that vacuum may not remove yet.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Container, Sequence
+from itertools import chain
+
+import psycopg
+import structlog
+
+from pg_amqp_py.bridge.database import Database
+from pg_amqp_py.bridge.metrics import Metrics
+from pg_amqp_py.bridge.publisher import Publisher
+from pg_amqp_py.wire.encode import Encoder
+from pg_amqp_py.wire.ordered import Entry, Refusal, Run
+
+_POLL = 0.01
+"""Seconds between looks at an empty outbox: half of it, on average, is a message's latency."""
+_LOCK_POLL = 0.5
+_HEARTBEAT = 0.5
+_MOST_ROWS = 10_000
+_MOST_BYTES = 8 << 20
+_SWEEP_SHARE = 20
+_LONGEST_WITHOUT_SWEEP = 1.0
+_COMPACT_INTERVAL = 5.0
+_ADDRESS_INTERVAL = 1.0
+_FIRST_BACKOFF = 0.1
+_LONGEST_BACKOFF = 2.0
+
+
+class Worker:
+    """A broker's outbox, worked for ever, or, if `once`, until nothing in it is due."""
+
+    def __init__(self, dsn: str, broker_id: int, metrics: Metrics, *, once: bool = False) -> None:
+        self.broker_id = broker_id
+        self.leading = False
+        self.failure: str | None = None
+        """Why `once` was given up."""
+        name = f"pg-amqp relay {os.getpid()} on {socket.gethostname()}"
+        self._database = Database(dsn, name)
+        self._publisher = Publisher(broker_id, self._database.lease)
+        self._metrics = metrics
+        self._once = once
+        self._stopping = threading.Event()
+        self._done: list[Run] = []
+        """Runs of which the database has not been told yet."""
+        self.delivered = 0
+        """How many messages it has delivered."""
+        self._position: int | None = None
+        """Id up to which everything visible was read."""
+        self._cut = False
+        """Whether the last reading left something that it would have found without its limits."""
+        self._under_way: list[list[int]] = []
+        """Ids of the runs that the publisher has, in order."""
+        self._next_sweep = 0.0
+        self._latest_sweep = 0.0
+        self._next_compact = 0.0
+        self._next_addresses = 0.0
+        self._noted: str | None = None
+        self._log = structlog.get_logger().bind(broker_id=broker_id)
+        self.thread = threading.Thread(target=self._work, name=f"worker-{broker_id}", daemon=True)
+        self.thread.start()
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps messages from being delivered now."""
+        return self.failure or self._publisher.trouble
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is connected."""
+        return self._publisher.connected
+
+    def stop(self) -> None:
+        """Finish what is being written, report it, and end."""
+        self._stopping.set()
+        self._publisher.stop()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._publisher.abort()
+
+    def unblock(self) -> None:
+        """Give up a database that does not answer."""
+        self._database.unblock()
+
+    # -- in the thread -----------------------------------------------------------------
+
+    def _work(self) -> None:
+        backoff = 0.0
+        while not self._stopping.is_set():
+            try:
+                with self._database.session():
+                    self._stand_by()
+                    backoff = 0.0
+                    self._lead()
+            except psycopg.Error as error:
+                text = str(error).strip().partition("\n")[0]
+                self._log.warning("database not usable", error=text)
+                if self._once:
+                    self.failure = text
+                    break
+            except Exception as error:
+                # A defect of ours must not end the relay.
+                self._log.exception("relay failed", error=repr(error))
+            finally:
+                self.leading = False
+                self._metrics.leading.labels(self.broker_id).set(0)
+            # Before the next session: with its lock, the publisher would go on, and in between
+            # another relay may have had the lock.
+            while self._publisher.under_way:
+                self._take(0.5)
+            backoff = min(max(backoff * 2, _FIRST_BACKOFF), _LONGEST_BACKOFF)
+            self._stopping.wait(backoff * random.uniform(0.5, 1.0))
+        self._publisher.stop()
+        self._publisher.join(1.0)
+
+    def _stand_by(self) -> None:
+        """Wait for the lock."""
+        waiting = False
+        while not self._database.lock(self.broker_id):
+            if self._once:
+                self.failure = "another relay works this outbox"
+                self._stopping.set()
+            if not waiting:
+                self._log.info("standing by: another relay works this outbox")
+                waiting = True
+            if self._stopping.wait(_LOCK_POLL):
+                return
+        self.leading = True
+        self._metrics.leading.labels(self.broker_id).set(1)
+        self._log.info("working the outbox")
+
+    def _lead(self) -> None:
+        self._report_again()
+        self._position = None
+        self._next_sweep = self._next_addresses = 0.0
+        while self.leading and not self._stopping.is_set():
+            self._look_after_the_rest()
+            found = self._read()
+            if self._publisher.under_way:
+                self._collect(0.0 if found else _HEARTBEAT)
+            elif not found:
+                if self._once:
+                    self._stopping.set()
+                self._stopping.wait(_POLL)
+            if self._once and self._publisher.trouble and not self._publisher.connected:
+                self.failure = self._publisher.trouble
+                self.stop()
+        while self._publisher.under_way:
+            self._collect(_HEARTBEAT)
+
+    def _look_after_the_rest(self) -> None:
+        """Hosts that changed, errors to be remembered, space to be given back."""
+        now = time.monotonic()
+        if now >= self._next_addresses:
+            self._next_addresses = now + _ADDRESS_INTERVAL
+            self._publisher.configure(self._database.brokers().get(self.broker_id, []))
+        trouble = self._publisher.trouble
+        if trouble != self._noted:
+            self._noted = trouble
+            if trouble is not None:
+                self._database.note(self.broker_id, trouble)
+        if now >= self._next_compact and not self._publisher.under_way:
+            self._next_compact = now + _COMPACT_INTERVAL
+            if self._database.compact():
+                self._log.info("gave back the space of the outbox")
+
+    def _read(self) -> bool:
+        """Read what comes next and hand it over; whether there was any."""
+        now = time.monotonic()
+        if self._publisher.under_way >= 2:
+            return False
+        idle = not self._publisher.under_way
+        overdue = now - self._latest_sweep > _LONGEST_WITHOUT_SWEEP and now >= self._next_sweep
+        if overdue and not idle:
+            # A sweep would find what is under way.
+            return False
+        sweep = self._position is None or (idle and now >= self._next_sweep)
+        if sweep:
+            return self._sweep()
+        settled = self._position if idle else min(ids[0] for ids in self._under_way) - 1
+        assert settled is not None
+        return self._hand_over(self._position, settled)
+
+    def _sweep(self) -> bool:
+        started = time.monotonic()
+        before = self._position
+        self._position = None
+        found = self._hand_over(None, -1)
+        self._latest_sweep = time.monotonic()
+        self._next_sweep = self._latest_sweep + _SWEEP_SHARE * (self._latest_sweep - started)
+        if not self._cut:
+            self._position = max(self._position or 0, before or 0)
+        return found
+
+    def _hand_over(self, after: int | None, settled: int) -> bool:
+        entries = self._database.due(self.broker_id, after, settled, _MOST_ROWS, _MOST_BYTES)
+        if not self._database.lease.valid:
+            # The answer took long, and may do so each time.
+            self._database.prove()
+        size = sum(len(entry.body) for entry in entries)
+        self._cut = len(entries) >= _MOST_ROWS or size >= _MOST_BYTES
+        if not entries:
+            return False
+        self._position = entries[-1].id
+        if after is not None:
+            entries = self._without_late_keys(entries, after)
+            if not entries:
+                return False
+        run = Run(entries, Encoder())
+        self._under_way.append(run.ids)
+        self._publisher.put(run)
+        return True
+
+    def _without_late_keys(self, entries: list[Entry], after: int) -> list[Entry]:
+        """Leave to a sweep what must not overtake messages that were committed only now.
+
+        These have ids among those under way, where reading goes forward no more.
+        """
+        under_way = sorted(chain.from_iterable(self._under_way))
+        if not under_way or all(entry.ordering_key is None for entry in entries):
+            return entries
+        late = self._database.late_keys(self.broker_id, under_way, after)
+        return [entry for entry in entries if entry.ordering_key not in late]
+
+    def _collect(self, timeout: float) -> None:
+        """Wait for the next run that is done, and report it."""
+        if self._take(timeout):
+            self._report()
+        elif timeout:
+            self._database.prove()
+
+    def _take(self, timeout: float) -> bool:
+        """Wait for the next run that is done; whether one is."""
+        run = self._publisher.get(timeout)
+        if run is None:
+            return False
+        self._under_way.pop(0)
+        self._done.append(run)
+        return True
+
+    def _report_again(self) -> None:
+        """Report what the last session could not, of the messages that are still the same.
+
+        A standby that was promoted without the last commits gives their ids to other messages.
+        """
+        if not self._done:
+            return
+        messages: dict[int, object] = {}
+        for run in self._done:
+            messages.update(zip(run.ids, run.message_ids, strict=True))
+        self._report(self._database.still_there(messages))
+
+    def _report(self, known: Container[int] | None = None) -> None:
+        """Report what is known; it is kept until the database has taken it.
+
+        Of messages that are not among those known to the database, say nothing.
+        """
+        delivered = [one for run in self._done for one in run.delivered]
+        refused = [refusal for run in self._done for refusal in run.refused]
+        if known is not None:
+            delivered = [one for one in delivered if one in known]
+            refused = [refusal for refusal in refused if refusal.id in known]
+        if delivered or refused:
+            self._database.settle(self.broker_id, delivered, refused)
+            self._count(delivered, refused)
+        self._done.clear()
+
+    def _count(self, delivered: Sequence[int], refused: Sequence[Refusal]) -> None:
+        """Tell the metrics and the log what was reported."""
+        self.delivered += len(delivered)
+        self._metrics.delivered.labels(self.broker_id).inc(len(delivered))
+        for refusal in refused:
+            self._metrics.refused.labels(self.broker_id, refusal.verdict).inc()
+        if refused:
+            self._log.warning(
+                "messages not delivered",
+                messages=len(refused),
+                verdict=refused[-1].verdict,
+                error=refused[-1].text,
+            )

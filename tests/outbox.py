@@ -1,0 +1,121 @@
+"""What the tests of the outbox share: messages in it, and what has become of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from messages import Session
+from servers.processes import wait_for
+
+LIMIT = 30.0
+"""Seconds that bound what would otherwise hang; nothing comes near it."""
+
+CLASS = 1634562416
+"""The first key of the advisory locks with which relays work a broker's outbox."""
+
+
+def put(session: Session, message: object = "message", /, **parameters: object) -> int:
+    """Call amqp.publish_outbox() and return the id; to broker 1, amq.topic, key, if not said."""
+    given = {"broker_id": 1, "exchange": "amq.topic", "routing_key": "key", **parameters}
+    values = {
+        name: Jsonb(value) if isinstance(value, dict) else value for name, value in given.items()
+    }
+    call = sql.SQL("SELECT amqp.publish_outbox(message => {}, {})").format(
+        message if isinstance(message, bytes) else str(message),
+        sql.SQL(", ").join(
+            sql.SQL("{} => {}").format(sql.Identifier(name), value)
+            for name, value in values.items()
+        ),
+    )
+    row = session.execute(call).fetchone()
+    assert row is not None
+    number: int = row[0]
+    return number
+
+
+def put_many(session: Session, count: int, *, first: int = 1, key: str = "NULL") -> None:
+    """Publish the numbers from `first` on to amq.topic, in one transaction.
+
+    `key` is an expression in n, the number, for the ordering key.
+    """
+    session.execute(
+        f"""SELECT amqp.publish_outbox(1, 'amq.topic', 'key', n::text, ordering_key => {key})
+            FROM generate_series(%s::int, %s) AS n""",
+        [first, first + count - 1],
+    )
+
+
+def rows(session: Session, columns: str = "id", where: str = "true") -> list[tuple[Any, ...]]:
+    """Return what is in the outbox, in order of id."""
+    query = f"SELECT {columns} FROM amqp.outbox WHERE {where} ORDER BY id"
+    return session.execute(query).fetchall()
+
+
+def dead(session: Session, columns: str = "id") -> list[tuple[Any, ...]]:
+    """Return the dead letters, in order of id."""
+    query = f"SELECT {columns} FROM amqp.dead_letters ORDER BY id"
+    return session.execute(query).fetchall()
+
+
+def wait_until_empty(session: Session) -> None:
+    """Wait until nothing is left in the outbox."""
+    wait_for(lambda: not rows(session), LIMIT, "an empty outbox")
+
+
+def wait_until_refused(session: Session, *ids: int, attempts: int = 1) -> None:
+    """Wait until these messages were tried and refused at least so many times."""
+    wait_for(
+        lambda: (
+            session.execute(
+                "SELECT count(*) FROM amqp.outbox WHERE id = ANY(%s) AND attempts >= %s",
+                [list(ids), attempts],
+            ).fetchone()
+            == (len(ids),)
+        ),
+        LIMIT,
+        f"messages {ids} to be refused",
+    )
+
+
+def wait_until_dead(session: Session, *ids: int) -> None:
+    """Wait until these are the dead letters."""
+    expected = sorted((number,) for number in ids)
+    wait_for(lambda: dead(session) == expected, LIMIT, f"messages {ids} to be dead letters")
+
+
+def hurry(session: Session) -> None:
+    """Let everything that waits for another attempt be tried now."""
+    session.execute("UPDATE amqp.outbox SET next_attempt_at = now() WHERE attempts > 0")
+
+
+def status(session: Session, broker_id: int = 1) -> dict[str, Any]:
+    """Return a broker's line of amqp.outbox_status()."""
+    cursor = session.execute("SELECT * FROM amqp.outbox_status() WHERE broker_id = %s", [broker_id])
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    row = cursor.fetchone()
+    assert row is not None, f"no status of broker {broker_id}"
+    return dict(zip(names, row, strict=True))
+
+
+def worker_of(session: Session, broker_id: int = 1) -> int | None:
+    """Return the process id of the relay that works a broker's outbox, from its session's name."""
+    name = status(session, broker_id)["relay"]
+    return int(name.split()[2]) if name else None
+
+
+def settle(
+    session: Session,
+    delivered: Sequence[int] = (),
+    refused: Sequence[tuple[int, str, str]] = (),
+    broker_id: int = 1,
+) -> None:
+    """Call amqp.outbox_settle(); what was refused is triples of id, verdict and error."""
+    session.execute(
+        "SELECT amqp.outbox_settle(%s, %s::bigint[], %s::bigint[], %s::text[], %s::text[])",
+        [broker_id, list(delivered), *[[one[at] for one in refused] for at in range(3)]],
+    )
