@@ -272,6 +272,35 @@ def test_a_blocked_broker_gets_them_once(database: str, rabbitmq: RabbitMQ, brok
         assert numbers_in(channel, "events", 101) == list(range(101))
 
 
+def test_confirms_that_came_before_the_connection_broke_count(
+    database: str, rabbitmq: RabbitMQ, broker: Broker
+) -> None:
+    with open_channel(broker.url()) as channel:
+        declare(channel)
+    with Session(database) as session:
+        broker_id = session.add_broker(broker.url())
+        session.set(confirm_timeout="200ms")
+        session.publish(broker_id, "events", [0])
+        rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
+        try:
+            session.publish(broker_id, "events", range(1, 100))
+            assert len(session.warnings()) == 1
+        finally:
+            rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+        with open_channel(broker.url()) as channel:
+            wait_for(
+                lambda: channel.queue_declare("events", passive=True).method.message_count == 100,
+                LIMIT,
+                "all of them to arrive",
+            )
+        # The session, idle all the time, finds the confirms and then the end of the connection.
+        rabbitmq.rabbitmqctl("close_all_connections", "--vhost", broker.vhost, "maintenance")
+        session.publish(broker_id, "events", [100])
+        assert counts(session) == (101, 101, 0, 0, 0, 0)
+    with open_channel(broker.url()) as channel:
+        assert numbers_in(channel, "events", 101) == list(range(101))
+
+
 def test_what_the_broker_refuses_of_them_is_reported_once(
     session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:

@@ -102,6 +102,9 @@ def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -
         finally:
             _report_refused(broker, batch)
         del broker.kept[0]
+        if not broker.kept:
+            # A host that has confirmed them has made up for whatever it failed in before.
+            broker.forget_failures()
 
 
 def _next_kept(broker: Broker, connection: Connection) -> Batch:
