@@ -8,9 +8,7 @@ a WARNING.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import plpy
@@ -25,14 +23,13 @@ from pg_amqp_py.backend.errors import (
     WRONG_STATE,
     AMQPError,
     from_server,
-    invalid_message,
     showable,
 )
 from pg_amqp_py.backend.operation import required, tolerated
 from pg_amqp_py.backend.tables import owner_of
-from pg_amqp_py.wire.delivery import Batch
-from pg_amqp_py.wire.errors import MessageError
+from pg_amqp_py.wire.errors import WireError
 from pg_amqp_py.wire.message import Envelope
+from pg_amqp_py.wire.ordered import Entry, Run
 
 # These run with a search_path of pg_catalog, so operators need no schema. Arguments have their
 # exact types: no overload that the owner of the schema may add comes before the right function.
@@ -83,6 +80,11 @@ _TYPES = {
 _plans: dict[str, Any] = {}
 
 Row = dict[str, Any]
+
+
+def _entry(row: Row) -> Entry:
+    fields = tuple(row[name] for name in Envelope._fields)
+    return Entry(row["id"], row["ordering_key"], fields, row["body"])
 
 
 def publish_outbox_batch(broker_id: int | None, batch_limit: int | None) -> int:
@@ -169,17 +171,21 @@ class _Outbox:
             if not rows:
                 return
             self.left -= len(rows)
-            results = _Results()
+            run = Run([_entry(row) for row in rows], session.connection(broker_id).encoder)
+            broker = session.brokers[broker_id]
             try:
-                _send(broker_id, rows, results)
+                _send(broker, run)
             finally:
-                self._settle(broker_id, results)
+                broker.failed += len(run.refused)
+                self._settle(broker_id, run)
 
-    def _settle(self, broker_id: int, results: _Results) -> None:
-        if results.delivered or results.refused:
-            columns = [list(column) for column in zip(*results.refused, strict=True)]
-            self._run(_SETTLE, broker_id, results.delivered, *(columns or [[], [], []]))
-            self.delivered += len(results.delivered)
+    def _settle(self, broker_id: int, run: Run) -> None:
+        if run.delivered or run.refused:
+            ids = [refusal.id for refusal in run.refused]
+            verdicts = [refusal.verdict for refusal in run.refused]
+            errors = [showable(refusal.text) for refusal in run.refused]
+            self._run(_SETTLE, broker_id, run.delivered, ids, verdicts, errors)
+            self.delivered += len(run.delivered)
             self.settled = True
 
     def note(self, broker_id: int, failure: AMQPError) -> None:
@@ -201,86 +207,21 @@ class _Outbox:
             return list(plpy.execute(plan, list(arguments)))
 
 
-class _Results:
-    """What became of messages, as amqp.outbox_settle() wants to know it."""
-
-    def __init__(self) -> None:
-        self.delivered: list[int] = []
-        self.refused: list[tuple[int, str, str]] = []
-        """Id, verdict and error."""
-        self.held: set[str] = set()
-        """Ordering keys of which a message was not delivered: the later ones must wait."""
-
-    def refuse(self, row: Row, verdict: str, error: str) -> None:
-        """Take note of a message that is not delivered."""
-        self.refused.append((row["id"], verdict, showable(error)))
-        if row["ordering_key"] is not None:
-            self.held.add(row["ordering_key"])
-
-    def take(self, rows: list[Row], batch: Batch) -> None:
-        """Take over what the broker said of a batch."""
-        returned: dict[tuple[str | None, ...], list[str]] = {}
-        for exchange, routing_key, text, message_id in batch.returned:
-            returned.setdefault((exchange, routing_key, message_id), []).append(text)
-        for at in batch.settled():
-            row = rows[at]
-            texts = returned.get((row["exchange"], row["routing_key"], row["message_id"]))
-            if row["mandatory"] and texts:
-                self.refuse(row, "refused", texts.pop())
-            else:
-                self.delivered.append(row["id"])
-        for at, fault in batch.faults.items():
-            self.refuse(rows[at], "busy" if fault.nacked else "refused", fault.text)
+def _send(broker: Broker, run: Run) -> None:
+    with closing(run.batches()) as batches:
+        for batch in batches:
+            assert broker.connection is not None
+            run.fit(batch, broker.connection.encoder)
+            reason = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
+            if batch.pending:
+                session.forget_connection(broker.broker_id)
+                raise broker.note(_unconfirmed(broker.broker_id, batch.pending, reason))
 
 
-def _send(broker_id: int, rows: list[Row], results: _Results) -> None:
-    session.connection(broker_id)
-    broker = session.brokers[broker_id]
-    for wave in _waves(rows):
-        _write(broker, [row for row in wave if row["ordering_key"] not in results.held], results)
-
-
-def _waves(rows: list[Row]) -> Iterator[list[Row]]:
-    """The messages in parts that have no two of one ordering key."""
-    wave: list[Row] = []
-    keys: set[str] = set()
-    for row in rows:
-        key = row["ordering_key"]
-        if key is not None and key in keys:
-            yield wave
-            wave, keys = [], set()
-        if key is not None:
-            keys.add(key)
-        wave.append(row)
-    yield wave
-
-
-def _write(broker: Broker, rows: list[Row], results: _Results) -> None:
-    assert broker.connection is not None
-    encoder = broker.connection.encoder
-    stream, starts, encoded = bytearray(), array("Q"), []
-    for row in rows:
-        start = len(stream)
-        try:
-            encoder.append(stream, tuple(row[name] for name in Envelope._fields), row["body"])
-        except MessageError as error:
-            results.refuse(row, "invalid", str(invalid_message(error)))
-        else:
-            starts.append(start)
-            encoded.append(row)
-    batch = Batch(stream, starts)
-    try:
-        reason = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
-    finally:
-        results.take(encoded, batch)
-        broker.failed += len(batch.faults)
-    if batch.pending:
-        session.forget_connection(broker.broker_id)
-        raise broker.note(
-            AMQPError(
-                f"broker {broker.broker_id} did not confirm messages of the outbox",
-                sqlstate=CONNECTION_FAILURE,
-                detail=f"Number of messages: {batch.pending}. Last error: {reason}",
-                hint="They stay in amqp.outbox; some may have arrived, and will arrive again.",
-            )
-        )
+def _unconfirmed(broker_id: int, messages: int, reason: WireError | None) -> AMQPError:
+    return AMQPError(
+        f"broker {broker_id} did not confirm messages of the outbox",
+        sqlstate=CONNECTION_FAILURE,
+        detail=f"Number of messages: {messages}. Last error: {reason}",
+        hint="They stay in amqp.outbox; some may have arrived, and will arrive again.",
+    )
