@@ -171,6 +171,8 @@ class _Outbox:
             if not rows:
                 return
             self.left -= len(rows)
+            # An earlier call of this transaction may have lost it.
+            session.forget_connection(broker_id)
             run = Run([_entry(row) for row in rows], session.connection(broker_id).encoder)
             broker = session.brokers[broker_id]
             try:
@@ -214,7 +216,6 @@ def _send(broker: Broker, run: Run) -> None:
             run.fit(batch, broker.connection.encoder)
             reason = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
             if batch.pending:
-                session.forget_connection(broker.broker_id)
                 raise broker.note(_unconfirmed(broker.broker_id, batch.pending, reason))
 
 
