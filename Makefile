@@ -24,7 +24,8 @@ SQL_FILES = sql/preamble.sql \
 	sql/privileges.sql
 SQL_FOLDERS = sql/tables sql/functions sql/triggers sql/outbox/order.txt
 # For ALTER EXTENSION ... UPDATE.
-UPGRADE_FILES = sql/upgrades/1.0.0.sql $(OUTBOX_FILES) $(FUNCTION_FILES) sql/dump.sql
+UPGRADE_FILES = sql/upgrades/1.0.0-before.sql $(OUTBOX_FILES) $(FUNCTION_FILES) sql/dump.sql \
+	sql/upgrades/1.0.0-after.sql
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(EXTENSION)--1.0.0--$(EXTVERSION).sql
 
 # In this order: install creates the extension, privileges drops it.

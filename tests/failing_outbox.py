@@ -7,6 +7,7 @@ through; and what a writer was told to be committed must be in it.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -24,7 +25,7 @@ import psycopg
 from messages import Session
 from servers.processes import log_tail, wait_for
 
-LIMIT = 40.0
+LIMIT = 60.0
 """Seconds that bound what would otherwise hang; nothing comes near it."""
 
 SCHEMA = """
@@ -63,6 +64,7 @@ class Relay:
 
     def stop(self) -> None:
         """End it in order, which succeeds in bounded time."""
+        wait_for(lambda: "relay started" in self.log_text(), LIMIT, "the relay to start")
         self._popen.terminate()
         status = self._popen.wait(20)
         assert status == 0, f"exit status {status}:\n{log_tail(self._log)}"
@@ -160,8 +162,8 @@ class Writer:
     def _message(self) -> tuple[str, str | None]:
         self._number += 1
         key = None
-        if self._random.random() < 0.5:
-            key = f"{self._name}/{self._random.randint(1, 5)}"
+        if self._random.random() < 0.25:
+            key = f"{self._name}/{self._random.randint(1, 20)}"
         padding = "x" * self._random.choice([0, 10, 100, 1000])
         return f"{key or self._name} {self._number} {padding}", key
 
@@ -186,13 +188,15 @@ class Outbox:
     `dsn` is what writers and relays connect to; `url` is where the queue is read in the end.
     """
 
-    def __init__(self, dsn: str, url: str, queue: str, folder: Path, seed: str = "0") -> None:
+    def __init__(self, dsn: str, url: str, queue: str, folder: Path) -> None:
         self.dsn = dsn
         self.url = url
         self.queue = queue
         self.writers: list[Writer] = []
         self._folder = folder
-        self._seed = seed
+        #: Of all that is random; printed, and taken from PG_AMQP_PY_SEED if that is set.
+        self.seed = os.environ.get("PG_AMQP_PY_SEED") or str(random.randrange(10**9))
+        print(f"PG_AMQP_PY_SEED={self.seed}")
         self._relays: list[Relay] = []
 
     def prepare(self, broker: str, *, queue_type: str = "classic") -> None:
@@ -233,7 +237,7 @@ class Outbox:
         """Start writers; `pace` is the pause between two transactions in seconds."""
         for number in range(len(self.writers), len(self.writers) + writers):
             name = f"writer{number}"
-            self.writers.append(Writer(self.dsn, self.queue, name, self._seed, pace))
+            self.writers.append(Writer(self.dsn, self.queue, name, self.seed, pace))
 
     def relay(self) -> Relay:
         """Start a relay."""
@@ -251,17 +255,22 @@ class Outbox:
         wait_for(lambda: self.acknowledged() >= goal, LIMIT, "more to be committed")
 
     def await_delivery(self, messages: int = 300) -> None:
-        """Wait until this many of the messages committed by now are gone from the outbox."""
+        """Wait until this many more messages are delivered and reported."""
+        query = "SELECT (SELECT count(*) FROM committed) - (SELECT count(*) FROM amqp.outbox)"
         with self.session() as session:
-            (highest,) = rows(session, "SELECT COALESCE(max(id), 0) FROM amqp.outbox")[0]
-            left = "SELECT count(*) FROM amqp.outbox WHERE id <= %s"
-            (before,) = rows(session, left, highest)[0]
-            goal = max(before - messages, 0)
+            goal = rows(session, query)[0][0] + messages
             wait_for(
-                lambda: rows(session, left, highest)[0][0] <= goal,
+                lambda: rows(session, query)[0][0] >= goal,
                 LIMIT,
-                "messages to be delivered",
+                "more to be delivered",
+                interval=0.1,
             )
+
+    def is_worked_by(self, relay: Relay) -> bool:
+        """Whether this relay holds the lock."""
+        with self.session() as session:
+            ((name,),) = rows(session, "SELECT relay FROM amqp.outbox_status()")
+            return str(name).startswith(f"pg-amqp relay {relay.pid} ")
 
     def await_empty(self) -> None:
         """Wait until the outbox is empty."""
@@ -304,16 +313,17 @@ class Outbox:
             count: int = channel.queue_declare(self.queue, passive=True).method.message_count
             return count
 
-    def drain(self) -> list[Copy]:
-        """Take everything out of the queue, in order."""
+    def drain(self, queue: str | None = None) -> list[Copy]:
+        """Take everything out of the queue (or another one), in order."""
+        queue = queue or self.queue
         copies: list[Copy] = []
 
         def take(_channel: object, _method: object, properties: Any, body: bytes) -> None:
             copies.append(Copy(properties.message_id, body.decode()))
 
         with self.channel() as channel:
-            count = channel.queue_declare(self.queue, passive=True).method.message_count
-            channel.basic_consume(self.queue, take, auto_ack=True)
+            count = channel.queue_declare(queue, passive=True).method.message_count
+            channel.basic_consume(queue, take, auto_ack=True)
             while len(copies) < count:
                 channel.connection.process_data_events(time_limit=LIMIT)
         return copies

@@ -106,7 +106,7 @@ def test_the_commands_that_take_everything_from_the_environment(
         subprocess.run([PROGRAM, *once], check=True)
         assert inbox.texts() == ["once"]
         put(session, "for ever")
-        address = metrics[-1].replace("9187", str(free_port()))
+        address = metrics[-1].replace("9810", str(free_port()))
         with RelayProcess(None, *metrics[1:-1], address) as relay:
             wait_until_empty(session)
             assert relay.terminate() == 0

@@ -2,12 +2,17 @@
 
 Nothing is lost, nothing arrives that was not committed, and a message arrives twice only where
 an answer was lost on the way, with the same message_id.
+
+What is random is printed with its seed, which comes from PG_AMQP_PY_SEED if that is set.
+`--chaos-seconds` says for how long everything is disturbed at once.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -20,7 +25,7 @@ from messages import Session
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction
-from servers.rabbitmq import RabbitMQ
+from servers.rabbitmq import RabbitMQ, RabbitMQCluster
 
 _numbers = count(1)
 
@@ -97,9 +102,7 @@ def await_cut(proxy: CuttingProxy, count: int, direction: Direction) -> None:
 
 
 def test_the_connection_is_cut_at_random_bytes(proxied: Outbox, proxy: CuttingProxy) -> None:
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+    rng = random.Random(proxied.seed)
     proxied.relay()
     proxied.write()
     for _ in range(12):
@@ -128,6 +131,23 @@ def test_rabbitmq_is_short_of_memory(outbox: Outbox, rabbitmq: RabbitMQ) -> None
         rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
     # It was waited for, without writing anything again.
     assert outbox.settle().duplicates == 0
+
+
+def test_a_node_of_a_cluster_is_killed(database: str, tmp_path: Path) -> None:
+    with RabbitMQCluster(nodes=3) as cluster:
+        victim, *survivors = cluster.nodes
+        queue = f"q{next(_numbers)}"
+        with Outbox(database, survivors[0].url(), queue, tmp_path) as outbox:
+            # The leader of a quorum queue is at first where it was declared.
+            with Outbox(database, victim.url(), queue, tmp_path) as there:
+                there.prepare(cluster.url(), queue_type="quorum")
+            outbox.relay()
+            outbox.write()
+            outbox.await_delivery()
+            victim.kill()
+            outbox.await_delivery()
+            outbox.await_writing()
+            print(outbox.settle())
 
 
 # ---- PostgreSQL ----
@@ -189,16 +209,41 @@ def test_a_standby_is_promoted(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
 
 
 def test_a_relay_is_killed_and_another_one_takes_over(outbox: Outbox) -> None:
-    working, waiting = outbox.relay(), outbox.relay()
+    relays = [outbox.relay(), outbox.relay()]
+    outbox.write()
+    for _ in range(6):
+        outbox.await_delivery()
+        working = next(relay for relay in relays if outbox.is_worked_by(relay))
+        working.kill()
+        relays.remove(working)
+        outbox.await_delivery()
+        relays.append(outbox.relay())
+    print(outbox.settle())
+
+
+def test_a_relay_is_stopped_and_another_one_takes_over(outbox: Outbox) -> None:
+    relays = [outbox.relay(), outbox.relay()]
     outbox.write()
     for _ in range(4):
         outbox.await_delivery()
-        for relay in (working, waiting):
-            # Whichever has the lock.
-            relay.kill()
-            outbox.await_delivery()
-            outbox.relay()
-        working, waiting = outbox.relay(), outbox.relay()
+        working = next(relay for relay in relays if outbox.is_worked_by(relay))
+        working.stop()
+        relays.remove(working)
+        outbox.await_delivery()
+        relays.append(outbox.relay())
+    assert outbox.settle().duplicates == 0
+
+
+def test_a_relay_hangs_and_another_one_takes_over(outbox: Outbox) -> None:
+    relays = [outbox.relay(), outbox.relay()]
+    outbox.write()
+    outbox.await_delivery()
+    working = next(relay for relay in relays if outbox.is_worked_by(relay))
+    working.pause()
+    outbox.await_delivery()
+    # It must notice that its time is over before it writes anything.
+    working.resume()
+    outbox.await_delivery()
     print(outbox.settle())
 
 
@@ -304,3 +349,226 @@ def tell_many(outbox: Outbox, session: Session, word: str, count: int) -> None:
     with session.transaction():
         for number in range(count):
             tell(outbox, session, f"{word} {number}")
+
+
+def test_an_exchange_is_deleted_under_a_backlog(outbox: Outbox) -> None:
+    """Written is not delivered: what the broker dropped with the channel is not lost."""
+    count = 10_000
+    with outbox.session() as session, outbox.channel() as channel:
+        session.execute(f"ALTER DATABASE {session.info.dbname} SET amqp.max_attempts = 1")
+        channel.exchange_declare("short-lived", "fanout", durable=True)
+        channel.queue_declare("behind", durable=True)
+        channel.queue_bind("behind", "short-lived")
+        # Mandatory: RabbitMQ itself drops what finds the exchange and no binding any more.
+        publish = (
+            "SELECT amqp.publish_outbox(1, CASE n %% 2 WHEN 0 THEN '' ELSE 'short-lived' END, %s,"
+            " n::text, delivery_mode => 2, mandatory => true)"
+            " FROM generate_series(%s::int, %s::int) AS n"
+        )
+        session.execute(publish, [outbox.queue, 1, count])
+        outbox.relay()
+        wait_for(
+            lambda: channel.queue_declare("behind", passive=True).method.message_count,
+            LIMIT,
+            "the backlog to move",
+            interval=0.001,
+        )
+        channel.exchange_delete("short-lived")
+        outbox.await_empty()
+        there = outbox.drain()
+        dead = read_dead(session)
+        before = [int(copy.body) for copy in outbox.drain("behind")]
+        # What was routed just before may come again: the channel took its confirms with it.
+        assert sorted({int(copy.body) for copy in there}) == list(range(2, count + 1, 2))
+        assert len({copy.message_id for copy in there}) == count // 2
+        assert len(set(before)) == len(before)
+        assert dead
+        assert sorted({*before, *dead}) == list(range(1, count, 2))
+        # Now that it is gone for good, it is plain which message the channel is closed for.
+        session.execute(publish, [outbox.queue, count + 1, 2 * count])
+        outbox.await_empty()
+        there = outbox.drain()
+        assert [int(copy.body) for copy in there] == list(range(count + 2, 2 * count + 1, 2))
+        assert read_dead(session)[len(dead) :] == list(range(count + 1, 2 * count, 2))
+
+
+def read_dead(session: Session) -> list[int]:
+    """The bodies of the dead letters."""
+    return [
+        int(body) for (body,) in rows(session, "SELECT body FROM amqp.dead_letters ORDER BY id")
+    ]
+
+
+def test_after_a_cut_what_was_confirmed_is_not_sent_again(
+    proxied: Outbox, proxy: CuttingProxy, rabbitmq: RabbitMQ
+) -> None:
+    count = 5000
+    with proxied.session() as session:
+        session.execute(
+            "SELECT tell(%s, n || repeat(' ', 1000), NULL) FROM generate_series(1, %s) AS n",
+            [proxied.queue, count],
+        )
+    proxied.relay()
+    wait_for(lambda: proxy.bytes_to_server > 1_000_000, LIMIT, "bytes", interval=0.001)
+    proxy.stall(Direction.TO_SERVER)
+    wait_for(
+        lambda: rabbitmq.rabbitmqctl("list_channels", "messages_unconfirmed").split()[-1] == "0",
+        LIMIT,
+        "the broker to confirm what it has got",
+    )
+    confirmed = proxied.queued()
+    assert 500 < confirmed < count - 500
+    proxy.reset()
+    proxy.pass_all()
+    proxied.await_empty()
+    assert [int(copy.body) for copy in proxied.drain()] == list(range(1, count + 1))
+
+
+def test_a_relay_that_lost_its_lock_writes_no_more(proxied: Outbox, proxy: CuttingProxy) -> None:
+    count = 7000
+    with proxied.session() as session:
+        hanging = proxied.relay()
+        tell(proxied, session, "first")
+        proxied.await_empty()
+        # Most of the backlog is more than the network takes in.
+        proxy.stall(Direction.TO_SERVER)
+        session.execute(
+            "SELECT tell(%s, n || repeat(' ', 1000), NULL) FROM generate_series(1, %s) AS n",
+            [proxied.queue, count],
+        )
+        await_looks(session, hanging)
+        hanging.pause()
+        proxy.pass_all()
+        proxied.relay()
+        proxied.await_empty()
+        before = proxied.queued()
+        assert before < 2 * count - 500
+        hanging.resume()
+        wait_for(lambda: "standing by" in hanging.log_text(), LIMIT, "the relay to notice")
+        # The message that it was writing, it may end.
+        assert proxied.queued() <= before + 1
+
+
+# ---- Several of these at once ----
+
+
+class Chaos:
+    """Faults of servers, network and relays; each is repaired when its context ends."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        postgres: PostgreSQL,
+        rabbitmq: RabbitMQ,
+        proxy: CuttingProxy,
+        rng: random.Random,
+    ) -> None:
+        self._outbox = outbox
+        self._postgres = postgres
+        self._rabbitmq = rabbitmq
+        self._proxy = proxy
+        self._random = rng
+        self._relays = [outbox.relay(), outbox.relay()]
+        #: Of each group, one at a time.
+        self.groups: list[list[Callable[[], AbstractContextManager[None]]]] = [
+            [self.broker_stops, self.broker_is_killed, self.broker_is_short_of_memory],
+            [self.database_restarts, self.database_is_killed],
+            [self.relay_is_killed, self.relay_stops, self.relay_hangs],
+            [self.connection_is_cut, self.connection_stalls],
+        ]
+
+    @contextmanager
+    def broker_stops(self) -> Iterator[None]:
+        """RabbitMQ shuts down in order."""
+        self._rabbitmq.stop()
+        yield
+        self._rabbitmq.start()
+
+    @contextmanager
+    def broker_is_killed(self) -> Iterator[None]:
+        """RabbitMQ crashes."""
+        self._rabbitmq.kill()
+        yield
+        self._rabbitmq.start()
+
+    @contextmanager
+    def broker_is_short_of_memory(self) -> Iterator[None]:
+        """RabbitMQ blocks publishers."""
+        self._rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
+        yield
+        self._rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+
+    @contextmanager
+    def database_restarts(self) -> Iterator[None]:
+        """PostgreSQL throws everybody out."""
+        self._postgres.restart()
+        yield
+
+    @contextmanager
+    def database_is_killed(self) -> Iterator[None]:
+        """PostgreSQL crashes."""
+        self._postgres.kill()
+        yield
+        self._postgres.start()
+
+    @contextmanager
+    def relay_is_killed(self) -> Iterator[None]:
+        """One relay crashes."""
+        self._pick().kill()
+        yield
+        self._relays.append(self._outbox.relay())
+
+    @contextmanager
+    def relay_stops(self) -> Iterator[None]:
+        """One relay is stopped in order."""
+        self._pick().stop()
+        yield
+        self._relays.append(self._outbox.relay())
+
+    @contextmanager
+    def relay_hangs(self) -> Iterator[None]:
+        """One relay does nothing for a while."""
+        relay = self._pick()
+        relay.pause()
+        yield
+        relay.resume()
+        self._relays.append(relay)
+
+    @contextmanager
+    def connection_is_cut(self) -> Iterator[None]:
+        """The connections are reset somewhere within the next bytes."""
+        direction = self._random.choice([Direction.TO_SERVER, Direction.TO_CLIENT])
+        self._proxy.cut_after(self._random.randint(1, 50_000), direction)
+        yield
+
+    @contextmanager
+    def connection_stalls(self) -> Iterator[None]:
+        """No byte comes through."""
+        self._proxy.stall(self._random.choice(list(Direction)))
+        yield
+        self._proxy.pass_all()
+
+    def _pick(self) -> Relay:
+        return self._relays.pop(self._random.randrange(len(self._relays)))
+
+
+def test_random_faults(
+    proxied: Outbox,
+    proxy: CuttingProxy,
+    postgres: PostgreSQL,
+    rabbitmq: RabbitMQ,
+    request: pytest.FixtureRequest,
+) -> None:
+    rng = random.Random(proxied.seed)
+    chaos = Chaos(proxied, postgres, rabbitmq, proxy, rng)
+    proxied.write(pace=0.05)
+    end = time.monotonic() + request.config.getoption("--chaos-seconds")
+    while time.monotonic() < end:
+        faults = [rng.choice(group) for group in rng.sample(chaos.groups, rng.randint(1, 3))]
+        print([fault.__name__ for fault in faults])
+        with ExitStack() as repairs:
+            for fault in faults:
+                repairs.enter_context(fault())
+                time.sleep(rng.uniform(0, 1.5))
+    proxy.pass_all()
+    print(proxied.settle())

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from messages import Session
-from outbox import put
+from outbox import put, put_many
 
 PAST = "2020-01-01 00:00:{:02}+00"
 FUTURE = "2090-01-01 00:00:00+00"
@@ -234,3 +234,32 @@ def test_any_constellation_is_delivered_in_order(session: Session) -> None:
                 delivered = [n for n in order if n in mine]
                 assert delivered == sorted(delivered), (plan, dead, order)
         assert set(order) == expected, (plan, dead, order)
+
+
+def test_a_long_backlog_of_one_key_is_read_at_the_same_cost(
+    session: Session, postgres_database: str
+) -> None:
+    """Whatever stands before a message: delivered but not yet vacuumed, or not delivered yet."""
+    for setting in (
+        "enable_seqscan = off",
+        "enable_bitmapscan = off",
+        "enable_sort = off",
+        "plan_cache_mode = force_generic_plan",
+    ):
+        session.execute(f"SET {setting}")
+    with psycopg.connect(postgres_database) as reader:
+        put_many(session, 20_000, key="'key'")
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM amqp.broker")
+        session.execute("DELETE FROM amqp.outbox WHERE id <= 10000")
+        for after, settled in ((None, -1), (15_000, 10_000)):
+            lines = session.execute(
+                "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)"
+                " SELECT * FROM amqp.outbox_due(1, %s::int8, %s, 1000, 1000000)",
+                [after, settled],
+            ).fetchone()
+            assert lines is not None
+            plan = lines[0][0]["Plan"]
+            assert plan["Actual Rows"] == 1000
+            # Over what was deleted once, and a few pages for each message.
+            assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 30_000

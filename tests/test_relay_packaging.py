@@ -37,13 +37,13 @@ def test_the_program_understands_how_it_is_called(line: list[str]) -> None:
     command = main.commands[name]
     # Parses and checks the options without running anything.
     context = command.make_context(name, arguments, parent=click.Context(main))
-    assert context.params["listen_metrics"][1] == 9187
+    assert context.params["listen_metrics"][1] == 9810
 
 
 def test_the_relay_tells_its_health_on_the_port_that_the_image_asks() -> None:
-    assert docker("EXPOSE") == ["9187"]
+    assert docker("EXPOSE") == ["9810"]
     (check,) = docker("HEALTHCHECK")
-    assert ":9187/health" in check
+    assert ":9810/health" in check
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")

@@ -27,9 +27,10 @@ from pg_amqp_py.backend.errors import (
 )
 from pg_amqp_py.backend.operation import required, tolerated
 from pg_amqp_py.backend.tables import owner_of
+from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import WireError
 from pg_amqp_py.wire.message import Envelope
-from pg_amqp_py.wire.ordered import Entry, Run
+from pg_amqp_py.wire.ordered import Entry, Refusal, Run
 
 # These run with a search_path of pg_catalog, so operators need no schema. Arguments have their
 # exact types: no overload that the owner of the schema may add comes before the right function.
@@ -80,11 +81,6 @@ _TYPES = {
 _plans: dict[str, Any] = {}
 
 Row = dict[str, Any]
-
-
-def _entry(row: Row) -> Entry:
-    fields = tuple(row[name] for name in Envelope._fields)
-    return Entry(row["id"], row["ordering_key"], fields, row["body"])
 
 
 def publish_outbox_batch(broker_id: int | None, batch_limit: int | None) -> int:
@@ -173,20 +169,19 @@ class _Outbox:
             self.left -= len(rows)
             # An earlier call of this transaction may have lost it.
             session.forget_connection(broker_id)
-            run = Run([_entry(row) for row in rows], session.connection(broker_id).encoder)
-            broker = session.brokers[broker_id]
+            run = _encoded(session.connection(broker_id), rows)
             try:
-                _send(broker, run)
+                _send(broker_id, run)
             finally:
-                broker.failed += len(run.refused)
                 self._settle(broker_id, run)
 
     def _settle(self, broker_id: int, run: Run) -> None:
         if run.delivered or run.refused:
-            ids = [refusal.id for refusal in run.refused]
-            verdicts = [refusal.verdict for refusal in run.refused]
-            errors = [showable(refusal.text) for refusal in run.refused]
-            self._run(_SETTLE, broker_id, run.delivered, ids, verdicts, errors)
+            ids, verdicts, texts = (
+                [refusal[at] for refusal in run.refused] for at in range(len(Refusal._fields))
+            )
+            shown = [showable(str(text)) for text in texts]
+            self._run(_SETTLE, broker_id, run.delivered, ids, verdicts, shown)
             self.delivered += len(run.delivered)
             self.settled = True
 
@@ -209,20 +204,40 @@ class _Outbox:
             return list(plpy.execute(plan, list(arguments)))
 
 
-def _send(broker: Broker, run: Run) -> None:
+def _encoded(connection: Connection, rows: list[Row]) -> Run:
+    entries = [
+        Entry(
+            row["id"],
+            row["ordering_key"],
+            tuple(row[name] for name in Envelope._fields),
+            row["body"],
+        )
+        for row in rows
+    ]
+    return Run(entries, connection.encoder)
+
+
+def _send(broker_id: int, run: Run) -> None:
+    """Deliver a run as far as it goes. Raises AMQPError for the broker's sake."""
+    broker = session.brokers[broker_id]
     with closing(run.batches()) as batches:
         for batch in batches:
             assert broker.connection is not None
             run.fit(batch, broker.connection.encoder)
-            reason = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
+            try:
+                reason = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
+            finally:
+                broker.failed += len(batch.faults)
             if batch.pending:
-                raise broker.note(_unconfirmed(broker.broker_id, batch.pending, reason))
+                raise _unconfirmed(broker, batch.pending, reason)
 
 
-def _unconfirmed(broker_id: int, messages: int, reason: WireError | None) -> AMQPError:
-    return AMQPError(
-        f"broker {broker_id} did not confirm messages of the outbox",
-        sqlstate=CONNECTION_FAILURE,
-        detail=f"Number of messages: {messages}. Last error: {reason}",
-        hint="They stay in amqp.outbox; some may have arrived, and will arrive again.",
+def _unconfirmed(broker: Broker, messages: int, reason: WireError | None) -> AMQPError:
+    return broker.note(
+        AMQPError(
+            f"broker {broker.broker_id} did not confirm messages of the outbox",
+            sqlstate=CONNECTION_FAILURE,
+            detail=f"Number of messages: {messages}. Last error: {reason}",
+            hint="They stay in amqp.outbox; some may have arrived, and will arrive again.",
+        )
     )

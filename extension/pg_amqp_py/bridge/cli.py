@@ -88,5 +88,5 @@ def relay(dsn: str, once: bool, listen_metrics: tuple[str, int] | None) -> None:
 def _host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not (colon and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise click.BadParameter("not HOST:PORT, such as 127.0.0.1:9187")
+        raise click.BadParameter("not HOST:PORT, such as 127.0.0.1:9810")
     return host.strip("[]") or "127.0.0.1", int(port)

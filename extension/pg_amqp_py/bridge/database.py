@@ -42,6 +42,8 @@ _SETTINGS = {
     "enable_bitmapscan": "off",
     "enable_sort": "off",
     "jit": "off",
+    # Room for what outbox_due() looks at.
+    "work_mem": "64MB",
     "plan_cache_mode": "force_generic_plan",
 }
 _DEFAULTS = {

@@ -61,7 +61,7 @@ class Run:
                 encoder.append(self._stream, entry.fields, entry.body)
             except (MessageError, ValueError) as error:
                 field = getattr(error, "field", None)
-                text = f"{field}: {error}" if field else str(error)
+                text = f"invalid value for {field}: {error}" if field else str(error)
                 self._fail(entry, "invalid", text)
                 continue
             self._entries.append(entry)

@@ -50,13 +50,6 @@ BEGIN ATOMIC
                       ) AS f WHERE f.ordering_key = r.ordering_key AND f.id < r.id
                   ) AND NOT EXISTS (
                       SELECT FROM (
-                          SELECT e.ordering_key, e.id FROM amqp.outbox AS e
-                          WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key >= r.ordering_key
-                            AND e.next_attempt_at IS NULL
-                          ORDER BY e.ordering_key, e.id LIMIT 1
-                      ) AS f WHERE f.ordering_key = r.ordering_key AND f.id <= outbox_due.settled_id
-                  ) AND NOT EXISTS (
-                      SELECT FROM (
                           SELECT e.ordering_key, e.id FROM amqp.outbox_dead AS e
                           WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key >= r.ordering_key
                           ORDER BY e.ordering_key, e.id LIMIT 1
@@ -96,6 +89,17 @@ BEGIN ATOMIC
             ORDER BY w.broker_id, w.next_attempt_at, w.id
             LIMIT outbox_due.row_limit
         )
+    ), late AS (
+        -- Once for each key: the entries of many that were delivered may still be in the index.
+        SELECT k.ordering_key
+        FROM (SELECT DISTINCT d.ordering_key FROM due AS d WHERE d.ordering_key IS NOT NULL) AS k
+        CROSS JOIN LATERAL (
+            SELECT e.ordering_key, e.id FROM amqp.outbox AS e
+            WHERE e.broker_id = outbox_due.broker_id AND e.ordering_key >= k.ordering_key
+              AND e.next_attempt_at IS NULL
+            ORDER BY e.ordering_key, e.id LIMIT 1
+        ) AS f
+        WHERE f.ordering_key = k.ordering_key AND f.id <= outbox_due.settled_id
     )
     SELECT c.id, c.ordering_key, c.exchange, c.routing_key, COALESCE(c.mandatory, false), c.delivery_mode,
            c.content_type, c.reply_to, c.correlation_id, c.headers::text, c.content_encoding, c.priority, c.expiration,
@@ -110,6 +114,7 @@ BEGIN ATOMIC
         LIMIT outbox_due.row_limit
     ) AS c
     WHERE c.before < outbox_due.byte_limit
+      AND (c.ordering_key IS NULL OR c.ordering_key NOT IN (SELECT l.ordering_key FROM late AS l))
     ORDER BY c.id;
 END;
 
