@@ -48,9 +48,12 @@ def through(session: Session, broker: Broker, proxy: CuttingProxy, channel: Bloc
 
 def commit_in_vain(session: Session, proxy: CuttingProxy, broker_id: int, *numbers: int) -> Report:
     """Publish numbers to a broker that is gone before the commit; return the warning."""
+    session.set(confirm_timeout="200ms")
     with session.connection.transaction():
         session.publish(broker_id, "events", numbers)
         proxy.refuse()
+    # From here on the broker may be as slow as it likes.
+    session.set(confirm_timeout="20s")
     (found,) = session.warnings()
     return found
 
@@ -155,8 +158,9 @@ def test_one_attempt_in_each_backoff_period(
     session: Session, proxy: CuttingProxy, through: int, welcome: Welcome
 ) -> None:
     commit_in_vain(session, proxy, through, 1)
-    session.run("SELECT amqp.disconnect(%s)", through)  # Its own commit is the first attempt.
+    session.set(confirm_timeout="200ms")
     proxy.welcome(welcome)
+    # It ends the backoff, and its own commit makes the attempt that begins the next one.
     session.run("SELECT amqp.disconnect(%s)", through)
     connections = proxy.connections
     for _ in range(200):
@@ -175,7 +179,7 @@ def test_a_broker_that_was_silent_is_tried_at_the_next_commit(
     (found,) = session.warnings()
     assert found.sqlstate == "08006"
     proxy.pass_all()
-    session.run("SELECT 1")
+    session.set(confirm_timeout="20s")
     assert settled(session)
     # It may also have come when the proxy let it pass.
     assert set(numbers_in(channel, "events", 1)) == {1}
@@ -235,6 +239,7 @@ def test_a_real_restart(database: str, rabbitmq: RabbitMQ, broker: Broker) -> No
             session.run(persistent, broker_id, "1")
             session.run(persistent, broker_id, "2")
             rabbitmq.kill()
+        session.set(confirm_timeout="20s")
         rabbitmq.start()
         wait_until_settled(session)
         session.run(persistent, broker_id, "3")
@@ -285,6 +290,7 @@ def test_confirms_that_came_before_the_connection_broke_count(
         try:
             session.publish(broker_id, "events", range(1, 100))
             assert len(session.warnings()) == 1
+            session.set(confirm_timeout="20s")
         finally:
             rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
         with open_channel(broker.url()) as channel:

@@ -348,6 +348,7 @@ def test_a_cancel_in_the_middle_loses_nothing_that_is_confirmed(
     session.set(confirm_timeout="10min")
     connections = proxy.connections
     proxy.cut_after(ACK, Direction.TO_CLIENT, then=Welcome.STALL)
+    session.run("BEGIN")
     call = Call(lambda: session.value(BATCH))
     wait_for(lambda: proxy.connections > connections, LIMIT, "the wait for another connection")
     with Session(database) as observer:
@@ -357,6 +358,8 @@ def test_a_cancel_in_the_middle_loses_nothing_that_is_confirmed(
     assert found.sqlstate == "57014"
     proxy.pass_all()
     assert session.value(BATCH) == 3
+    session.run("COMMIT")
+    assert waiting(session) == []
     arrived = numbers_in(channel, "events", 4)
     assert list(dict.fromkeys(arrived)) == [0, 1, 2, 3]
     assert arrived.count(0) == 1

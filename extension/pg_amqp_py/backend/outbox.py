@@ -167,6 +167,8 @@ class _Outbox:
             if not rows:
                 return
             self.left -= len(rows)
+            # An earlier call of this transaction may have lost it.
+            session.forget_connection(broker_id)
             run = _encoded(session.connection(broker_id), rows)
             try:
                 _send(broker_id, run)
@@ -220,12 +222,13 @@ def _send(broker_id: int, run: Run) -> None:
     broker = session.brokers[broker_id]
     with closing(run.batches()) as batches:
         for batch in batches:
+            assert broker.connection is not None
+            run.fit(batch, broker.connection.encoder)
             try:
                 reason = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
             finally:
                 broker.failed += len(batch.faults)
             if batch.pending:
-                session.forget_connection(broker_id)
                 raise _unconfirmed(broker, batch.pending, reason)
 
 
