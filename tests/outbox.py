@@ -103,9 +103,12 @@ def status(session: Session, broker_id: int = 1) -> dict[str, Any]:
 
 
 def worker_of(session: Session, broker_id: int = 1) -> int | None:
-    """Return the process id of the relay that works a broker's outbox, from its session's name."""
-    name = status(session, broker_id)["relay"]
-    return int(name.split()[2]) if name else None
+    """Return the process id of the relay that works a broker's outbox: its session says it."""
+    row = session.execute(
+        "SELECT relay FROM amqp.outbox_status() WHERE broker_id = %s AND relay IS NOT NULL",
+        [broker_id],
+    ).fetchone()
+    return int(row[0].split()[2]) if row else None
 
 
 def settle(
