@@ -2,6 +2,7 @@
 #
 #   make demo [KEEP=1]      installs what is missing, then shows it on two private servers
 #   make test               the same set-up, then lint and the whole test suite
+#   make bench              the same set-up, then measures; some minutes, on a machine that does nothing else
 #   make; make install      build; install into the PostgreSQL of PG_CONFIG (knows DESTDIR)
 #   make installcheck       the SQL tests, against the server that PGHOST and PGPORT name
 #   make uninstall, make lint, make clean
@@ -13,14 +14,19 @@ EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).c
 # The extension script: one object a file, in this order. The outbox, which pg-amqp install-outbox also installs
 # alone, says for itself in which order.
 OUTBOX_FILES = $(addprefix sql/outbox/,$(shell cat sql/outbox/order.txt))
+FUNCTION_FILES = $(sort $(wildcard sql/functions/*.sql)) build/publish_change.sql build/publish_change_outbox.sql
 SQL_FILES = sql/preamble.sql \
 	$(sort $(wildcard sql/tables/*.sql)) \
 	$(OUTBOX_FILES) \
-	$(sort $(wildcard sql/functions/*.sql)) \
+	$(FUNCTION_FILES) \
 	$(sort $(wildcard sql/triggers/*.sql)) \
+	sql/dump.sql \
 	sql/privileges.sql
 SQL_FOLDERS = sql/tables sql/functions sql/triggers sql/outbox/order.txt
-DATA_built = $(EXTENSION)--$(EXTVERSION).sql
+# For ALTER EXTENSION ... UPDATE.
+UPGRADE_FILES = sql/upgrades/1.0.0-before.sql $(OUTBOX_FILES) $(FUNCTION_FILES) sql/dump.sql \
+	sql/upgrades/1.0.0-after.sql
+DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(EXTENSION)--1.0.0--$(EXTVERSION).sql
 
 # In this order: install creates the extension, privileges drops it.
 REGRESS = install broker capture errors publish_change privileges
@@ -38,18 +44,18 @@ PGXS := $(if $(PG_CONFIG),$(shell $(PG_CONFIG) --pgxs))
 
 .DEFAULT_GOAL = all
 .DELETE_ON_ERROR:
-.PHONY: demo demo-stop test lint install-here run-demo run-test
+.PHONY: demo demo-stop test bench lint install-here run-demo run-test run-bench
 
 # ---- What needs nothing installed yet ----
 
 # PostgreSQL may come with prepare.sh: only the second make can see it.
-demo test:
+demo test bench:
 	tests/prepare.sh
 	$(MAKE) --no-print-directory run-$@
 
 ifeq ($(wildcard $(PGXS)),)
 
-all install uninstall installcheck lint run-demo run-test:
+all install uninstall installcheck lint run-demo run-test run-bench:
 	@echo 'no PostgreSQL server found: install one, name its pg_config (make PG_CONFIG=...),' >&2
 	@echo 'or run tests/prepare.sh, which installs it with apt' >&2
 	@exit 1
@@ -74,8 +80,21 @@ pythondir = $(pkglibdir)/$(EXTENSION)
 
 all: $(STAGE)/.staged
 
-$(DATA_built): $(SQL_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
+# One trigger function for amqp.publish(), the same for amqp.publish_outbox(), which has two more parameters.
+# pg-amqp install-outbox does likewise, in bridge/install.py.
+build/publish_change.sql: sql/publish_change.sql.in Makefile
+	mkdir -p build
+	sed 's/@FUNCTION@/publish_change/g; s/@PUBLISH@/publish/g; s/@MORE@//' $< > $@
+build/publish_change_outbox.sql: sql/publish_change.sql.in Makefile
+	mkdir -p build
+	sed 's/@FUNCTION@/publish_change_outbox/g; s/@PUBLISH@/publish_outbox/g; s/@MORE@/, $(MORE)/' $< > $@
+MORE = NULL::pg_catalog.timestamptz, NULL::pg_catalog.text
+
+$(EXTENSION)--$(EXTVERSION).sql: $(SQL_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
 	cat $(SQL_FILES) > $@
+
+$(EXTENSION)--1.0.0--$(EXTVERSION).sql: $(UPGRADE_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
+	sed 's/^CREATE FUNCTION/CREATE OR REPLACE FUNCTION/' $(UPGRADE_FILES) > $@
 
 $(PIKA)/.fetched: extension/requirements.txt
 	@test -n '$(PYTHON_VERSION)' || \
@@ -149,6 +168,9 @@ run-demo: install-here $(TOOLS)
 run-test: install-here $(TOOLS)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory lint
+
+run-bench: install-here $(TOOLS)
+	@PYTHONPATH=extension:tests $(VENV)/bin/python bench/outbox.py
 
 demo-stop:
 	@$(VENV)/bin/python tests/demo.py --stop

@@ -9,6 +9,12 @@ BEGIN
                   DETAIL = 'Both extensions own schema "amqp" and table "amqp.broker".',
                   HINT = 'Save its broker rows, DROP EXTENSION amqp, create this extension and put them back: see docs/migrating.md.';
     END IF;
+    IF pg_catalog.to_regprocedure('amqp.outbox_version()') IS NOT NULL THEN
+        RAISE EXCEPTION 'the outbox is installed in this database without the extension'
+            USING ERRCODE = 'duplicate_object',
+                  DETAIL = 'Both own schema "amqp" and tables "amqp.broker" and "amqp.outbox".',
+                  HINT = 'Save the rows of amqp.broker, deliver what is in the outbox, remove it with pg-amqp install-outbox --uninstall, and create this extension, which brings an outbox of its own.';
+    END IF;
 END
 $$;
 

@@ -1,9 +1,8 @@
 -- USAGE on schema amqp, which nobody but its owner has, is the right to publish. What changes the
--- broker or the table of brokers takes a GRANT of its own.
-REVOKE ALL ON TABLE amqp.broker FROM PUBLIC;
-REVOKE ALL ON SEQUENCE amqp.broker_broker_id_seq FROM PUBLIC;
+-- broker takes a GRANT of its own.
 REVOKE EXECUTE ON FUNCTION
     amqp.add_broker(text),
+    amqp.publish_outbox_batch(integer, integer),
     amqp.exchange_delete(integer, text, boolean),
     amqp.exchange_bind(integer, text, text, text, jsonb),
     amqp.exchange_unbind(integer, text, text, text, jsonb),

@@ -13,10 +13,11 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
@@ -28,7 +29,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from psycopg.pq import TransactionStatus
 
 from servers.postgres import PostgreSQL
-from servers.processes import Process, create_folder, has_mark, kill_family
+from servers.processes import Process, create_folder, has_mark, kill_family, wait_for
 from servers.rabbitmq import RabbitMQ
 
 # Says where the servers of --keep are, and which processes they are.
@@ -102,6 +103,27 @@ SELECT amqp.publish(1, 'events', 'report.ready',
 }
 
 
+# With a relay beside it, while RabbitMQ is down.
+OUTBOX = """
+CREATE TABLE payments (
+  id       integer PRIMARY KEY,
+  customer text NOT NULL,
+  amount   numeric(10,2) NOT NULL);
+
+CREATE TRIGGER publish AFTER INSERT ON payments
+  FOR EACH ROW EXECUTE FUNCTION
+  amqp.publish_change_outbox('1', 'events');
+"""
+WHILE_DOWN = """
+INSERT INTO payments VALUES (1, 'Ada', 24.50);
+
+INSERT INTO payments VALUES (2, 'Dora', 8.00);
+
+SELECT amqp.publish_outbox(1, 'events',
+  'day.closed', 'two payments');
+"""
+
+
 def main() -> None:
     """Run the demo, or stop the servers of the last one."""
     parser = argparse.ArgumentParser(description="show pg_amqp_py on two private servers")
@@ -144,19 +166,68 @@ def tell(postgres: PostgreSQL, rabbitmq: RabbitMQ) -> None:
         for statement in _statements(SETUP.replace("{url}", rabbitmq.url())):
             connection.execute(statement.encode())
             print(statement)
-        amqp = pika.BlockingConnection(pika.URLParameters(rabbitmq.url()))
-        channel = amqp.channel()
         print("\n\n" + _row("WHAT SQL DID", "WHAT ARRIVED IN QUEUE orders"))
-        for title, script in CHAPTERS.items():
-            _print_title(title)
-            for statement in _statements(script):
-                connection.execute(statement.encode())
-                arrived = list(_arrived(channel))
-                if not arrived and connection.info.transaction_status == TransactionStatus.IDLE:
-                    arrived = ["(nothing)"]
-                _print_rows(statement.splitlines(), arrived)
-        amqp.close()
+        with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp:
+            channel = amqp.channel()
+            for title, script in CHAPTERS.items():
+                _print_title(title)
+                for statement in _statements(script):
+                    connection.execute(statement.encode())
+                    arrived = list(_arrived(channel))
+                    if not arrived and connection.info.transaction_status == TransactionStatus.IDLE:
+                        arrived = ["(nothing)"]
+                    _print_rows(statement.splitlines(), arrived)
+        tell_outbox(postgres, rabbitmq, connection)
     print()
+
+
+def tell_outbox(
+    postgres: PostgreSQL, rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any, ...]]
+) -> None:
+    """Stop the broker, commit, start it again: a relay delivers what waits in the outbox."""
+    _print_title("The outbox: RabbitMQ is stopped, orders still commit")
+    for statement in _statements(OUTBOX):
+        connection.execute(statement.encode())
+        print(statement)
+    with _relay(postgres):
+        rabbitmq.stop()
+        print("\n" + _row("$ pg-amqp relay &", "(RabbitMQ is stopped)"))
+        for statement in _statements(WHILE_DOWN):
+            connection.execute(statement.encode())
+            _print_rows(statement.splitlines(), ["(nothing)"])
+        _print_pending(connection)
+        rabbitmq.start()
+        wait_for(lambda: _pending(connection) == 0, 60, "the outbox to be delivered")
+        with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp:
+            _print_rows([], ["", "(RabbitMQ is back)", *_arrived(amqp.channel())])
+        _print_pending(connection)
+
+
+@contextmanager
+def _relay(postgres: PostgreSQL) -> Iterator[None]:
+    """Have a relay run, and end with us whatever happens."""
+    program = Path(sys.executable).with_name("pg-amqp")
+    relay = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "TERM", program, "relay", "--dsn", postgres.dsn()],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        relay.terminate()
+        relay.wait()
+
+
+def _print_pending(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    _print_rows(
+        ["SELECT pending FROM amqp.outbox_status();", f"  pending: {_pending(connection)}"], []
+    )
+
+
+def _pending(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
+    row = connection.execute("SELECT pending FROM amqp.outbox_status()").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def remember(state: Path, folder: Path, processes: Iterable[Process]) -> None:

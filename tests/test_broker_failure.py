@@ -278,10 +278,12 @@ def test_stalled_commit_ends_with_a_warning(
     assert '"events" (3)' in found.detail
     assert '"others" (1)' in found.detail
     assert "committed" in found.hint
+    assert "tried again at the next transactions" in found.hint
     # The commit itself stands.
     assert session.value("SELECT n FROM t") == 1
     proxy.pass_all()
     session.set(confirm_timeout="5s")
+    session.run("SELECT amqp.ping(%s)", through)
     session.publish(through, "events", [5])
     # What the proxy held back may have come, now or just before.
     received: list[int] = []
@@ -333,6 +335,8 @@ def test_unreachable_commit_ends_with_a_warning(
     assert found.message == f"amqp: {len(MANY)} messages not confirmed by broker {through}"
     assert f'"events" ({len(MANY)})' in found.detail
     proxy.pass_all()
+    session.run("SELECT amqp.ping(%s)", through)
+    assert numbers_in(channel, "events", len(MANY)) == MANY
     assert_works(session, through, channel, "events")
 
 
@@ -364,12 +368,12 @@ def test_counts_in_status(
         "SELECT amqp.publish(%s, 'events', 'key', 'x') WHERE false", through
     )  # Nothing was published: nothing is counted.
     counted = session.run(
-        "SELECT published, confirmed, returned, failed, pending, connected, last_error"
+        "SELECT published, confirmed, returned, failed, pending, unconfirmed, connected, last_error"
         " FROM amqp.status() WHERE broker_id = %s",
         through,
     )
-    assert counted[0][:6] == (5, 2, 0, 3, 0, False)
-    assert "refused" in counted[0][6]
+    assert counted[0][:7] == (5, 2, 0, 0, 0, 3, False)
+    assert "refused" in counted[0][7]
 
 
 # ---- Real restarts ----

@@ -65,6 +65,9 @@ def test_demo_shows_what_was_committed_and_clears_up(folder: Path) -> None:
     for rolled_back in ("Bob", "a mistake"):
         assert rolled_back in shown
         assert rolled_back not in arrived
+    assert "pending: 3" in shown
+    assert "pending: 0" in shown
+    assert "two payments" in arrived.split("RabbitMQ is back")[1]
     assert_nothing_left(folder)
 
 

@@ -156,7 +156,9 @@ def test_the_settings_in_the_readme_are_all_and_have_these_defaults() -> None:
     assert documented == {name: spelled[default] for name, default in defaults}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/design.md", "docs/migrating.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/design.md", "docs/migrating.md", "docs/outbox.md"]
+)
 def test_links_lead_somewhere(name: str) -> None:
     document = PROJECT / name
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):

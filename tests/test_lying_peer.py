@@ -156,6 +156,20 @@ def test_peer_that_speaks_some_amqp(
     assert_works(session, direct, channel, "events")
 
 
+def test_peer_that_confirms_nothing_is_not_waited_for_at_every_commit(session: Session) -> None:
+    session.set(confirm_timeout="200ms")
+    with Peer(saying(OPENED, stay=True)) as peer:
+        broker_id = session.add_broker(peer.url)
+        session.publish(broker_id, "", [1, 2])
+        for _ in range(50):
+            session.run("SELECT 1")
+        # Once more, which costs the wait for the confirms, and then not for a while.
+        assert peer.connections == 2
+        error = session.error("SELECT amqp.publish(%s, '', 'key', 'x')", broker_id)
+        assert "no confirms" in error.message
+        assert peer.connections == 2
+
+
 @pytest.mark.parametrize("known", [b"", START, OPENED], ids=["at first", "after start", "open"])
 def test_peer_that_floods(session: Session, known: bytes) -> None:
     session.set(connect_timeout="500ms")

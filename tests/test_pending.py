@@ -390,6 +390,7 @@ def test_status_shows_the_connection(
         "returned": 0,
         "failed": 0,
         "pending": 0,
+        "unconfirmed": 0,
         "last_error": None,
     }
 

@@ -2,7 +2,8 @@
 
 Every message has a row of its own, inserted beside it under the same id, so the table says
 which messages had to arrive, also where a client never learned whether its COMMIT came through.
-A row's number within its transaction says in which order.
+A row's number within its transaction says in which order. Once the broker is there, and once it is
+away and amqp.on_failure = outbox: then what is in the outbox is what would have arrived.
 
 The seed is printed, and comes from PG_AMQP_PY_SEED if that is set: it governs what the clients do,
 not when they are disturbed.
@@ -18,13 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import psycopg
+import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from fix_servers import Broker
 from messages import Inbox, Session, open_session
-from servers.processes import wait_for
+from servers.processes import free_port, wait_for
 
 CLIENTS = 4
 TRANSACTIONS = 200
@@ -184,7 +186,10 @@ def disturb(database: str, seed: str, backends: dict[str, int], finished: thread
                 session.execute(f"SELECT {how}(%s)", [pid])
 
 
-def test_random_transactions(database: str, broker: Broker, channel: BlockingChannel) -> None:
+@pytest.mark.parametrize("to", ["broker", "outbox"])
+def test_random_transactions(
+    database: str, broker: Broker, channel: BlockingChannel, to: str
+) -> None:
     seed = os.environ.get("PG_AMQP_PY_SEED") or str(random.SystemRandom().randrange(10**9))
     print(f"PG_AMQP_PY_SEED={seed}")
     inbox = Inbox(channel)
@@ -192,6 +197,10 @@ def test_random_transactions(database: str, broker: Broker, channel: BlockingCha
     finished = threading.Event()
     with open_session(database, broker) as session:
         session.execute(SCHEMA)
+        if to == "outbox":
+            session.execute("UPDATE amqp.broker SET port = %s", [free_port()])
+            name = session.info.dbname
+            session.execute(f"ALTER DATABASE {name} SET amqp.on_failure = 'outbox'")
         clients = [Client(database, f"c{i}", seed, backends) for i in range(CLIENTS)]
         with ThreadPoolExecutor(CLIENTS + 1) as pool:
             disturbing = pool.submit(disturb, database, seed, backends, finished)
@@ -218,18 +227,22 @@ def test_random_transactions(database: str, broker: Broker, channel: BlockingCha
         committed = session.execute(
             "SELECT transaction, id FROM noted ORDER BY transaction, at_commit, number"
         ).fetchall()
-    deliveries = inbox.drain()
+        deliveries = session.execute(
+            "SELECT routing_key, convert_from(body, 'UTF8') FROM amqp.outbox ORDER BY id"
+        ).fetchall()
+    assert bool(deliveries) == (to == "outbox")
+    deliveries += [(delivery.routing_key, delivery.text) for delivery in inbox.drain()]
     print(f"{len(committed)} rows; {dict(happened)}")
 
     rows = Counter(text for _, text in committed)
-    messages = Counter(delivery.text for delivery in deliveries)
+    messages = Counter(text for _, text in deliveries)
     assert {"lost": rows - messages, "too many": messages - rows} == {
         "lost": Counter(),
         "too many": Counter(),
     }
     order: dict[str, list[str]] = {}
-    for delivery in deliveries:
-        order.setdefault(delivery.routing_key, []).append(delivery.text)
+    for transaction, text in deliveries:
+        order.setdefault(transaction, []).append(text)
     expected: dict[str, list[str]] = {}
     for transaction, text in committed:
         expected.setdefault(transaction, []).append(text)

@@ -217,6 +217,18 @@ def test_proxy_cuts_after_exactly_so_many_bytes_to_client(
     assert echo.received == b"hello123456"
 
 
+def test_proxy_stalls_after_exactly_so_many_bytes(
+    proxied: CuttingProxy, client: socket.socket, echo: Echo
+) -> None:
+    proxied.stall_after(3, Direction.TO_SERVER)
+    client.sendall(b"123456")
+    assert receive(client, 3) == b"123"
+    assert_silent(client)
+    proxied.pass_all()
+    assert receive(client, 3) == b"456"
+    assert echo.received == b"hello123456"
+
+
 def test_proxy_without_a_server_resets() -> None:
     with (
         CuttingProxy(free_port()) as proxy,

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
+import psycopg
 import pytest
+
+from servers.postgres import PostgreSQL
 
 PROJECT = Path(__file__).parent.parent
 
@@ -54,3 +57,14 @@ def test_the_wheel_holds_the_package_and_the_sql_files_and_nothing_else(wheel: P
 
 def test_the_program_runs_from_the_wheel_alone(pg_amqp: Path, tmp_path: Path) -> None:
     assert run(pg_amqp, "--version", cwd=tmp_path).startswith("pg-amqp, version ")
+
+
+def test_the_program_installs_the_outbox(
+    pg_amqp: Path, postgres: PostgreSQL, tmp_path: Path
+) -> None:
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE from_wheel")
+    dsn = postgres.dsn("from_wheel")
+    assert " installed" in run(pg_amqp, "install-outbox", "--dsn", dsn, cwd=tmp_path)
+    with psycopg.connect(dsn) as session:
+        session.execute("SELECT amqp.publish_outbox(1, 'amq.topic', 'key', 'text')")

@@ -29,6 +29,6 @@ COMMENT ON COLUMN amqp.broker.ssl_key IS 'File of the client certificate''s unen
 COMMENT ON COLUMN amqp.broker.ssl_verify_peer IS 'Whether the broker''s certificate must come from a trusted CA.';
 COMMENT ON COLUMN amqp.broker.ssl_verify_hostname IS 'Whether it must also be issued for host. Means nothing without ssl_verify_peer.';
 
--- What administrators put in is theirs: pg_dump saves it.
-SELECT pg_catalog.pg_extension_config_dump('amqp.broker', '');
-SELECT pg_catalog.pg_extension_config_dump('amqp.broker_broker_id_seq', '');
+-- Whatever default privileges say.
+REVOKE ALL ON TABLE amqp.broker FROM PUBLIC;
+REVOKE ALL ON SEQUENCE amqp.broker_broker_id_seq FROM PUBLIC;

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -14,6 +15,7 @@ from typing import Literal
 from servers.processes import (
     Process,
     ServerError,
+    children,
     create_folder,
     free_port,
     give_to_server_user,
@@ -124,6 +126,31 @@ class PostgreSQL:
         process, self._process = self._process, None
         process.end(_STOP_SIGNALS[mode], signal.SIGQUIT)
 
+    def kill(self) -> None:
+        """End all its processes with SIGKILL; it may be started again, and then recovers."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        # A backend is a session of its own and overwrites the environment that would mark it. Who
+        # is stopped starts no other ones while we look.
+        os.kill(process.pid, signal.SIGSTOP)
+        backends = children(process.pid)
+        process.end(signal.SIGKILL)
+        for backend in backends:
+            # The others may have told it already.
+            with suppress(ProcessLookupError):
+                os.kill(backend, signal.SIGKILL)
+        wait_for(
+            lambda: not any(Path(f"/proc/{backend}").exists() for backend in backends),
+            10,
+            "PostgreSQL's processes to end",
+        )
+
+    def promote(self) -> None:
+        """Make a standby a primary of its own; return when it takes writes."""
+        run([self.bindir / "pg_ctl", "promote", f"--pgdata={self.data}", "--wait", "--silent"])
+        self._primary = None
+
     def restart(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
         """Stop the server in this mode and start it on the same port with the same data."""
         self.stop(mode)
@@ -137,6 +164,13 @@ class PostgreSQL:
     def dsn(self, dbname: str = "postgres", user: str = "postgres") -> str:
         """Return a libpq connection string, through the Unix socket."""
         return f"host={self.folder} port={self.port} dbname={dbname} user={user}"
+
+    def dsn_with(self, other: PostgreSQL, dbname: str = "postgres") -> str:
+        """Return a libpq connection string of whichever of the two takes writes, through TCP."""
+        return (
+            f"host=127.0.0.1,127.0.0.1 port={self.port},{other.port} dbname={dbname}"
+            " user=postgres target_session_attrs=read-write"
+        )
 
     def log_text(self) -> str:
         """Return all that the server logged so far."""

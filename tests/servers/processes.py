@@ -231,6 +231,12 @@ def family(session: int, mark: str | None = None) -> list[int]:
     return members
 
 
+def children(parent: int) -> list[int]:
+    """Return the ids of the processes that this one started and that have not ended."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
 def kill_family(session: int, mark: str | None = None) -> None:
     """Kill the `family` and return when it is gone."""
 

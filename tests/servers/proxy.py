@@ -1,7 +1,7 @@
 """A TCP proxy that breaks connections on command.
 
 What it must support: let through; refuse, reset or swallow new connections; reset or stall
-existing ones in either direction; half-close; cut after an exact number of bytes; count.
+existing ones in either direction; half-close; cut or stall after an exact number of bytes; count.
 A command has taken effect when it returns.
 
 The plan: one thread owns all sockets and runs one selector loop. A command is a function handed to
@@ -146,6 +146,14 @@ class CuttingProxy:
 
         self._do(command)
 
+    def stall_after(self, count: int, direction: Direction) -> None:
+        """Stall this direction once this many more bytes went this way, over all connections."""
+
+        def command() -> None:
+            self._cut = _Cut(direction, count, None)
+
+        self._do(command)
+
     def close(self) -> None:
         """Close the proxy and all its connections."""
         if self._thread.is_alive():
@@ -273,6 +281,10 @@ class CuttingProxy:
         cut.left -= sent
         if cut.left == 0:
             self._cut = None
+            if cut.then is None:
+                self._stalled = cut.direction
+                self._update_all()
+                return
             self._set_welcome(cut.then)
             wait_for(lambda: _is_delivered(pipe.sink), 5, "the bytes before the cut to arrive")
             self._reset_all()
@@ -334,11 +346,11 @@ class CuttingProxy:
 
 @dataclass
 class _Cut:
-    """What `cut_after` ordered: `left` counts down."""
+    """What `cut_after` ordered, or, without `then`, `stall_after`: `left` counts down."""
 
     direction: Direction
     left: int
-    then: Welcome
+    then: Welcome | None
 
 
 class _Pipe:

@@ -1,4 +1,4 @@
-"""A private RabbitMQ node."""
+"""A private RabbitMQ node, or a cluster of them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class RabbitMQ:
     `folder` is where it lives (default: a temporary one, removed by `remove`). `config` is added to
     rabbitmq.conf; with `tls`, a mapping of its `ssl_options.` (cacertfile, certfile, keyfile,
     verify, ...), there is an AMQPS listener. `plugins` are enabled; rabbitmq_management gets a free
-    port of its own. `outlive` lets the node run on when this process ends. The user guest,
-    password guest, may do everything. As a context manager it is started, and then stopped and
-    removed.
+    port of its own. `outlive` lets the node run on when this process ends. With `peer`, a node that
+    runs, it joins that one's cluster when it is first started. The user guest, password guest, may
+    do everything. As a context manager it is started, and then stopped and removed.
     """
 
     def __init__(
@@ -48,13 +48,19 @@ class RabbitMQ:
         tls: Mapping[str, str | Path] | None = None,
         plugins: Iterable[str] = (),
         outlive: bool = False,
+        peer: RabbitMQ | None = None,
     ) -> None:
         self.folder = create_folder(folder)
         self.log = self.folder / "rabbitmq.log"
         self.amqp_port = free_port()
         self.amqps_port = free_port() if tls is not None else None
         self.management_port = free_port()
-        self._epmd_port = free_port()
+        # By address: a host name may not resolve in a bare container.
+        self._name = f"node{self.amqp_port}@127.0.0.1"
+        # Nodes of a cluster know each other by cookie, and find each other through one port mapper.
+        self._peer = peer
+        self._cookie: str = peer._cookie if peer else secrets.token_hex(16)
+        self._epmd_port: int = peer._epmd_port if peer else free_port()
         self._distribution_port = free_port()
         self._plugins = tuple(plugins)
         self._config = {
@@ -64,6 +70,7 @@ class RabbitMQ:
             "log.console": "false",
             **self._tls_config(tls),
             **self._plugin_config(),
+            **self._cluster_config(),
             **(config or {}),
         }
         self._outlive = outlive
@@ -77,7 +84,7 @@ class RabbitMQ:
         """
         self._write_configuration()
         orphan_signal = None if self._outlive else signal.SIGKILL
-        if self._epmd is None:
+        if self._epmd is None and self._peer is None:
             # In the foreground, and ours: the one that Erlang would start stays behind as a daemon.
             self._epmd = Process(
                 ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"],
@@ -196,6 +203,16 @@ class RabbitMQ:
             "management.tcp.port": str(self.management_port),
         }
 
+    def _cluster_config(self) -> dict[str, str]:
+        if self._peer is None:
+            return {}
+        nodes = "cluster_formation.classic_config.nodes"
+        return {
+            "cluster_formation.peer_discovery_backend": "classic_config",
+            f"{nodes}.1": self._peer._name,
+            f"{nodes}.2": self._name,
+        }
+
     def _write_configuration(self) -> None:
         configuration = self.folder / "rabbitmq.conf"
         configuration.write_text("".join(f"{k} = {v}\n" for k, v in self._config.items()))
@@ -208,7 +225,7 @@ class RabbitMQ:
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
             cookie.touch(mode=0o600)
-            cookie.write_text(secrets.token_hex(16))
+            cookie.write_text(self._cookie)
             give_to_server_user(cookie)
             cookie.chmod(0o400)
 
@@ -217,8 +234,7 @@ class RabbitMQ:
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
             "LC_ALL": "C.UTF-8",
-            # By address: a host name may not resolve in a bare container.
-            "RABBITMQ_NODENAME": f"node{self.amqp_port}@127.0.0.1",
+            "RABBITMQ_NODENAME": self._name,
             "RABBITMQ_USE_LONGNAME": "true",
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "rabbitmq-env.conf"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
@@ -243,6 +259,52 @@ class RabbitMQ:
 
     def __enter__(self) -> RabbitMQ:
         """Start the node; what it leaves behind is removed if that fails."""
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+class RabbitMQCluster:
+    """Nodes of one cluster. As a context manager it is started, and then removed."""
+
+    def __init__(self, nodes: int = 3, *, config: Mapping[str, str] | None = None) -> None:
+        first = RabbitMQ(config=config)
+        self.nodes = [first, *(RabbitMQ(config=config, peer=first) for _ in range(nodes - 1))]
+
+    def start(self) -> None:
+        """Start the nodes, one after the other, and return when each knows the others.
+
+        Raises ServerError.
+        """
+        for node in self.nodes:
+            node.start()
+        # Of the last one's view: the others let it in.
+        self.nodes[-1].rabbitmqctl("await_online_nodes", str(len(self.nodes)), "--timeout", "30")
+
+    def remove(self) -> None:
+        """Kill the nodes and remove their folders."""
+        # The first one's port mapper serves all of them.
+        for node in reversed(self.nodes):
+            node.remove()
+
+    def url(self) -> str:
+        """Return an AMQP URL with all nodes."""
+        hosts = ",".join(f"127.0.0.1:{node.amqp_port}" for node in self.nodes)
+        return f"amqp://guest:guest@{hosts}/%2F"
+
+    def __enter__(self) -> RabbitMQCluster:
+        """Start the nodes; what they leave behind is removed if that fails."""
         try:
             self.start()
         except BaseException:

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import plpy
 
-from pg_amqp_py.backend import server, settings
+from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import (
     INSUFFICIENT_RESOURCES,
-    WRONG_OBJECT_TYPE,
     WRONG_STATE,
     AMQPError,
     connect_hint,
@@ -25,27 +24,24 @@ from pg_amqp_py.backend.errors import (
     warn,
     words,
 )
+from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.connection import Connection, connect
+from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
     ConnectError,
     ConnectionLostError,
+    StalledError,
+    UnreachableError,
+    WireError,
 )
 
 _FIRST_BACKOFF = 1.0
 _LONGEST_BACKOFF = 30.0
 
 # Names and operators are qualified throughout: the caller's search_path means nothing here.
-_FIND_TABLE = """
-SELECT c.relowner::pg_catalog.int8 AS owner, c.relkind
-FROM pg_catalog.pg_class AS c
-WHERE c.relname OPERATOR(pg_catalog.=) 'broker'
-  AND c.relnamespace OPERATOR(pg_catalog.=)
-      (SELECT n.oid FROM pg_catalog.pg_namespace AS n
-       WHERE n.nspname OPERATOR(pg_catalog.=) 'amqp')
-"""
 _READ_ROWS = """
 SELECT b.host, b.port, b.vhost, b.username, b.password, b.ssl, b.ssl_cacert, b.ssl_cert,
        b.ssl_key, b.ssl_verify_peer, b.ssl_verify_hostname
@@ -53,37 +49,13 @@ FROM ONLY amqp.broker AS b
 WHERE b.broker_id OPERATOR(pg_catalog.=) $1
 """
 
-_find_table = plpy.prepare(_FIND_TABLE)
 _read_rows: Any = None
-
-
-def broker_table_owner() -> int:
-    """The OID of the role that owns amqp.broker.
-
-    Raises AMQPError if that is no ordinary table: a view or a foreign table put in its place
-    would be somebody's code.
-    """
-    found = plpy.execute(_find_table)
-    if not len(found):
-        raise AMQPError(
-            'table "amqp.broker" does not exist',
-            sqlstate="42P01",
-            hint="Is the extension pg_amqp_py installed in this database?",
-        )
-    if found[0]["relkind"] != "r":
-        raise AMQPError(
-            '"amqp.broker" is not an ordinary table',
-            sqlstate=WRONG_OBJECT_TYPE,
-            detail="Something else was put in the place of the extension's table.",
-        )
-    owner: int = found[0]["owner"]
-    return owner
 
 
 def read_addresses(broker_id: int) -> list[Address]:
     """The hosts of a broker, in the order in which they are tried; empty if it has no row."""
     global _read_rows
-    with server.acting_as(broker_table_owner()):
+    with server.acting_as(owner_of("broker")):
         if _read_rows is None:
             _read_rows = plpy.prepare(_READ_ROWS, ["pg_catalog.int4"])
         rows = plpy.execute(_read_rows, [broker_id])
@@ -113,6 +85,16 @@ class _Backoff(NamedTuple):
     error: ConnectError
 
 
+class Kept(NamedTuple):
+    """Messages of a committed transaction that could not be settled yet."""
+
+    batch: Batch
+    confirm: bool
+    """Whether their confirms are awaited: amqp.publisher_confirms at their commit."""
+    frame_max: int
+    """The largest frame in which they are encoded."""
+
+
 class Broker:
     """One broker_id in this session."""
 
@@ -128,7 +110,14 @@ class Broker:
         self.returned = 0
         self.failed = 0
         self.last_error: str | None = None
+        self.kept: list[Kept] = []
+        """What goes out before anything newer, in the order of the commits."""
         self._backoffs: dict[Address, _Backoff] = {}
+
+    @property
+    def unconfirmed(self) -> int:
+        """Number of messages that are kept."""
+        return sum(kept.batch.pending for kept in self.kept)
 
     def configure(self, addresses: list[Address]) -> None:
         """Take the rows of amqp.broker; a connection to what they no longer name is closed."""
@@ -146,16 +135,21 @@ class Broker:
             connection.on_wait = server.check_interrupts
             connection.close()
 
-    def ready(self) -> Connection:
+    def ready(self, timeout: float, on_wait: Callable[[], None]) -> Connection:
         """A connection that is alive as far as one can see without asking the broker.
 
-        Raises AMQPError if there is none to be had, or if the broker takes no messages now.
+        Each host has `timeout` seconds. Raises AMQPError if there is no connection to be had, or if
+        the broker takes no messages now.
         """
-        if self.connection is None or not self._look(self.connection):
-            self.connection = None
-            self._open(settings.connect_timeout.value())
         connection = self.connection
-        assert connection is not None
+        if connection is None or not self._look(connection, timeout, on_wait):
+            self.connection = None
+            connection = self._open(timeout, on_wait)
+        self.refuse_if_blocked(connection)
+        return connection
+
+    def refuse_if_blocked(self, connection: Connection) -> None:
+        """Raise AMQPError if the broker has said that it takes no messages now."""
         if connection.blocked is not None:
             raise self.note(
                 AMQPError(
@@ -165,14 +159,17 @@ class Broker:
                     hint="The broker is short of memory or disk space: see rabbitmqctl status.",
                 )
             )
-        return connection
 
-    def _look(self, connection: Connection) -> bool:
+    def _look(self, connection: Connection, timeout: float, on_wait: Callable[[], None]) -> bool:
         """Take in what an idle connection received; whether it is still of use."""
-        connection.on_wait = server.check_interrupts
+        connection.on_wait = on_wait
         try:
-            connection.receive()
-        except ConnectionLostError:
+            if self.kept and connection.unconfirmed:
+                # Their batch, which waits for answers, knows what to do about a refusal.
+                connection.settle_unconfirmed(time.monotonic() + timeout, wait=False)
+            else:
+                connection.receive()
+        except (ConnectionLostError, StalledError):
             return False
         except ChannelClosedError as refusal:
             connection.late_refusal = refusal
@@ -197,7 +194,7 @@ class Broker:
         self.last_error = f"{error}: {error.detail}" if error.detail else str(error)
         return error
 
-    def _open(self, timeout: float) -> None:
+    def _open(self, timeout: float, on_wait: Callable[[], None]) -> Connection:
         """Connect to the first host that answers; hosts that just failed are left alone."""
         failures: list[tuple[Address, ConnectError]] = []
         waits = []
@@ -209,8 +206,7 @@ class Broker:
                 failures.append((address, backoff.error))
                 continue
             try:
-                self.connect(address, timeout, server.check_interrupts)
-                return
+                return self.connect(address, timeout, on_wait)
             except ConnectError as error:
                 failures.append((address, error))
         raise self.note(self._unreachable(failures, waits))
@@ -224,14 +220,28 @@ class Broker:
         try:
             self.connection = connect(address, name, timeout, on_wait)
         except ConnectError as error:
-            before = self._backoffs.get(address)
-            delay = min(before.delay * 2, _LONGEST_BACKOFF) if before else _FIRST_BACKOFF
-            # Kept without its traceback, whose frames hold the password.
-            kept = error.with_traceback(None)
-            self._backoffs[address] = _Backoff(time.monotonic() + delay, delay, kept)
-            raise kept from None
-        self._backoffs.pop(address, None)
+            # Without its traceback, whose frames hold the password.
+            failure = error.with_traceback(None)
+            self._back_off(address, failure)
+            raise failure from None
+        if not self.kept:
+            self._backoffs.pop(address, None)
         return self.connection
+
+    def give_up(self, connection: Connection, error: WireError) -> None:
+        """Leave alone for a while a host that took kept messages and did not confirm them."""
+        if not connection.usable:
+            self.connection = None
+            self._back_off(connection.address, UnreachableError(f"no confirms: {error}"))
+
+    def _back_off(self, address: Address, error: ConnectError) -> None:
+        now = time.monotonic()
+        before = self._backoffs.get(address)
+        delay = before.delay if before else _FIRST_BACKOFF
+        # A commit tries again and again, whatever was noted here: its attempts count as one.
+        if before and now >= before.until:
+            delay = min(delay * 2, _LONGEST_BACKOFF)
+        self._backoffs[address] = _Backoff(now + delay, delay, error)
 
     def _unreachable(
         self, failures: list[tuple[Address, ConnectError]], waits: list[float]

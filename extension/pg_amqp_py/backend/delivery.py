@@ -1,7 +1,8 @@
 """Delivering a batch to a broker, on as many connections as it takes, and saying what failed.
 
-After a commit there is nothing left to fail: the transaction is durable. So nothing here
-raises for a message's sake; what did not arrive is reported by WARNING.
+After a commit there is nothing left to fail: the transaction is durable. So nothing raises there
+for a message's sake; what did not arrive is reported by WARNING, and kept on its broker. It is
+tried again before anything newer: when a transaction first needs the broker, and at every commit.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import cycle
 
 from pg_amqp_py.backend import settings
-from pg_amqp_py.backend.broker import Broker
+from pg_amqp_py.backend.broker import Broker, Kept
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     INTERNAL_ERROR,
     WRONG_STATE,
+    AMQPError,
     showable,
     warn,
 )
 from pg_amqp_py.backend.transaction import Outgoing
 from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.delivery import Batch, Cause
 from pg_amqp_py.wire.encode import FRAME_MAX
 from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError, WireError
@@ -32,22 +36,116 @@ _PAUSE = 0.1
 
 
 def deliver_committed(outgoing: list[Outgoing], brokers: dict[int, Broker]) -> None:
-    """Publish what a transaction left behind; runs inside the commit callback."""
+    """Publish what a transaction left behind; runs inside the commit callback.
+
+    First what is kept. Where new messages are pending nothing is: they were only taken when it had
+    been delivered.
+    """
     if settings.capture.value_or_default():
         return
+    for broker in brokers.values():
+        if broker.kept:
+            _retry(broker)
     confirm = settings.publisher_confirms.value_or_default()
     for part in outgoing:
         broker = brokers[part.destination.broker_id]
         try:
             batch = Batch(part.stream, part.starts)
             error = deliver(broker, batch, confirm=confirm, on_wait=_go_on)
-            _report(broker, batch, error)
+            _report_refused(broker, batch)
+            if batch.pending:
+                _report_pending(broker, batch, error)
+                frame_max = broker.connection.encoder.frame_max if broker.connection else FRAME_MAX
+                broker.kept.append(Kept(batch, confirm, frame_max))
         except Exception as error:
             # A defect of ours, which must stop neither the others nor the commit.
             warn(
                 f"publishing to broker {broker.broker_id} failed: {error!r}",
                 sqlstate=INTERNAL_ERROR,
             )
+
+
+def _retry(broker: Broker) -> None:
+    """Try at a commit to deliver what is kept, in silence: that it is, has been reported."""
+    timeout = settings.confirm_timeout.value_or_default() / len(broker.addresses)
+    try:
+        ready(broker, timeout, _go_on)
+    except AMQPError:
+        # The broker has noted it.
+        pass
+    except Exception as error:
+        warn(
+            f"publishing to broker {broker.broker_id} failed: {error!r}",
+            sqlstate=INTERNAL_ERROR,
+        )
+
+
+def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -> Connection:
+    """The connection of a broker to which everything kept has been delivered, in order.
+
+    Raises AMQPError if there is none or if something remains, and whatever `on_wait` raises.
+    """
+    while True:
+        connection = broker.ready(connect_timeout, on_wait)
+        if not broker.kept:
+            return connection
+        batch = _next_kept(broker, connection)
+        try:
+            with _counting(broker, batch):
+                timeout = settings.confirm_timeout.value_or_default()
+                batch.write(connection, timeout, confirm=broker.kept[0].confirm)
+        except (ConnectionLostError, StalledError) as error:
+            broker.give_up(connection, error)
+            if batch.pending:
+                broker.refuse_if_blocked(connection)
+                raise broker.note(_still_unconfirmed(broker, error)) from None
+        finally:
+            _report_refused(broker, batch)
+        del broker.kept[0]
+        if not broker.kept:
+            # A host that has confirmed them has made up for whatever it failed in before.
+            broker.forget_failures()
+
+
+def _next_kept(broker: Broker, connection: Connection) -> Batch:
+    """The oldest batch that is kept, encoded for this connection."""
+    batch, confirm, frame_max = broker.kept[0]
+    batch.fit(connection.encoder, frame_max)
+    broker.kept[0] = Kept(batch, confirm, min(frame_max, connection.encoder.frame_max))
+    return batch
+
+
+def _still_unconfirmed(broker: Broker, error: WireError) -> AMQPError:
+    return AMQPError(
+        f"broker {broker.broker_id} has not confirmed messages of earlier transactions",
+        sqlstate=CONNECTION_FAILURE,
+        detail=f"Number of messages: {broker.unconfirmed}. Last error: {error}",
+        hint="They are kept, and go out before anything newer.",
+    )
+
+
+def lost(broker: Broker) -> str:
+    """What to say of the kept messages of a broker when nobody will deliver them any more."""
+    exchanges: Counter[str] = Counter()
+    for kept in broker.kept:
+        exchanges += kept.batch.pending_exchanges()
+    return (
+        f"amqp: {_count(broker.unconfirmed)} not confirmed by broker {broker.broker_id} lost at the"
+        f" end of the session; exchange and number of messages: {_places(exchanges)};"
+        f" last error: {broker.last_error}"
+    )
+
+
+@contextmanager
+def _counting(broker: Broker, batch: Batch) -> Iterator[None]:
+    """Count for amqp.status() what becomes of the messages of a batch."""
+    confirmed = batch.confirmed
+    try:
+        yield
+    finally:
+        broker.report_late_refusal()
+        broker.confirmed += batch.confirmed - confirmed
+        broker.returned += len(batch.returned)
 
 
 def deliver(
@@ -58,15 +156,9 @@ def deliver(
     Gives up amqp.confirm_timeout after the last progress and returns why; None otherwise.
     """
     timeout = settings.confirm_timeout.value_or_default()
-    messages = batch.pending
-    try:
+    broker.published += batch.pending
+    with _counting(broker, batch):
         return _deliver(broker, batch, timeout, confirm, on_wait)
-    finally:
-        broker.report_late_refusal()
-        broker.published += messages
-        broker.confirmed += batch.confirmed
-        broker.returned += len(batch.returned)
-        broker.failed += batch.pending + batch.refused.total()
 
 
 def _deliver(
@@ -128,23 +220,32 @@ def _go_on() -> None:
     """Nothing may interrupt the delivery of what is committed."""
 
 
-def _report(broker: Broker, batch: Batch, error: WireError | None) -> None:
+def _report_refused(broker: Broker, batch: Batch) -> None:
+    """Warn of what the broker would not have, and forget it: a batch that is kept comes again."""
     number = broker.broker_id
     _warn_of(broker, returned(batch), f"returned as unroutable by broker {number}")
     _warn_of(broker, batch.refused, f"refused by broker {number}")
-    if not batch.pending:
-        return
-    exchanges = batch.pending_exchanges()
-    places = ", ".join(f'"{name}" ({n})' for name, n in exchanges.most_common(MOST_WARNINGS))
+    broker.failed += batch.refused.total()
+    batch.returned.clear()
+    batch.refused.clear()
+
+
+def _report_pending(broker: Broker, batch: Batch, error: WireError | None) -> None:
+    number = broker.broker_id
     blocked = broker.connection.blocked if broker.connection else None
     reason = f"the broker blocks publishers: {blocked}" if blocked else str(error)
     warn(
         f"{_count(batch.pending)} not confirmed by broker {number}",
         sqlstate=CONNECTION_FAILURE,
-        detail=f"Exchange and number of messages: {places}. Last error: {reason}",
+        detail=f"Exchange and number of messages: {_places(batch.pending_exchanges())}."
+        f" Last error: {reason}",
         hint="The transaction is committed. These messages may or may not have arrived;"
-        " they are not tried again.",
+        " they are kept, and tried again at the next transactions of this session.",
     )
+
+
+def _places(exchanges: Counter[str]) -> str:
+    return ", ".join(f'"{name}" ({n})' for name, n in exchanges.most_common(MOST_WARNINGS))
 
 
 def returned(batch: Batch) -> Counter[Cause]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend import inspection, publishing, registration, topology
+from pg_amqp_py.backend import inspection, outbox, publishing, registration, topology
 from pg_amqp_py.backend.errors import AMQPError, from_server
 
 
@@ -35,6 +35,7 @@ add_broker = _plain(registration.add_broker)
 disconnect = _plain(inspection.disconnect)
 pending = _plain(inspection.pending)
 ping = _plain(inspection.ping)
+publish_outbox_batch = _plain(outbox.publish_outbox_batch)
 status = _plain(inspection.status)
 exchange_bind = _plain(topology.exchange_bind)
 exchange_declare = _plain(topology.exchange_declare)

@@ -95,6 +95,7 @@ def status() -> list[tuple[Any, ...]]:
                 broker.returned,
                 broker.failed,
                 session.buffer.pending(broker.broker_id),
+                broker.unconfirmed,
                 broker.last_error,
             )
         )

@@ -32,7 +32,7 @@ _NOT_FOUND = 404
 
 def tolerated(error: AMQPError) -> bool:
     """Whether `amqp.on_failure` asks for a WARNING instead of the error; then it is given."""
-    if settings.on_failure.value() == "error":
+    if settings.on_failure.value() != "warn":
         return False
     session.warn_once(error)
     return True

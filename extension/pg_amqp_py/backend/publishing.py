@@ -11,6 +11,7 @@ import plpy
 from pg_amqp_py.backend import server, session, settings
 from pg_amqp_py.backend.broker import Broker
 from pg_amqp_py.backend.delivery import deliver, returned
+from pg_amqp_py.backend.diversion import publisher_or_outbox
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     WRONG_STATE,
@@ -20,6 +21,7 @@ from pg_amqp_py.backend.errors import (
 )
 from pg_amqp_py.backend.operation import publisher, tolerated
 from pg_amqp_py.backend.transaction import Destination
+from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import MessageError, RangeError
@@ -70,7 +72,8 @@ def publish(
     """Publish when the transaction commits, or, if `autonomous`, now.
 
     Parameters are those of the SQL functions, as PL/Python hands them over. Returns whether
-    the message was taken. Raises AMQPError unless `amqp.on_failure` is `warn`.
+    the message was taken, if only by the outbox. Raises AMQPError unless `amqp.on_failure` is
+    `warn`.
     """
     try:
         fields = (
@@ -117,18 +120,33 @@ def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomou
         captured = Destination(broker_id or 0, captured=True)
         session.buffer.append(subtransaction, captured, _capturing, fields, body)
         return True
-    connection = session.looked_at(broker_id)  # type: ignore[arg-type]
-    if connection is None or fields[0] not in connection.exchanges:
-        connection = publisher(broker_id, fields[0])
-    assert broker_id is not None
     if autonomous:
+        connection = publisher(broker_id, fields[0])
         stream = bytearray()
         connection.encoder.append(stream, fields, body)
+        assert broker_id is not None
         _publish_now(session.brokers[broker_id], Batch(stream, array("Q", (0,))))
-    else:
-        destination = session.brokers[broker_id].destination
-        session.buffer.append(subtransaction, destination, connection.encoder, fields, body)
+        return True
+    known = session.publishing_to(broker_id)  # type: ignore[arg-type]
+    if known is None or fields[0] not in known.exchanges:
+        known = _publisher(broker_id, fields, body)
+        if known is None:
+            return True
+    destination = session.brokers[broker_id].destination  # type: ignore[index]
+    session.buffer.append(subtransaction, destination, known.encoder, fields, body)
     return True
+
+
+def _publisher(broker_id: int | None, fields: tuple[Any, ...], body: bytes) -> Connection | None:
+    """The connection to publish a message on; None if it went to the outbox instead."""
+    if settings.on_failure.value() == "outbox":
+        found = publisher_or_outbox(broker_id, fields, body)
+    else:
+        found = publisher(broker_id, fields[0])
+    if found is not None:
+        assert broker_id is not None
+        session.let_publish(broker_id, found)
+    return found
 
 
 def _publish_now(broker: Broker, batch: Batch) -> None:

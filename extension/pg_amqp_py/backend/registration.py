@@ -5,9 +5,9 @@ from __future__ import annotations
 import plpy
 
 from pg_amqp_py.backend import server, session
-from pg_amqp_py.backend.broker import broker_table_owner
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError
 from pg_amqp_py.backend.operation import required
+from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.uri import InvalidURIError, parse_uri
 
 _ADD_FIRST = """
@@ -39,7 +39,7 @@ def add_broker(uri: str | None) -> int:
         ) from None
     # As the owner of the table: its defaults, constraints and triggers are the owner's code.
     try:
-        with server.acting_as(broker_table_owner()):
+        with server.acting_as(owner_of("broker")):
             first = plpy.execute(plpy.prepare(_ADD_FIRST, _TYPES), list(hosts[0]))
             broker_id: int = first[0]["broker_id"]
             others = plpy.prepare(_ADD_OTHER, [*_TYPES, "pg_catalog.int4"])

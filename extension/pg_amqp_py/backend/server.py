@@ -24,8 +24,8 @@ from pg_amqp_py.backend.errors import FEATURE_NOT_SUPPORTED, AMQPError
 _XACT_COMMIT, _XACT_ABORT, _XACT_PREPARE, _XACT_PRE_PREPARE = 0, 2, 4, 7
 # SubXactEvent
 _SUBXACT_ABORT = 2
-# Error level WARNING (src/include/utils/elog.h)
-_WARNING = 19
+# Error levels (src/include/utils/elog.h)
+_LOG_SERVER_ONLY, _WARNING = 16, 19
 # XactIsoLevel
 _READ_COMMITTED = 1
 # MyXactFlags: "this transaction accessed a temporary object"
@@ -101,6 +101,12 @@ _interrupts = plpy.prepare("SELECT")
 _pin_search_path = plpy.prepare(
     "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
 )
+_plan_by_index = plpy.prepare(
+    "SELECT pg_catalog.set_config('enable_seqscan', 'off', true),"
+    " pg_catalog.set_config('enable_bitmapscan', 'off', true),"
+    " pg_catalog.set_config('enable_sort', 'off', true),"
+    " pg_catalog.set_config('jit', 'off', true)"
+)
 _kept: list[Any] = []
 """The callbacks: PostgreSQL holds bare pointers to them until the process ends."""
 
@@ -143,6 +149,20 @@ def acting_as(role: int) -> Iterator[None]:
         _set_user(user.value, context.value)
 
 
+@contextmanager
+def planning_by_index() -> Iterator[None]:
+    """Have queries planned to use an index wherever there is one.
+
+    For a table that is empty at one moment and large at the next: its statistics mislead.
+    """
+    level = _new_guc_level()
+    try:
+        plpy.execute(_plan_by_index)
+        yield
+    finally:
+        _end_guc_level(False, level)
+
+
 def catalog_version() -> int:
     """A number that is another one whenever this backend has learnt of a change to the catalogs.
 
@@ -168,13 +188,24 @@ def warning(
     there are no conversions outside of a transaction: it would raise an ERROR. For the commit
     callback only, where interrupts are held off: anywhere else the report may be interrupted.
     """
-    if not _errstart(_WARNING, None):
+    _ereport(_WARNING, message, sqlstate, detail, hint)
+
+
+def log(message: str, *, sqlstate: str) -> None:
+    """Write a line to the server's log alone, in ASCII, at the end of the process."""
+    _ereport(_LOG_SERVER_ONLY, message, sqlstate)
+
+
+def _ereport(
+    level: int, message: str, sqlstate: str, detail: str | None = None, hint: str | None = None
+) -> None:
+    if not _errstart(level, None):
         return
     _errcode(sum((ord(c) - ord("0") & 0x3F) << 6 * at for at, c in enumerate(sqlstate)))
     for report, text in (_errmsg, message), (_errdetail, detail), (_errhint, hint):
         if text is not None:
             report(b"%s", text.encode("ascii", "backslashreplace"))
-    _errfinish(b"pg_amqp_py", 0, b"commit")
+    _errfinish(b"pg_amqp_py", 0, b"report")
 
 
 def announce_change(relation: int) -> None:

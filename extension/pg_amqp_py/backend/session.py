@@ -10,8 +10,9 @@ import plpy
 
 from pg_amqp_py.backend import errors, server, settings
 from pg_amqp_py.backend.broker import Broker, read_addresses
-from pg_amqp_py.backend.delivery import MOST_WARNINGS, deliver_committed
+from pg_amqp_py.backend.delivery import MOST_WARNINGS, deliver_committed, lost, ready
 from pg_amqp_py.backend.errors import (
+    CONNECTION_FAILURE,
     FEATURE_NOT_SUPPORTED,
     INTERNAL_ERROR,
     UNDEFINED_OBJECT,
@@ -27,6 +28,10 @@ brokers: dict[int, Broker] = {}
 
 _usable: dict[int, Connection] = {}
 """Connections that this transaction has looked after, by broker_id."""
+_publishing: dict[int, Connection] = {}
+"""Those of them on which publish() may go on."""
+diverted: set[int] = set()
+"""Brokers whose messages this transaction leaves to the outbox."""
 _client_encoding = server.setting("client_encoding")
 _changed: list[int] = []
 """Subtransactions of this transaction that have changed amqp.broker."""
@@ -67,12 +72,24 @@ def connection(broker_id: int) -> Connection:
     usable = _usable.get(broker_id)
     if usable is None:
         settings.check()
-        usable = _usable[broker_id] = broker(broker_id).ready()
+        timeout = settings.connect_timeout.value()
+        usable = _usable[broker_id] = ready(broker(broker_id), timeout, server.check_interrupts)
     return usable
 
 
-# The connection of a broker, if this transaction has looked after it already.
-looked_at = _usable.get
+# The connection of a broker, if publish() has got it in this transaction already.
+publishing_to = _publishing.get
+
+
+def let_publish(broker_id: int, connection: Connection) -> None:
+    """Let the rest of the transaction publish to a broker without looking at anything again."""
+    _publishing[broker_id] = connection
+
+
+def divert(broker_id: int) -> None:
+    """Let the rest of the transaction publish to a broker by way of the outbox."""
+    diverted.add(broker_id)
+    _publishing.pop(broker_id, None)
 
 
 def count_failure(broker_id: int | None) -> None:
@@ -90,6 +107,7 @@ def deadline() -> float:
 def forget_connection(broker_id: int) -> None:
     """Look at the broker's row and connection again at the next call."""
     _usable.pop(broker_id, None)
+    _publishing.pop(broker_id, None)
 
 
 def broker_table_changed(relation: int) -> None:
@@ -115,6 +133,8 @@ def _warn_of_the_rest() -> None:
 def _end() -> None:
     buffer.clear()
     _usable.clear()
+    _publishing.clear()
+    diverted.clear()
     _warned.clear()
     _changed.clear()
 
@@ -129,12 +149,18 @@ def _forget_rows_since(subtransaction: int) -> None:
     if _changed and _changed[-1] >= subtransaction:
         _changed[:] = [earlier for earlier in _changed if earlier < subtransaction]
         _usable.clear()
+        _publishing.clear()
         for known in brokers.values():
             known.read_at = None
 
 
+def _keeps() -> bool:
+    """Whether messages of earlier transactions are still to be delivered."""
+    return any(known.kept for known in brokers.values())
+
+
 def _on_commit() -> None:
-    if not buffer.sends() and not _warned:
+    if not buffer.sends() and not _warned and not _keeps():
         # Nearly every transaction: a session goes on to do other things.
         _end()
         return
@@ -142,7 +168,7 @@ def _on_commit() -> None:
     plain = errors.UTF8 and _client_encoding() == b"UTF8"
     errors.give_warning = plpy.warning if plain else server.warning
     try:
-        if buffer.sends():
+        if buffer.sends() or _keeps():
             deliver_committed(buffer.outgoing(), brokers)
         _warn_of_the_rest()
     except BaseException as error:
@@ -175,6 +201,8 @@ def _on_abort_subtransaction(subtransaction: int) -> None:
 
 def _on_leave() -> None:
     for known in brokers.values():
+        if known.kept:
+            server.log(lost(known), sqlstate=CONNECTION_FAILURE)
         if known.connection is not None:
             known.connection.leave()
 

@@ -84,7 +84,10 @@ def _word(*words: str) -> Callable[[str], str | None]:
 _TIME_HINT = 'A time above 0, with a unit: "us", "ms" (the default), "s", "min", "h" or "d".'
 
 on_failure: Setting[str] = Setting(
-    "amqp.on_failure", "error", _word("error", "warn"), 'Available values: "error", "warn".'
+    "amqp.on_failure",
+    "error",
+    _word("error", "warn", "outbox"),
+    'Available values: "error", "warn", "outbox".',
 )
 publisher_confirms: Setting[bool] = Setting(
     "amqp.publisher_confirms", True, _boolean, 'A Boolean value: "on" or "off".'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import click
@@ -23,12 +24,35 @@ def main() -> None:
 
 
 def _checked_dsn(_context: click.Context, _parameter: click.Parameter, dsn: str) -> str:
+    # Texts about a string that is wrong repeat parts of it, and they may be those of a password.
     try:
         conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
-        # Its text repeats parts of the string, and they may be those of a password.
         raise click.BadParameter("not a connection string or URI of PostgreSQL") from None
+    # libpq would take what stands behind such a character in a password for a host or a database.
+    if re.match("postgres(ql)?://", dsn) and not re.fullmatch(r"\w+://([^/?@]*@)?[^@]*", dsn):
+        raise click.BadParameter(
+            "not a connection string or URI of PostgreSQL: in a URI, @ / and ? of a password"
+            " are written %40 %2F and %3F"
+        )
     return dsn
+
+
+@main.command()
+@click.option("--dsn", default="", callback=_checked_dsn, help=_DSN_HELP)
+@click.option("--uninstall", is_flag=True, help="Remove it, if no message is in it.")
+def install_outbox(dsn: str, uninstall: bool) -> None:
+    """Install the outbox without the extension, or upgrade it.
+
+    For databases that must do without PL/Python: plain SQL, which needs no superuser, only CREATE
+    on the database. In schema amqp.
+    """
+    from pg_amqp_py.bridge import install
+
+    try:
+        click.echo(install.uninstall(dsn) if uninstall else install.install(dsn))
+    except install.InstallError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @main.command()
@@ -64,5 +88,5 @@ def relay(dsn: str, once: bool, listen_metrics: tuple[str, int] | None) -> None:
 def _host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not (colon and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise click.BadParameter("not HOST:PORT, such as 127.0.0.1:9187")
+        raise click.BadParameter("not HOST:PORT, such as 127.0.0.1:9810")
     return host.strip("[]") or "127.0.0.1", int(port)

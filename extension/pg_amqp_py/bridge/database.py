@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -58,6 +58,16 @@ SELECT broker_id, host, port, COALESCE(vhost, '/'), COALESCE(username, 'guest'),
        COALESCE(password, 'guest'), ssl, ssl_cacert, ssl_cert, ssl_key, ssl_verify_peer,
        ssl_verify_hostname
 FROM ONLY amqp.broker ORDER BY broker_id, host, port
+"""
+_LATE = """
+SELECT DISTINCT o.ordering_key FROM amqp.outbox AS o
+WHERE o.broker_id = %s AND o.id BETWEEN %s AND %s AND o.next_attempt_at IS NULL
+  AND o.ordering_key IS NOT NULL
+  AND NOT EXISTS (SELECT FROM unnest(%s::int8[]) AS u (id) WHERE u.id = o.id)
+"""
+_SAME = """
+SELECT o.id FROM unnest(%s::int8[], %s::text[]) AS u (id, message_id)
+JOIN amqp.outbox AS o ON o.id = u.id AND o.message_id = u.message_id
 """
 _ENVELOPE = slice(2, 18)
 
@@ -164,6 +174,18 @@ class Database:
             Int8(size),
         )
         return [Entry(row[0], row[1], row[_ENVELOPE], row[-1]) for row in found]
+
+    def late_keys(self, broker_id: int, under_way: Sequence[int], last: int) -> set[str]:
+        """Ordering keys of messages that became visible among those under way, or behind them.
+
+        That is, up to the id `last`, and ready to be delivered.
+        """
+        found = self._ask(_LATE, Int4(broker_id), Int8(under_way[0]), Int8(last), list(under_way))
+        return {key for (key,) in found}
+
+    def still_there(self, messages: Mapping[int, object]) -> set[int]:
+        """Which ids, of these with their message_id, are in the outbox and have that message_id."""
+        return {found for (found,) in self._ask(_SAME, list(messages), list(messages.values()))}
 
     def settle(self, broker_id: int, delivered: Sequence[int], refused: Sequence[Refusal]) -> None:
         """Report what became of messages: see amqp.outbox_settle()."""

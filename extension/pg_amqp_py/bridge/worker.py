@@ -14,6 +14,8 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Container, Sequence
+from itertools import chain
 
 import psycopg
 import structlog
@@ -22,7 +24,7 @@ from pg_amqp_py.bridge.database import Database
 from pg_amqp_py.bridge.metrics import Metrics
 from pg_amqp_py.bridge.publisher import Publisher
 from pg_amqp_py.wire.encode import Encoder
-from pg_amqp_py.wire.ordered import Refusal, Run
+from pg_amqp_py.wire.ordered import Entry, Refusal, Run
 
 _POLL = 0.01
 """Seconds between looks at an empty outbox: half of it, on average, is a message's latency."""
@@ -52,15 +54,16 @@ class Worker:
         self._metrics = metrics
         self._once = once
         self._stopping = threading.Event()
-        self._delivered: list[int] = []
-        self._refused: list[Refusal] = []
+        self._done: list[Run] = []
+        """Runs of which the database has not been told yet."""
         self.delivered = 0
         """How many messages it has delivered."""
         self._position: int | None = None
         """Id up to which everything visible was read."""
         self._cut = False
         """Whether the last reading left something that it would have found without its limits."""
-        self._lowest: list[int] = []
+        self._under_way: list[list[int]] = []
+        """Ids of the runs that the publisher has, in order."""
         self._next_sweep = 0.0
         self._latest_sweep = 0.0
         self._next_compact = 0.0
@@ -141,8 +144,7 @@ class Worker:
         self._log.info("working the outbox")
 
     def _lead(self) -> None:
-        # What the last session could not report any more.
-        self._report()
+        self._report_again()
         self._position = None
         self._next_sweep = self._next_addresses = 0.0
         while self.leading and not self._stopping.is_set():
@@ -189,7 +191,7 @@ class Worker:
         sweep = self._position is None or (idle and now >= self._next_sweep)
         if sweep:
             return self._sweep()
-        settled = self._position if idle else min(self._lowest) - 1
+        settled = self._position if idle else min(ids[0] for ids in self._under_way) - 1
         assert settled is not None
         return self._hand_over(self._position, settled)
 
@@ -206,14 +208,33 @@ class Worker:
 
     def _hand_over(self, after: int | None, settled: int) -> bool:
         entries = self._database.due(self.broker_id, after, settled, _MOST_ROWS, _MOST_BYTES)
+        if not self._database.lease.valid:
+            # The answer took long, and may do so each time.
+            self._database.prove()
         size = sum(len(entry.body) for entry in entries)
         self._cut = len(entries) >= _MOST_ROWS or size >= _MOST_BYTES
         if not entries:
             return False
         self._position = entries[-1].id
-        self._lowest.append(entries[0].id)
-        self._publisher.put(Run(entries, Encoder()))
+        if after is not None:
+            entries = self._without_late_keys(entries, after)
+            if not entries:
+                return False
+        run = Run(entries, Encoder())
+        self._under_way.append(run.ids)
+        self._publisher.put(run)
         return True
+
+    def _without_late_keys(self, entries: list[Entry], after: int) -> list[Entry]:
+        """Leave to a sweep what must not overtake messages that were committed only now.
+
+        These have ids among those under way, where reading goes forward no more.
+        """
+        under_way = sorted(chain.from_iterable(self._under_way))
+        if not under_way or all(entry.ordering_key is None for entry in entries):
+            return entries
+        late = self._database.late_keys(self.broker_id, under_way, after)
+        return [entry for entry in entries if entry.ordering_key not in late]
 
     def _collect(self, timeout: float) -> None:
         """Wait for the next run that is done, and report it."""
@@ -227,26 +248,47 @@ class Worker:
         run = self._publisher.get(timeout)
         if run is None:
             return False
-        self._lowest.pop(0)
-        self._delivered += run.delivered
-        self._refused += run.refused
+        self._under_way.pop(0)
+        self._done.append(run)
         return True
 
-    def _report(self) -> None:
-        """Report what is known; it is kept until the database has taken it."""
-        if not self._delivered and not self._refused:
+    def _report_again(self) -> None:
+        """Report what the last session could not, of the messages that are still the same.
+
+        A standby that was promoted without the last commits gives their ids to other messages.
+        """
+        if not self._done:
             return
-        self._database.settle(self.broker_id, self._delivered, self._refused)
-        self.delivered += len(self._delivered)
-        self._metrics.delivered.labels(self.broker_id).inc(len(self._delivered))
-        for refusal in self._refused:
+        messages: dict[int, object] = {}
+        for run in self._done:
+            messages.update(zip(run.ids, run.message_ids, strict=True))
+        self._report(self._database.still_there(messages))
+
+    def _report(self, known: Container[int] | None = None) -> None:
+        """Report what is known; it is kept until the database has taken it.
+
+        Of messages that are not among those known to the database, say nothing.
+        """
+        delivered = [one for run in self._done for one in run.delivered]
+        refused = [refusal for run in self._done for refusal in run.refused]
+        if known is not None:
+            delivered = [one for one in delivered if one in known]
+            refused = [refusal for refusal in refused if refusal.id in known]
+        if delivered or refused:
+            self._database.settle(self.broker_id, delivered, refused)
+            self._count(delivered, refused)
+        self._done.clear()
+
+    def _count(self, delivered: Sequence[int], refused: Sequence[Refusal]) -> None:
+        """Tell the metrics and the log what was reported."""
+        self.delivered += len(delivered)
+        self._metrics.delivered.labels(self.broker_id).inc(len(delivered))
+        for refusal in refused:
             self._metrics.refused.labels(self.broker_id, refusal.verdict).inc()
-        if self._refused:
-            last = self._refused[-1]
+        if refused:
             self._log.warning(
                 "messages not delivered",
-                messages=len(self._refused),
-                verdict=last.verdict,
-                error=last.text,
+                messages=len(refused),
+                verdict=refused[-1].verdict,
+                error=refused[-1].text,
             )
-        self._delivered, self._refused = [], []

@@ -179,7 +179,11 @@ class Batch:
     def _resume(self, connection: Connection) -> _Attempt | None:
         """The attempt that was left waiting for answers, if they can still come."""
         attempt, self._attempt = self._attempt, None
-        if attempt is None or attempt.connection is not connection:
+        if attempt is None:
+            return None
+        if attempt.connection is not connection:
+            # What was answered after the wait was given up and before that connection went.
+            self._settle(attempt.todo, attempt.confirms)
             return None
         if attempt.channel == connection.channels:
             return attempt

@@ -48,6 +48,7 @@ class Run:
         """Ids of what the broker has confirmed."""
         self.refused: list[Refusal] = []
         self.ids = [entry.id for entry in entries]
+        self.message_ids = [entry.fields[_MESSAGE_ID] for entry in entries]
         self._frame_max = encoder.frame_max
         self._entries: list[Entry] = []
         self._stream = bytearray()
@@ -60,7 +61,7 @@ class Run:
                 encoder.append(self._stream, entry.fields, entry.body)
             except (MessageError, ValueError) as error:
                 field = getattr(error, "field", None)
-                text = f"{field}: {error}" if field else str(error)
+                text = f"invalid value for {field}: {error}" if field else str(error)
                 self._fail(entry, "invalid", text)
                 continue
             self._entries.append(entry)

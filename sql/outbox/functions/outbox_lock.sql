@@ -1,5 +1,5 @@
--- One relay works a broker, and while it does, no batch is delivered beside it. The two keys are the only advisory
--- locks of the outbox: 1634562416 is "amqp" in ASCII.
+-- One relay works a broker, and while it does, no batch is delivered beside it. 1634562416 is "amqp" in ASCII; the
+-- next two numbers are the keys of outbox_lock_batch() and of pg-amqp install-outbox.
 CREATE FUNCTION amqp.outbox_lock(broker_id integer) RETURNS boolean
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 RETURN pg_try_advisory_lock(1634562416, $1);

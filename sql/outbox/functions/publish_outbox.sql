@@ -95,3 +95,12 @@ LANGUAGE sql VOLATILE PARALLEL UNSAFE
 RETURN amqp.publish_outbox(
     $1, $2, $3, convert_to($4::text, 'UTF8'), $5, COALESCE($6, 'application/json'), $7, $8, $9, $10, $11, $12, $13, $14,
     $15, $16, $17, $18, $19, $20);
+
+COMMENT ON FUNCTION amqp.publish_outbox(integer, text, text, bytea, integer, text, text, text, boolean, jsonb, text, integer, text, text, timestamptz, text, text, text, timestamptz, text) IS
+'Puts a message into amqp.outbox, with the transaction, and returns its id; pg-amqp relay or amqp.publish_outbox_batch() delivers it, at least once. Parameters: those of amqp.publish(), with message as text, jsonb or bytea; message_id, which a UUID stands in for, is the same at every attempt; deliver_at: not before this time; ordering_key: strictly behind earlier messages of the broker with the same key. Needs no PL/Python and no broker: whether broker and exchange exist shows when the message is delivered. Errors: 22001, 22004, 22023 bad parameter.';
+
+COMMENT ON FUNCTION amqp.publish_outbox(integer, text, text, text, integer, text, text, text, boolean, jsonb, text, integer, text, text, timestamptz, text, text, text, timestamptz, text) IS
+'Puts a message into amqp.outbox, with the transaction, and returns its id; pg-amqp relay or amqp.publish_outbox_batch() delivers it, at least once. Parameters: those of amqp.publish(), with message as text, jsonb or bytea; message_id, which a UUID stands in for, is the same at every attempt; deliver_at: not before this time; ordering_key: strictly behind earlier messages of the broker with the same key. Needs no PL/Python and no broker: whether broker and exchange exist shows when the message is delivered. Errors: 22001, 22004, 22023 bad parameter.';
+
+COMMENT ON FUNCTION amqp.publish_outbox(integer, text, text, jsonb, integer, text, text, text, boolean, jsonb, text, integer, text, text, timestamptz, text, text, text, timestamptz, text) IS
+'Puts a message into amqp.outbox, with the transaction, and returns its id; pg-amqp relay or amqp.publish_outbox_batch() delivers it, at least once. Parameters: those of amqp.publish(), with message as text, jsonb or bytea; message_id, which a UUID stands in for, is the same at every attempt; deliver_at: not before this time; ordering_key: strictly behind earlier messages of the broker with the same key. Needs no PL/Python and no broker: whether broker and exchange exist shows when the message is delivered. Errors: 22001, 22004, 22023 bad parameter.';

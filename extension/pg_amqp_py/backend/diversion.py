@@ -1,0 +1,111 @@
+"""`amqp.on_failure = outbox`: what the broker cannot take at publish() goes to amqp.outbox.
+
+It is inserted with the caller's rights, in the transaction and the savepoint of the call, so
+PostgreSQL sees to all the rest. To keep the order, a transaction that has diverted a message also
+diverts the later ones to the same broker, and so does one that finds messages waiting there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plpy
+
+from pg_amqp_py.backend import operation, server, session, settings
+from pg_amqp_py.backend.errors import AMQPError, warn
+from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.encode import encode_envelope
+from pg_amqp_py.wire.message import Envelope
+
+_HOLDS_MESSAGES = """
+SELECT EXISTS (
+    SELECT FROM amqp.outbox AS o
+    WHERE o.broker_id OPERATOR(pg_catalog.=) $1 AND o.next_attempt_at IS NULL
+) AS found
+"""
+# What amqp.publish_outbox() does. Called from here, it would be planned anew for every message, and
+# take ten times as long as the INSERT.
+_INSERT = """
+INSERT INTO amqp.outbox (
+    broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id,
+    mandatory, headers, content_encoding, priority, expiration, message_id, "timestamp", type,
+    user_id, app_id)
+VALUES (
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+    COALESCE($14, pg_catalog.gen_random_uuid()::pg_catalog.text), pg_catalog.to_timestamp($15),
+    $16, $17, $18)
+"""
+_INSERT_TYPES = (
+    "int4 text text bytea int4 text text text bool jsonb text int4 text text float8 text text text"
+)
+_holds_messages: Any = None
+_insert: Any = None
+
+
+def publisher_or_outbox(
+    broker_id: int | None, fields: tuple[Any, ...], body: bytes
+) -> Connection | None:
+    """The connection to publish a message on; None if the message went to the outbox instead.
+
+    Raises AMQPError or MessageError for what is wrong with the call itself, and what PostgreSQL
+    has against the insert.
+    """
+    number = operation.required("broker_id", broker_id)
+    envelope = Envelope(*fields)
+    encode_envelope(envelope)
+    if number not in session.diverted:
+        settings.check()
+        session.broker(number)
+        if session.publishing_to(number) or not _wait_for(number):
+            try:
+                return operation.publisher(number, envelope.exchange)
+            except AMQPError as failure:
+                _warn(number, failure)
+        session.divert(number)
+    _put(number, envelope, body)
+    return None
+
+
+def _wait_for(broker_id: int) -> bool:
+    """Whether messages to the broker wait in the outbox that could go now."""
+    global _holds_messages
+    with server.planning_by_index():
+        if _holds_messages is None:
+            _holds_messages = plpy.prepare(_HOLDS_MESSAGES, ["pg_catalog.int4"])
+        found: bool = plpy.execute(_holds_messages, [broker_id])[0]["found"]
+    return found
+
+
+def _warn(broker_id: int, failure: AMQPError) -> None:
+    reason = f"{failure}. {failure.detail}" if failure.detail else str(failure)
+    warn(
+        f"messages to broker {broker_id} go to the outbox",
+        sqlstate=failure.sqlstate,
+        detail=f"Reason: {reason}",
+        hint="They wait in amqp.outbox for pg-amqp relay or amqp.publish_outbox_batch(), those that"
+        " this transaction publishes from here on as well.",
+    )
+
+
+def _put(broker_id: int, envelope: Envelope, body: bytes) -> None:
+    global _insert
+    if _insert is None:
+        _insert = plpy.prepare(_INSERT, [f"pg_catalog.{name}" for name in _INSERT_TYPES.split()])
+    exchange, routing_key, mandatory, *properties = envelope
+    mode, content_type, reply_to, correlation_id, headers, *others = properties
+    plpy.execute(
+        _insert,
+        [
+            broker_id,
+            exchange,
+            routing_key,
+            body,
+            mode,
+            content_type,
+            reply_to,
+            correlation_id,
+            mandatory,
+            headers,
+            *others,
+        ],
+    )

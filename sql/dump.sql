@@ -1,0 +1,7 @@
+-- What administrators put in is theirs, and messages that wait must not get lost: pg_dump saves both.
+SELECT pg_catalog.pg_extension_config_dump('amqp.broker', '');
+SELECT pg_catalog.pg_extension_config_dump('amqp.broker_broker_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('amqp.outbox', '');
+SELECT pg_catalog.pg_extension_config_dump('amqp.outbox_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('amqp.outbox_dead', '');
+SELECT pg_catalog.pg_extension_config_dump('amqp.outbox_delivered', '');
