@@ -195,12 +195,19 @@ class Database:
             list(delivered),
             [refusal.id for refusal in refused],
             [refusal.verdict for refusal in refused],
-            [refusal.text.replace("\0", "") for refusal in refused],
+            [self._storable(refusal.text) for refusal in refused],
         )
 
     def note(self, broker_id: int, error: str) -> None:
         """Remember an error for amqp.outbox_status()."""
-        self._ask("SELECT amqp.outbox_note(%s, %s)", Int4(broker_id), error.replace("\0", ""))
+        self._ask("SELECT amqp.outbox_note(%s, %s)", Int4(broker_id), self._storable(error))
+
+    def _storable(self, text: str) -> str:
+        """The text as any database can store it: the broker says whatever it likes."""
+        assert self._connection is not None
+        if self._connection.info.parameter_status("server_encoding") != "UTF8":
+            text = text.encode("ascii", "backslashreplace").decode()
+        return text.replace("\0", "")
 
     def compact(self) -> bool:
         """Give back the space of a table that is large and nearly empty."""

@@ -134,20 +134,28 @@ class Relay:
         try:
             with self._database.session():
                 brokers = self._database.brokers()
-                due = sum(pending - waiting for _, pending, waiting, *_ in self._database.status())
+                due = {
+                    number: all_ - waiting for number, all_, waiting, *_ in self._database.status()
+                }
         except psycopg.Error as error:
             self._log.error("database not usable", error=str(error).strip().partition("\n")[0])
             return 1
         workers = [Worker(self._dsn, number, self._metrics, once=True) for number in brokers]
         self._workers = {worker.broker_id: worker for worker in workers}
-        with tqdm(total=due, unit=" messages", disable=not sys.stderr.isatty()) as bar:
+        with tqdm(
+            total=sum(due.values()), unit=" messages", disable=not sys.stderr.isatty()
+        ) as bar:
             while any(worker.thread.is_alive() for worker in workers):
                 self._stopping.wait(0.1)
                 bar.update(sum(worker.delivered for worker in workers) - bar.n)
                 if self._stopping.is_set():
                     self._end()
                     break
-        failures = [worker for worker in workers if worker.failure]
-        for worker in failures:
-            self._log.error("not drained", broker_id=worker.broker_id, error=worker.failure)
+            bar.update(sum(worker.delivered for worker in workers) - bar.n)
+        failures = {worker.broker_id: worker.failure for worker in workers if worker.failure}
+        for broker_id, messages in due.items():
+            if messages and broker_id not in brokers:
+                failures[broker_id] = "the broker has no row in amqp.broker"
+        for broker_id, failure in failures.items():
+            self._log.error("not drained", broker_id=broker_id, error=failure)
         return 1 if failures or self._stopping.is_set() else 0
