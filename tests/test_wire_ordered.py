@@ -83,7 +83,7 @@ class Broker:
 def deliver(run: Run, broker: Broker, waves: int | None = None) -> int:
     """Deliver the run, or as many waves of it; return how many there were."""
     count = 0
-    with closing(run.batches()) as batches:
+    with closing(run.batches(lambda _: None)) as batches:
         for batch in batches:
             run.fit(batch, broker.encoder)
             batch.write(cast(Connection, broker), 60)
@@ -200,7 +200,7 @@ def test_when_it_is_cut_short_the_rest_is_neither_delivered_nor_refused() -> Non
     # What was not confirmed may have failed: nothing behind it may go in the next run either.
     lost = Broker(lambda m: "lose" if m.body == b"2" else "ack")
     run = keyed("a", "b", "c", "b")
-    batches = run.batches()
+    batches = run.batches(lambda _: None)
     batch = next(batches)
     try:
         batch.write(cast(Connection, lost), 60)

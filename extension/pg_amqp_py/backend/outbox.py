@@ -28,9 +28,9 @@ from pg_amqp_py.backend.errors import (
 from pg_amqp_py.backend.operation import required, tolerated
 from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.connection import Connection
-from pg_amqp_py.wire.errors import WireError
+from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, WireError
 from pg_amqp_py.wire.message import Envelope
-from pg_amqp_py.wire.ordered import Entry, Refusal, Run
+from pg_amqp_py.wire.ordered import Entry, Refusal, Run, missing_exchange
 
 # These run with a search_path of pg_catalog, so operators need no schema. Arguments have their
 # exact types: no overload that the owner of the schema may add comes before the right function.
@@ -61,6 +61,7 @@ ORDER BY 1
 """
 _LOCK = "SELECT amqp.outbox_lock_batch($1) AS locked"
 _DUE = "SELECT * FROM amqp.outbox_due($1, NULL::int8, 0::int8, $2, 16777216::int8)"
+_WAKE = "SELECT amqp.outbox_wake($1)"
 _SETTLE = "SELECT amqp.outbox_settle($1, $2, $3, $4, $5)"
 _NOTE = "SELECT amqp.outbox_note($1, $2)"
 _COMPACT = "SELECT amqp.outbox_compact()"
@@ -68,6 +69,7 @@ _TYPES = {
     _BROKERS: [],
     _LOCK: ["pg_catalog.int4"],
     _DUE: ["pg_catalog.int4", "pg_catalog.int4"],
+    _WAKE: ["pg_catalog.int4"],
     _SETTLE: [
         "pg_catalog.int4",
         "pg_catalog.int8[]",
@@ -165,7 +167,7 @@ class _Outbox:
         while self.left:
             rows = self._run(_DUE, broker_id, self.left)
             if not rows:
-                return
+                break
             self.left -= len(rows)
             # An earlier call of this transaction may have lost it.
             session.forget_connection(broker_id)
@@ -174,6 +176,8 @@ class _Outbox:
                 _send(broker_id, run)
             finally:
                 self._settle(broker_id, run)
+        # Not before: what this transaction has changed counts as what it has published itself.
+        self._run(_WAKE, broker_id)
 
     def _settle(self, broker_id: int, run: Run) -> None:
         if run.delivered or run.refused:
@@ -220,7 +224,17 @@ def _encoded(connection: Connection, rows: list[Row]) -> Run:
 def _send(broker_id: int, run: Run) -> None:
     """Deliver a run as far as it goes. Raises AMQPError for the broker's sake."""
     broker = session.brokers[broker_id]
-    with closing(run.batches()) as batches:
+
+    def missing(exchange: str) -> str | None:
+        try:
+            connection = session.connection(broker_id)
+            connection.on_wait = server.check_interrupts
+            return missing_exchange(connection, exchange, session.deadline())
+        except (ConnectionLostError, StalledError):
+            # The writing finds out, and says so.
+            return None
+
+    with closing(run.batches(missing)) as batches:
         for batch in batches:
             assert broker.connection is not None
             run.fit(batch, broker.connection.encoder)

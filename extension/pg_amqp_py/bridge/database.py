@@ -25,7 +25,7 @@ from pg_amqp_py.wire.ordered import Entry, Refusal
 
 LEASE = 3.0
 _MARGIN = 1.0
-_SLOWEST = 30.0
+_SLOWEST = 300.0
 """Seconds after which a query that is not answered is given up, and the session with it."""
 
 _SETTINGS = {
@@ -35,6 +35,11 @@ _SETTINGS = {
     "tcp_keepalives_idle": "1",
     "tcp_keepalives_interval": "1",
     "tcp_keepalives_count": "2",
+    # A relay that is gone must not keep its lock while its last query waits for somebody else's.
+    "client_connection_check_interval": "1s",
+    "lock_timeout": "5s",
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
     "search_path": "pg_catalog",
     "default_transaction_isolation": "read committed",
     # See amqp.outbox_due().
@@ -103,6 +108,7 @@ class Database:
         self._name = name
         self._connection: psycopg.Connection[Any] | None = None
         self._asked_at: float | None = None
+        self._locked = False
         self._guard = threading.Lock()
         self.lease = Lease()
 
@@ -115,8 +121,13 @@ class Database:
         with psycopg.connect(conninfo, autocommit=True, prepare_threshold=0) as connection:
             connection.execute("SET client_encoding = 'UTF8'")
             for name, value in _SETTINGS.items():
-                connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+                # Some are not known to every server.
+                connection.execute(
+                    "SELECT set_config(name, %s, false) FROM pg_settings WHERE name = %s",
+                    [value, name],
+                )
             self._connection = connection
+            self._locked = False
             try:
                 yield
             finally:
@@ -142,7 +153,8 @@ class Database:
             rows = cursor.fetchall()
         finally:
             self._asked_at = None
-        self.lease.prove(asked_at)
+        if self._locked:
+            self.lease.prove(asked_at)
         return rows
 
     def prove(self) -> None:
@@ -159,6 +171,11 @@ class Database:
     def lock(self, broker_id: int) -> bool:
         """Try to become the one that works a broker's outbox."""
         ((locked,),) = self._ask("SELECT amqp.outbox_lock(%s)", Int4(broker_id))
+        if locked:
+            # What would fail afterwards shall fail before anything is sent.
+            self.settle(broker_id, [], [])
+            self._locked = True
+            self.prove()
         return bool(locked)
 
     def due(
@@ -174,6 +191,20 @@ class Database:
             Int8(size),
         )
         return [Entry(row[0], row[1], row[_ENVELOPE], row[-1]) for row in found]
+
+    def first_due(self, broker_id: int, after: int | None, settled: int) -> int | None:
+        """The id of the message that `due` would give first."""
+        found = self._ask(
+            "SELECT id FROM amqp.outbox_due(%s, %s::int8, %s, 1, 1)",
+            Int4(broker_id),
+            None if after is None else Int8(after),
+            Int8(settled),
+        )
+        return found[0][0] if found else None
+
+    def wake(self, broker_id: int) -> None:
+        """Let what waited and is due be read in order of id: see amqp.outbox_wake()."""
+        self._ask("SELECT amqp.outbox_wake(%s)", Int4(broker_id))
 
     def late_keys(self, broker_id: int, under_way: Sequence[int], last: int) -> set[str]:
         """Ordering keys of messages that became visible among those under way, or behind them.

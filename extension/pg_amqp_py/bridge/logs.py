@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 import structlog
+
+
+class _Logger:
+    """Prints to standard error; if nobody takes it, a full disk say, the relay goes on."""
+
+    def __init__(self, *_arguments: object) -> None:
+        pass
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):
+            print(message, file=sys.stderr, flush=True)
+
+    debug = info = warning = error = exception = critical = msg
 
 
 def configure() -> None:
@@ -21,6 +35,6 @@ def configure() -> None:
             structlog.processors.TimeStamper(fmt="iso"),
             *([console] if terminal else [traceback, structlog.processors.JSONRenderer()]),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Logger,
         cache_logger_on_first_use=True,
     )

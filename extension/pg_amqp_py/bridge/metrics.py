@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 
@@ -43,7 +44,14 @@ class Metrics:
         return Gauge(name, text, labels, namespace="pg_amqp", registry=self.registry)
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
 class _Quiet(WSGIRequestHandler):
+    timeout = 5
+    """Seconds for a client to say what it wants."""
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class's name
         """A request every few seconds is no news."""
 
@@ -70,6 +78,6 @@ def serve(host: str, port: int, metrics: Metrics, health: Health) -> int:
         start("404 Not Found", [("Content-Type", "text/plain")])
         return [b"/metrics or /health\n"]
 
-    server = make_server(host, port, application, handler_class=_Quiet)
+    server = make_server(host, port, application, _Server, _Quiet)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server.server_port

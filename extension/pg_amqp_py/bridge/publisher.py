@@ -15,6 +15,7 @@ from pg_amqp_py.bridge.database import Lease
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.connection import Connection, connect
 from pg_amqp_py.wire.delivery import Batch
+from pg_amqp_py.wire.encode import FRAME_MAX
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
     ConnectError,
@@ -22,7 +23,7 @@ from pg_amqp_py.wire.errors import (
     StalledError,
     WireError,
 )
-from pg_amqp_py.wire.ordered import Run
+from pg_amqp_py.wire.ordered import Run, missing_exchange
 
 _CONNECT_TIMEOUT = 5.0
 _SILENCE = 30.0
@@ -46,6 +47,8 @@ class Publisher:
         self.trouble: str | None = None
         """Why messages cannot be delivered now; None when they can."""
         self.connected = False
+        self.frame_max = FRAME_MAX
+        """The broker's largest frame, as far as it is known."""
         self._lease = lease
         self._todo: queue.SimpleQueue[tuple[Run, bool] | None] = queue.SimpleQueue()
         self._addresses: list[Address] = []
@@ -96,6 +99,11 @@ class Publisher:
         self._aborting.set()
         self.stop()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread works."""
+        return self._thread.is_alive()
+
     def join(self, timeout: float) -> None:
         """Wait until the connection is closed."""
         self._thread.join(timeout)
@@ -145,11 +153,23 @@ class Publisher:
     def _deliver(self, run: Run) -> None:
         # What is written to a broker that has gone must be written again, and may arrive twice.
         self._listen()
-        with closing(run.batches()) as batches:
+        with closing(run.batches(self._missing)) as batches:
             for batch in batches:
                 self._write(run, batch)
                 if self._stopped():
                     break
+
+    def _missing(self, exchange: str) -> str | None:
+        """What the broker has against an exchange, as far as that can be known now."""
+        while not self._stopped():
+            connection = self._ready()
+            if connection is None:
+                continue
+            try:
+                return missing_exchange(connection, exchange, time.monotonic() + _SILENCE)
+            except (ConnectionLostError, StalledError) as error:
+                self._lose(error)
+        return None
 
     def _write(self, run: Run, batch: Batch) -> None:
         """Write until all is settled, on as many connections as it takes."""
@@ -191,6 +211,7 @@ class Publisher:
                 failure = f"could not connect to {address}: {error}"
                 continue
             self._connection = connection
+            self.frame_max = connection.encoder.frame_max
             self._backoff = 0.0
             self.connected = True
             self.trouble = None

@@ -99,6 +99,11 @@ class Relay:
             self._stopping.wait(_LOOK)
 
     def _keep_workers(self, brokers: set[int]) -> None:
+        for broker_id, worker in list(self._workers.items()):
+            if not worker.alive:
+                # A defect of ours, or a log that nobody takes: begin anew.
+                worker.stop()
+                del self._workers[broker_id]
         for broker_id in brokers - self._workers.keys():
             self._workers[broker_id] = Worker(self._dsn, broker_id, self._metrics)
         for broker_id in self._workers.keys() - brokers:

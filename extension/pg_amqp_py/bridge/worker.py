@@ -24,6 +24,7 @@ from pg_amqp_py.bridge.database import Database
 from pg_amqp_py.bridge.metrics import Metrics
 from pg_amqp_py.bridge.publisher import Publisher
 from pg_amqp_py.wire.encode import Encoder
+from pg_amqp_py.wire.message import Envelope
 from pg_amqp_py.wire.ordered import Entry, Refusal, Run
 
 _POLL = 0.01
@@ -32,6 +33,7 @@ _LOCK_POLL = 0.5
 _HEARTBEAT = 0.5
 _MOST_ROWS = 10_000
 _MOST_BYTES = 8 << 20
+_HEADERS = Envelope._fields.index("headers")
 _SWEEP_SHARE = 20
 _LONGEST_WITHOUT_SWEEP = 1.0
 _COMPACT_INTERVAL = 5.0
@@ -62,6 +64,8 @@ class Worker:
         """Id up to which everything visible was read."""
         self._cut = False
         """Whether the last reading left something that it would have found without its limits."""
+        self._keyed = False
+        """Whether the last reading found any ordering key."""
         self._under_way: list[list[int]] = []
         """Ids of the runs that the publisher has, in order."""
         self._next_sweep = 0.0
@@ -77,6 +81,11 @@ class Worker:
     def trouble(self) -> str | None:
         """What keeps messages from being delivered now."""
         return self.failure or self._publisher.trouble
+
+    @property
+    def alive(self) -> bool:
+        """Whether its threads work."""
+        return self.thread.is_alive() and self._publisher.alive
 
     @property
     def connected(self) -> bool:
@@ -200,6 +209,9 @@ class Worker:
         before = self._position
         self._position = None
         found = self._hand_over(None, -1)
+        if self._keyed:
+            # Of those with the same key that waited, a sweep finds one.
+            self._database.wake(self.broker_id)
         self._latest_sweep = time.monotonic()
         self._next_sweep = self._latest_sweep + _SWEEP_SHARE * (self._latest_sweep - started)
         if not self._cut:
@@ -207,23 +219,49 @@ class Worker:
         return found
 
     def _hand_over(self, after: int | None, settled: int) -> bool:
-        entries = self._database.due(self.broker_id, after, settled, _MOST_ROWS, _MOST_BYTES)
+        entries = self._due(after, settled)
         if not self._database.lease.valid:
             # The answer took long, and may do so each time.
             self._database.prove()
-        size = sum(len(entry.body) for entry in entries)
+        size = sum(len(entry.body) + len(str(entry.fields[_HEADERS] or "")) for entry in entries)
         self._cut = len(entries) >= _MOST_ROWS or size >= _MOST_BYTES
+        self._keyed = False
         if not entries:
             return False
         self._position = entries[-1].id
+        self._keyed = any(entry.ordering_key is not None for entry in entries)
         if after is not None:
             entries = self._without_late_keys(entries, after)
             if not entries:
                 return False
-        run = Run(entries, Encoder())
+        run = Run(entries, Encoder(self._publisher.frame_max))
         self._under_way.append(run.ids)
         self._publisher.put(run)
         return True
+
+    def _due(self, after: int | None, settled: int) -> list[Entry]:
+        """Read; a message that PostgreSQL itself cannot hand over is set aside."""
+        rows = _MOST_ROWS
+        while True:
+            try:
+                return self._database.due(self.broker_id, after, settled, rows, _MOST_BYTES)
+            except (
+                psycopg.DataError,
+                psycopg.errors.ProgramLimitExceeded,
+                psycopg.errors.OutOfMemory,
+            ) as error:
+                # Too large, or not to be had in UTF-8: the one among many is found by halving.
+                rows //= 2
+                if rows == 0:
+                    self._set_aside(after, settled, str(error).partition("\n")[0])
+                    rows = _MOST_ROWS
+
+    def _set_aside(self, after: int | None, settled: int, text: str) -> None:
+        first = self._database.first_due(self.broker_id, after, settled)
+        if first is not None:
+            refusal = Refusal(first, "invalid", text)
+            self._database.settle(self.broker_id, [], [refusal])
+            self._count([], [refusal])
 
     def _without_late_keys(self, entries: list[Entry], after: int) -> list[Entry]:
         """Leave to a sweep what must not overtake messages that were committed only now.

@@ -73,10 +73,15 @@ class Fault(NamedTuple):
 class Batch:
     """Messages on their way to one broker.
 
-    `stream` is the frames of all messages; `starts` is the offset of each one in it.
+    `stream` is the frames of all messages; `starts` is the offset of each one in it. With
+    `rewrite`, only what is confirmed counts: what was accepted before a refused message is
+    written again, since a queue may yet have rejected it, and may arrive twice.
     """
 
-    def __init__(self, stream: bytes | bytearray, starts: Sequence[int]) -> None:
+    def __init__(
+        self, stream: bytes | bytearray, starts: Sequence[int], *, rewrite: bool = False
+    ) -> None:
+        self._rewrite = rewrite
         self._stream = stream
         self._starts = starts
         self._states = bytearray(len(starts))
@@ -290,7 +295,8 @@ class Batch:
             self._stepping = True
             return
         first = culprits[0][0]
-        self._states[:first] = self._states[:first].replace(b"\0", bytes([_ACCEPTED]))
+        if not self._rewrite:
+            self._states[:first] = self._states[:first].replace(b"\0", bytes([_ACCEPTED]))
         self._refuse(culprits, Fault(text, nacked=False), topic=topic)
 
     def _blame_connection(self, lost: ConnectionLostError, todo: list[range]) -> None:

@@ -9,14 +9,20 @@ key occurs twice; what has the key of a message that failed is held back.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
+from pg_amqp_py.wire.codec import spec
+from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
-from pg_amqp_py.wire.errors import MessageError
+from pg_amqp_py.wire.errors import ChannelClosedError, MessageError
 from pg_amqp_py.wire.message import Envelope
 
+Missing = Callable[[str], "str | None"]
+"""Says what the broker has against an exchange; None if nothing."""
+
+_NOT_FOUND = 404
 _MANDATORY = Envelope._fields.index("mandatory")
 _MESSAGE_ID = Envelope._fields.index("message_id")
 
@@ -38,6 +44,26 @@ class Refusal(NamedTuple):
     verdict: str
     """`refused` by the broker, `busy` (it could not take it just then) or `invalid`."""
     text: str
+
+
+def missing_exchange(connection: Connection, exchange: str, deadline: float) -> str | None:
+    """What the broker says of an exchange that it does not have; None if it has it.
+
+    It is asked once a connection. Raises ConnectionLostError or StalledError.
+    """
+    if exchange in connection.exchanges:
+        return None
+    declare = spec.Exchange.Declare(exchange=exchange, passive=True)
+    try:
+        connection.call(declare, spec.Exchange.DeclareOk, deadline)
+    except ChannelClosedError as refusal:
+        if refusal.code == _NOT_FOUND:
+            return f"{refusal} ({refusal.code})"
+    except (ValueError, AssertionError):
+        # No name of an exchange: the message cannot be encoded either.
+        return None
+    connection.exchanges.add(exchange)
+    return None
 
 
 class Run:
@@ -67,15 +93,36 @@ class Run:
             self._entries.append(entry)
             self._starts.append(start)
 
-    def batches(self) -> Generator[Batch, None, None]:
+    def batches(self, missing: Missing) -> Generator[Batch, None, None]:
         """The waves, one after the other: each is to be written before the next is asked for.
 
-        Whoever stops asking must close the iterator, for the last one to be looked at.
+        Whoever stops asking must close the iterator, for the last one to be looked at. `missing`
+        is asked for each exchange, so that a missing one costs no channel, and with it the
+        confirms of others.
         """
+        try:
+            yield from self._batches(missing)
+        finally:
+            delivered = set(self.delivered)
+            rest = (entry for entry in self._entries if entry.id not in delivered)
+            self.held.update(entry.ordering_key for entry in rest if entry.ordering_key is not None)
+
+    def _batches(self, missing: Missing) -> Generator[Batch, None, None]:
+        absent: dict[object, str | None] = {"": None}
         for first, last in self._waves():
-            positions = [
-                at for at in range(first, last) if self._entries[at].ordering_key not in self.held
-            ]
+            positions = []
+            for at in range(first, last):
+                entry = self._entries[at]
+                if entry.ordering_key in self.held:
+                    continue
+                exchange = entry.fields[0]
+                if exchange not in absent:
+                    absent[exchange] = missing(str(exchange))
+                text = absent[exchange]
+                if text is None:
+                    positions.append(at)
+                else:
+                    self._fail(entry, "refused", text)
             batch = self._batch(positions)
             try:
                 yield batch
@@ -103,13 +150,13 @@ class Run:
 
     def _batch(self, positions: Sequence[int]) -> Batch:
         if len(positions) == len(self._entries):
-            return Batch(self._stream, self._starts)
+            return Batch(self._stream, self._starts, rewrite=True)
         stream, starts = bytearray(), array("Q")
         for at in positions:
             starts.append(len(stream))
             end = self._starts[at + 1] if at + 1 < len(self._starts) else len(self._stream)
             stream += memoryview(self._stream)[self._starts[at] : end]
-        return Batch(stream, starts)
+        return Batch(stream, starts, rewrite=True)
 
     def _record(self, batch: Batch, entries: list[Entry]) -> None:
         returned = {message[0:2] + message[3:]: message.text for message in batch.returned}
@@ -124,10 +171,6 @@ class Run:
                 self._fail(entry, "refused", text)
         for at, fault in batch.faults.items():
             self._fail(entries[at], "busy" if fault.nacked else "refused", fault.text)
-        if batch.pending:
-            settled = set(self.delivered)
-            failed = (e for e in entries if e.id not in settled)
-            self.held.update(e.ordering_key for e in failed if e.ordering_key is not None)
 
     def _fail(self, entry: Entry, verdict: str, text: str) -> None:
         self.refused.append(Refusal(entry.id, verdict, text))

@@ -27,6 +27,9 @@ def cause(text: str) -> tuple[Matcher, bool]:
         return (
             lambda m: _quotes(text, phrase.format(m.envelope.routing_key, m.envelope.exchange))
         ), True
+    if text.startswith("NOT_FOUND"):
+        # Of the default exchange this is never said, and it may be the name of another.
+        return (lambda m: _quotes(text, f"exchange '{m.envelope.exchange}' in vhost")), False
     # The default exchange has no name but this one.
     return (
         lambda m: _quotes(text, f"exchange '{m.envelope.exchange or 'amq.default'}' in vhost")

@@ -30,7 +30,8 @@ BEGIN ATOMIC
         ('content_type', CASE WHEN octet_length($5) > 255 THEN 'is too long' END),
         ('reply_to', CASE WHEN octet_length($6) > 255 THEN 'is too long' END),
         ('correlation_id', CASE WHEN octet_length($7) > 255 THEN 'is too long' END),
-        ('headers', CASE WHEN jsonb_typeof($8) <> 'object' THEN 'must be a JSON object' END),
+        ('headers', CASE WHEN jsonb_typeof($8) <> 'object' THEN 'must be a JSON object'
+                         WHEN octet_length($8::text) > 131000 THEN 'are too large' END),
         ('content_encoding', CASE WHEN octet_length($9) > 255 THEN 'is too long' END),
         ('priority', CASE WHEN $10 NOT BETWEEN 0 AND 255 THEN $10::text END),
         ('expiration', CASE WHEN $11 !~ '^[0-9]{1,10}$' OR $11::bigint > 4294967295 THEN left($11, 40) END),

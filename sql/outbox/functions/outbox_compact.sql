@@ -16,7 +16,8 @@ BEGIN
         RETURN false;
     END IF;
     -- Before the lock, which keeps publishers waiting. They hold theirs until they commit.
-    IF (SELECT count(*) FROM (SELECT FROM amqp.outbox LIMIT 1001) AS o) > 1000 THEN
+    IF (SELECT count(*) > 1000 OR sum(o.bytes) > 4 * 1024 * 1024
+        FROM (SELECT pg_column_size(t.*) + octet_length(t.body)::bigint AS bytes FROM amqp.outbox AS t LIMIT 1001) AS o) THEN
         RETURN false;
     END IF;
     BEGIN
@@ -24,10 +25,12 @@ BEGIN
     EXCEPTION WHEN lock_not_available THEN
         RETURN false;
     END;
-    alive := ARRAY(SELECT o FROM amqp.outbox AS o LIMIT 10001);
-    IF cardinality(alive) > 10000 THEN
+    -- What came while waiting for the lock is little, but look.
+    IF (SELECT count(*) > 10000 OR sum(o.bytes) > 16 * 1024 * 1024
+        FROM (SELECT pg_column_size(t.*) + octet_length(t.body)::bigint AS bytes FROM amqp.outbox AS t LIMIT 10001) AS o) THEN
         RETURN false;
     END IF;
+    alive := ARRAY(SELECT o FROM amqp.outbox AS o);
     TRUNCATE amqp.outbox;
     INSERT INTO amqp.outbox SELECT a.* FROM unnest(alive) AS a;
     RETURN true;

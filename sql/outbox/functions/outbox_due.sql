@@ -40,7 +40,7 @@ BEGIN ATOMIC
               AND r.broker_id <= outbox_due.broker_id
               AND r.next_attempt_at IS NULL
               -- Not what this transaction has published itself: it may yet be rolled back.
-              AND age(r.xmin) > 0
+              AND age(r.xmin) NOT BETWEEN -1000000000 AND 0
               AND (r.ordering_key IS NULL OR NOT EXISTS (
                       SELECT FROM (
                           SELECT e.ordering_key, e.id FROM amqp.outbox AS e
@@ -63,7 +63,7 @@ BEGIN ATOMIC
             WHERE outbox_due.after_id IS NULL
               AND w.broker_id = outbox_due.broker_id
               AND w.next_attempt_at <= statement_timestamp()
-              AND age(w.xmin) > 0
+              AND age(w.xmin) NOT BETWEEN -1000000000 AND 0
               -- Only the first of its key: of those behind it, any may be due, and any may be cut off by the limit.
               AND (w.ordering_key IS NULL OR NOT EXISTS (
                       SELECT FROM (
@@ -108,12 +108,15 @@ BEGIN ATOMIC
                 WHEN c."timestamp" IS NOT NULL THEN -1 END,
            c.type, c.user_id, c.app_id, c.body
     FROM (
-        SELECT d.*, sum(octet_length(d.body)) OVER (ORDER BY d.id ROWS UNBOUNDED PRECEDING) - octet_length(d.body) AS before
+        SELECT d.*,
+               sum(octet_length(d.body) + COALESCE(octet_length(d.headers::text), 0)) OVER (
+                   ORDER BY d.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+               ) AS before
         FROM due AS d
         ORDER BY d.id
         LIMIT outbox_due.row_limit
     ) AS c
-    WHERE c.before < outbox_due.byte_limit
+    WHERE COALESCE(c.before, 0) < outbox_due.byte_limit
       AND (c.ordering_key IS NULL OR c.ordering_key NOT IN (SELECT l.ordering_key FROM late AS l))
     ORDER BY c.id;
 END;

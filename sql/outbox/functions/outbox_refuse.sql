@@ -7,6 +7,10 @@ BEGIN
     ELSIF problem OPERATOR(pg_catalog.=) 'is too long' THEN
         RAISE EXCEPTION '% is too long', field
             USING ERRCODE = 'string_data_right_truncation', DETAIL = 'AMQP allows 255 bytes.';
+    ELSIF problem OPERATOR(pg_catalog.=) 'are too large' THEN
+        RAISE EXCEPTION 'headers are too large'
+            USING ERRCODE = 'program_limit_exceeded', DETAIL = 'As text, 131,000 bytes are allowed.',
+                  HINT = 'Move what is large into the message.';
     ELSIF field OPERATOR(pg_catalog.=) 'headers' THEN
         RAISE EXCEPTION 'headers must be a JSON object'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Give an object, such as ''{"key": "value"}''.';

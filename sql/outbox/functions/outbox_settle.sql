@@ -10,6 +10,8 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET jit = off
 AS $$
+-- Runs through all its statements even if there is nothing to report: so an empty report, which whoever holds the lock
+-- makes first, shows whether a real one would fail.
 #variable_conflict use_column
 DECLARE
     keep interval := COALESCE(NULLIF(current_setting('amqp.keep_delivered', true), ''), '0');
@@ -24,16 +26,11 @@ BEGIN
     END IF;
     GET DIAGNOSTICS done = ROW_COUNT;
     DELETE FROM amqp.outbox_delivered AS d WHERE d.delivered_at < clock_timestamp() - keep;
-    IF done > 0 THEN
-        INSERT INTO amqp.outbox_progress AS p (broker_id, second, messages)
-        VALUES (outbox_settle.broker_id, date_trunc('second', clock_timestamp()), done)
-        ON CONFLICT (broker_id, second) DO UPDATE SET messages = p.messages + EXCLUDED.messages;
-        DELETE FROM amqp.outbox_progress AS p
-        WHERE p.broker_id = outbox_settle.broker_id AND p.second < clock_timestamp() - interval '1 minute';
-    END IF;
-    IF cardinality(refused) = 0 THEN
-        RETURN;
-    END IF;
+    INSERT INTO amqp.outbox_progress AS p (broker_id, second, messages)
+    SELECT outbox_settle.broker_id, date_trunc('second', clock_timestamp()), done WHERE done > 0
+    ON CONFLICT (broker_id, second) DO UPDATE SET messages = p.messages + EXCLUDED.messages;
+    DELETE FROM amqp.outbox_progress AS p
+    WHERE p.broker_id = outbox_settle.broker_id AND p.second < clock_timestamp() - interval '1 minute';
     -- After 1, 2, 4, ... seconds, up to five minutes; a little earlier or later, so that they do not all come at once.
     UPDATE amqp.outbox AS o
     SET attempts = o.attempts + 1,
@@ -49,7 +46,9 @@ BEGIN
         RETURNING o.*
     )
     INSERT INTO amqp.outbox_dead SELECT d.*, clock_timestamp() FROM dead AS d;
-    PERFORM amqp.outbox_note(outbox_settle.broker_id, errors[cardinality(errors)]);
+    IF cardinality(refused) > 0 THEN
+        PERFORM amqp.outbox_note(outbox_settle.broker_id, errors[cardinality(errors)]);
+    END IF;
 END
 $$;
 

@@ -35,7 +35,7 @@ BEGIN ATOMIC
                   OR GREATEST(octet_length($2), octet_length($3), octet_length($6), octet_length($7), octet_length($8),
                               octet_length($11), octet_length($14), octet_length($16), octet_length($17),
                               octet_length($18), $12) > 255
-                  OR jsonb_typeof($10) <> 'object' OR $13 !~ '^[0-9]{1,9}$' OR $15 < 'epoch' OR $15 = 'infinity'
+                  OR jsonb_typeof($10) <> 'object' OR octet_length($10::text) > 131000 OR $13 !~ '^[0-9]{1,9}$' OR $15 < 'epoch' OR $15 = 'infinity'
              THEN amqp.outbox_check($1, $2, $3, $5, $6, $7, $8, $10, $11, $12, $13, $14, $15, $16, $17, $18)
              ELSE COALESCE($3, '') END,
         COALESCE($4, ''), $5, $6, $7, $8, $9, $10, $11, $12, $13, COALESCE($14, gen_random_uuid()::text), $15, $16, $17,
