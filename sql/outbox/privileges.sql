@@ -5,7 +5,7 @@ REVOKE ALL ON TABLE amqp.outbox, amqp.outbox_dead, amqp.outbox_delivered, amqp.o
     amqp.dead_letters FROM PUBLIC;
 REVOKE ALL ON SEQUENCE amqp.outbox_id_seq FROM PUBLIC;
 GRANT USAGE ON SEQUENCE amqp.outbox_id_seq TO PUBLIC;
-GRANT INSERT (id, broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id, mandatory,
+GRANT INSERT (broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id, mandatory,
               headers, content_encoding, priority, expiration, message_id, "timestamp", type, user_id, app_id, ordering_key,
               next_attempt_at),
       SELECT (id, broker_id, next_attempt_at)

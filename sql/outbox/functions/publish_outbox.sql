@@ -25,11 +25,11 @@ CREATE FUNCTION amqp.publish_outbox(
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 BEGIN ATOMIC
     INSERT INTO amqp.outbox (
-        id, broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id, mandatory,
+        broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id, mandatory,
         headers, content_encoding, priority, expiration, message_id, "timestamp", type, user_id, app_id, ordering_key,
         next_attempt_at)
     VALUES (
-        nextval('amqp.outbox_id_seq'::regclass), $1, COALESCE($2, 'amq.direct'),
+        $1, COALESCE($2, 'amq.direct'),
         -- Looked at here, and closer there: a function for each row would cost more than all the rest.
         CASE WHEN $1 IS NULL OR $5 <> ALL ('{1,2}') OR $12 < 0
                   OR GREATEST(octet_length($2), octet_length($3), octet_length($6), octet_length($7), octet_length($8),
