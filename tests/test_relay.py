@@ -278,13 +278,9 @@ def test_what_cannot_be_encoded_is_dead_at_once(
         assert len(relay.events("messages not delivered")) == 1
         assert inbox.texts() == ["before", "after"]
         assert rows(session, "body, attempts") == [(b"behind a dead one", 0)]
+        fields = ["delivery_mode", "headers", "headers", "headers", "exchange", "reply_to"]
         assert [error.partition(":")[0] for (error,) in dead(session, "last_error")] == [
-            "delivery_mode",
-            "headers",
-            "headers",
-            "headers",
-            "exchange",
-            "reply_to",
+            f"invalid value for {field}" for field in fields
         ]
         assert session.execute("SELECT amqp.discard_dead_letters()").fetchone() == (6,)
         wait_until_empty(session)
@@ -314,6 +310,23 @@ def test_a_failed_message_holds_back_its_key_alone(
         hurry(session)
         wait_until_empty(session)
         assert inbox.texts() == ["a1", "a2", "a3", "a4"]
+
+
+def test_a_failed_message_holds_back_what_was_read_before_that_was_known(
+    database: str, session: Session, inbox: Inbox
+) -> None:
+    head = put(session, "a1", exchange="no such exchange", ordering_key="a")
+    # More than one reading takes: the next is under way while this one is delivered.
+    session.execute(
+        "SELECT amqp.publish_outbox(1, '', 'nowhere', '') FROM generate_series(1, 12000)"
+    )
+    behind = put(session, "a2", ordering_key="a")
+    put(session, "b1", ordering_key="b")
+    with RelayProcess(database):
+        wait_until_refused(session, head)
+        wait_for(lambda: len(rows(session)) <= 2, LIMIT, "the others to be delivered")
+        assert rows(session) == [(head,), (behind,)]
+    assert inbox.texts() == ["b1"]
 
 
 def test_keys_stay_in_order_when_a_queue_refuses_some(

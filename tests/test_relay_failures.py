@@ -212,7 +212,7 @@ def test_it_stops_while_the_database_hangs(
 def test_it_stops_in_the_middle_and_another_goes_on(
     database: str, session: Session, channel: BlockingChannel, inbox: Inbox
 ) -> None:
-    total = 40_000
+    total = 25_000
     put_many(session, total)
     with RelayProcess(database) as relay:
         wait_for(lambda: status(session)["delivered_last_minute"], LIMIT, "the first to be gone")
@@ -301,7 +301,7 @@ def test_one_that_stands_still_in_the_middle_delivers_nothing_twice_but_what_was
     channel: BlockingChannel,
     inbox: Inbox,
 ) -> None:
-    total = 40_000
+    total = 25_000
     put_many(session, total)
     with RelayProcess(through(database_proxy, database)) as first:
         wait_for(lambda: status(session)["delivered_last_minute"], LIMIT, "the first to be gone")

@@ -344,3 +344,33 @@ def test_a_database_that_is_not_utf8(
                 assert message.properties.app_id == "ö"
         finally:
             admin.execute("DROP DATABASE latin_relay WITH (FORCE)")
+
+
+def test_bytes_that_are_no_text(
+    postgres: PostgreSQL, broker: Broker, channel: BlockingChannel
+) -> None:
+    """An SQL_ASCII database takes anything; what is not UTF-8 stops nobody else."""
+    inbox = Inbox(channel)
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute(
+            "CREATE DATABASE bytes_relay TEMPLATE template0 ENCODING SQL_ASCII LOCALE 'C'"
+        )
+        try:
+            dsn = postgres.dsn("bytes_relay")
+            with psycopg.connect(dsn, autocommit=True) as session:
+                session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
+                session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
+                session.execute(
+                    r"INSERT INTO amqp.outbox (broker_id, exchange) VALUES (1, E'\xff')"
+                )
+                session.execute(
+                    r"INSERT INTO amqp.outbox (broker_id, ordering_key) VALUES (1, E'\xff')"
+                )
+                put(session, "after")
+                with RelayProcess(dsn) as relay:
+                    wait_until_empty(session)
+                    assert len(dead(session)) == 1
+                    assert relay.events("relay failed") == []
+        finally:
+            admin.execute("DROP DATABASE bytes_relay WITH (FORCE)")
+    assert inbox.texts() == ["after"]

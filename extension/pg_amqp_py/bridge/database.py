@@ -17,8 +17,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Format
 from psycopg.types.numeric import Int4, Int8
+from psycopg.types.string import StrBinaryDumper
 
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.ordered import Entry, Refusal
@@ -97,6 +101,34 @@ class Lease:
         self._until = 0.0
 
 
+class _Text(Loader):
+    """Text that should be UTF-8; what is not is left for the encoder of a message to refuse."""
+
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode("utf-8", "surrogateescape")
+
+
+class _Dumper(StrBinaryDumper):
+    def dump(self, obj: str) -> bytes:
+        return obj.encode("utf-8", "surrogateescape")
+
+
+def _use_utf8(connection: psycopg.Connection[Any]) -> None:
+    """Exchange text as UTF-8.
+
+    An SQL_ASCII database may hold anything: asked for UTF-8, the server would fail with all rows
+    because of one.
+    """
+    if connection.info.parameter_status("server_encoding") != "SQL_ASCII":
+        connection.execute("SET client_encoding = 'UTF8'")
+        return
+    connection.execute("SET client_encoding = 'SQL_ASCII'")
+    connection.adapters.register_loader("text", _Text)
+    connection.adapters.register_dumper(str, _Dumper)
+
+
 class Database:
     """One session. Used by one thread; `unblock` may be called by another.
 
@@ -119,7 +151,7 @@ class Database:
         defaults = {name: value for name, value in _DEFAULTS.items() if name not in given}
         conninfo = make_conninfo(self._dsn, **defaults, application_name=self._name)
         with psycopg.connect(conninfo, autocommit=True, prepare_threshold=0) as connection:
-            connection.execute("SET client_encoding = 'UTF8'")
+            _use_utf8(connection)
             for name, value in _SETTINGS.items():
                 # Some are not known to every server.
                 connection.execute(
