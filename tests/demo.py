@@ -285,7 +285,10 @@ def _arrived(channel: BlockingChannel) -> Iterator[str]:
         yield _bold(f"{delivery.exchange} / {delivery.routing_key}")
         given = {name: value for name, value in vars(properties).items() if value is not None}
         for name, value in given.items():
-            yield f"  {name}: {value}"
+            line = f"{name}: {value}"
+            yield from textwrap.wrap(
+                line, RIGHT, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+            )
         text = body.decode()
         if properties.content_type == "application/json":
             # Lines break only between the members of an object.

@@ -40,7 +40,8 @@ def role(session: Session) -> Iterator[str]:
             not session.run(
                 """SELECT FROM pg_stat_activity
                WHERE datname = current_database() AND pid <> pg_backend_pid()
-                 AND backend_type = 'client backend'"""
+                 AND backend_type = 'client backend'
+               UNION ALL SELECT FROM pg_class WHERE relpersistence = 't'"""
             )
         ),
         LIMIT,
