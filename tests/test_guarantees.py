@@ -62,9 +62,8 @@ def fresh_database(server: PostgreSQL) -> str:
 @pytest.fixture
 def outbox(database: str, rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Outbox]:
     """An empty outbox; its relays reach the broker without a proxy."""
-    with Outbox(database, rabbitmq.url(), new_queue(), tmp_path) as outbox:
+    with Outbox(database, rabbitmq.url(), f"q{next(_numbers)}", tmp_path) as outbox:
         outbox.prepare(rabbitmq.url())
-        await_stored(rabbitmq, outbox)
         yield outbox
 
 
@@ -73,20 +72,9 @@ def proxied(
     database: str, rabbitmq: RabbitMQ, proxy: CuttingProxy, tmp_path: Path
 ) -> Iterator[Outbox]:
     """An empty outbox; its relays reach the broker through the proxy."""
-    with Outbox(database, rabbitmq.url(), new_queue(), tmp_path) as outbox:
+    with Outbox(database, rabbitmq.url(), f"q{next(_numbers)}", tmp_path) as outbox:
         outbox.prepare(rabbitmq.url(port=proxy.port))
-        await_stored(rabbitmq, outbox)
         yield outbox
-
-
-def new_queue() -> str:
-    """A name for a queue."""
-    return f"outbox-queue-{next(_numbers)}"
-
-
-def await_stored(rabbitmq: RabbitMQ, outbox: Outbox) -> None:
-    """Wait until the queue will survive a crash."""
-    wait_for(lambda: rabbitmq.has_stored(outbox.queue), LIMIT, "the queue to be stored")
 
 
 # ---- RabbitMQ ----
@@ -149,7 +137,7 @@ def test_rabbitmq_is_short_of_memory(outbox: Outbox, rabbitmq: RabbitMQ) -> None
 def test_a_node_of_a_cluster_is_killed(database: str, tmp_path: Path) -> None:
     with RabbitMQCluster(nodes=3) as cluster:
         victim, *survivors = cluster.nodes
-        queue = new_queue()
+        queue = f"q{next(_numbers)}"
         with Outbox(database, survivors[0].url(), queue, tmp_path) as outbox:
             # The leader of a quorum queue is at first where it was declared.
             with Outbox(database, victim.url(), queue, tmp_path) as there:
@@ -204,7 +192,7 @@ def test_a_standby_is_promoted(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
                     "the standby to be synchronous",
                 )
             dsn = primary.dsn_with(standby, name)
-            queue = new_queue()
+            queue = f"q{next(_numbers)}"
             with Outbox(dsn, rabbitmq.url(), queue, tmp_path) as outbox:
                 outbox.prepare(rabbitmq.url())
                 outbox.relay()
@@ -320,7 +308,7 @@ def test_a_report_that_comes_after_a_failover_deletes_nothing_new(
     """A standby that lacks the last commits gives their ids to other messages."""
     with PostgreSQL() as primary:
         name = fresh_database(primary).partition("dbname=")[2].partition(" ")[0]
-        old = Outbox(primary.dsn(name), rabbitmq.url(), new_queue(), tmp_path)
+        old = Outbox(primary.dsn(name), rabbitmq.url(), f"q{next(_numbers)}", tmp_path)
         old.prepare(rabbitmq.url(port=proxy.port))
         with (
             PostgreSQL(standby_of=primary) as standby,

@@ -171,15 +171,6 @@ class RabbitMQ:
         """Return all that the node logged; it writes its log a second or two late."""
         return self.log.read_text(errors="replace")
 
-    def has_stored(self, name: str) -> bool:
-        """Whether this name, of a queue for example, is in the node's files.
-
-        RabbitMQ 3.10 was seen without a durable queue that it had declared a second before it
-        was killed.
-        """
-        files = (file for file in (self.folder / "data").rglob("*") if file.is_file())
-        return any(name.encode() in file.read_bytes() for file in files)
-
     @property
     def processes(self) -> list[Process]:
         """The processes that were started: the node and its port mapper, as far as they are up."""
