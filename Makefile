@@ -165,6 +165,8 @@ run-demo: install-here $(TOOLS)
 	@$(VENV)/bin/python tests/demo.py $(if $(KEEP),--keep)
 
 # The checks of style last: none of them shall keep anybody from seeing whether it works.
+# Two at a time, each with servers of its own: tests mostly wait.
+PYTEST_ARGS = --numprocesses=2 --dist=loadfile
 run-test: install-here $(TOOLS)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory lint

@@ -318,11 +318,18 @@ ACK = 21
 """Bytes of a Basic.Ack; with one ordering key, each message is written and confirmed for itself."""
 
 
+def meet(session: Session, broker_id: int) -> None:
+    """Have the session connected, and let it know the exchange."""
+    session.run("BEGIN")
+    session.run("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
+    session.run("ROLLBACK")
+
+
 def test_a_broker_that_goes_in_the_middle(
     session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     put(session, through, range(80), key="one by one")
-    session.run("SELECT amqp.ping(%s)", through)
+    meet(session, through)
     session.set(confirm_timeout="300ms")
     proxy.cut_after(50 * ACK, Direction.TO_CLIENT, then=Welcome.REFUSE)
     assert session.value(BATCH) == 50
@@ -344,7 +351,7 @@ def test_a_cancel_in_the_middle_loses_nothing_that_is_confirmed(
     session: Session, database: str, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     put(session, through, range(4), key="one by one")
-    session.run("SELECT amqp.ping(%s)", through)
+    meet(session, through)
     session.set(confirm_timeout="10min")
     connections = proxy.connections
     proxy.cut_after(ACK, Direction.TO_CLIENT, then=Welcome.STALL)
@@ -469,7 +476,8 @@ def test_dead_letters(
         )
     put(session, direct, [2])
     assert session.value(BATCH) == 2
-    assert numbers_in(channel, "events", 2) == [1, 2]
+    # What was under way beside a refused message may come twice.
+    assert set(numbers_in(channel, "events", 2)) == {1, 2}
     dead = "SELECT attempts, last_error FROM amqp.dead_letters"
     assert session.run(dead) == []
     make_due(session)

@@ -191,7 +191,9 @@ def test_it_stops_while_the_broker_does_not_confirm(
 ) -> None:
     use_proxy(session, proxy)
     with RelayProcess(database) as relay:
-        relay.wait_for_event("connected to broker")
+        put(session, "before")
+        wait_for(lambda: inbox.texts() == ["before"], LIMIT, "the first message")
+        wait_until_empty(session)
         proxy.stall(Direction.TO_CLIENT)
         put(session, "message")
         wait_for(lambda: inbox.texts() == ["message"], LIMIT, "the message")

@@ -234,16 +234,15 @@ def _send(broker_id: int, run: Run) -> None:
             # The writing finds out, and says so.
             return None
 
-    with closing(run.batches(missing)) as batches:
-        for batch in batches:
-            assert broker.connection is not None
-            run.fit(batch, broker.connection.encoder)
-            try:
+    try:
+        with closing(run.batches(missing)) as batches:
+            for batch in batches:
                 reason = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
-            finally:
-                broker.failed += len(batch.faults)
-            if batch.pending:
-                raise _unconfirmed(broker, batch.pending, reason)
+                if batch.pending:
+                    session.forget_connection(broker_id)
+                    raise _unconfirmed(broker, batch.pending, reason)
+    finally:
+        broker.failed += len(run.refused)
 
 
 def _unconfirmed(broker: Broker, messages: int, reason: WireError | None) -> AMQPError:

@@ -250,8 +250,8 @@ class Worker:
                 psycopg.errors.ProgramLimitExceeded,
                 psycopg.errors.OutOfMemory,
             ) as error:
-                # Too large, or not to be had in UTF-8: the one among many is found by halving.
-                rows //= 2
+                # Too large, or not to be had in UTF-8: the one among many is found by reading less.
+                rows //= 10
                 if rows == 0:
                     self._set_aside(after, settled, str(error).partition("\n")[0])
                     rows = _MOST_ROWS
