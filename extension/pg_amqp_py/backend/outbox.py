@@ -30,7 +30,7 @@ from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, WireError
 from pg_amqp_py.wire.message import Envelope
-from pg_amqp_py.wire.ordered import Entry, Refusal, Run, missing_exchange
+from pg_amqp_py.wire.ordered import Entry, Refusal, Run, hard_refusal, missing_exchange
 
 # These run with a search_path of pg_catalog, so operators need no schema. Arguments have their
 # exact types: no overload that the owner of the schema may add comes before the right function.
@@ -230,8 +230,11 @@ def _send(broker_id: int, run: Run) -> None:
             connection = session.connection(broker_id)
             connection.on_wait = server.check_interrupts
             return missing_exchange(connection, exchange, session.deadline())
-        except (ConnectionLostError, StalledError):
-            # The writing finds out, and says so.
+        except ConnectionLostError as error:
+            # If it was for another reason, the writing finds out, and says so.
+            session.forget_connection(broker_id)
+            return hard_refusal(error)
+        except StalledError:
             return None
 
     try:

@@ -23,7 +23,7 @@ from pg_amqp_py.wire.errors import (
     StalledError,
     WireError,
 )
-from pg_amqp_py.wire.ordered import Run, missing_exchange
+from pg_amqp_py.wire.ordered import Run, hard_refusal, missing_exchange
 
 _CONNECT_TIMEOUT = 5.0
 _SILENCE = 30.0
@@ -167,7 +167,11 @@ class Publisher:
                 continue
             try:
                 return missing_exchange(connection, exchange, time.monotonic() + _SILENCE)
-            except (ConnectionLostError, StalledError) as error:
+            except ConnectionLostError as error:
+                self._lose(error)
+                if (text := hard_refusal(error)) is not None:
+                    return text
+            except StalledError as error:
                 self._lose(error)
         return None
 

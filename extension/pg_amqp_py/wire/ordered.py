@@ -16,13 +16,15 @@ from pg_amqp_py.wire.codec import spec
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
-from pg_amqp_py.wire.errors import ChannelClosedError, MessageError
+from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, MessageError
 from pg_amqp_py.wire.message import Envelope
 
 Missing = Callable[[str], "str | None"]
 """Says what the broker has against an exchange; None if nothing."""
 
 _NOT_FOUND = 404
+_FIRST_HARD_ERROR = 500
+"""Reply codes from here on speak of what was sent, not of the broker's own state."""
 _MANDATORY = Envelope._fields.index("mandatory")
 _MESSAGE_ID = Envelope._fields.index("message_id")
 
@@ -64,6 +66,15 @@ def missing_exchange(connection: Connection, exchange: str, deadline: float) -> 
         return None
     connection.exchanges.add(exchange)
     return None
+
+
+def hard_refusal(lost: ConnectionLostError) -> str | None:
+    """What the broker said if it closed the connection because of what it was asked.
+
+    RabbitMQ 4.0 does so for a missing exchange with a long name that is not ASCII. Asked again, it
+    would do it again.
+    """
+    return f"{lost} ({lost.code})" if lost.code >= _FIRST_HARD_ERROR else None
 
 
 class Run:
