@@ -244,8 +244,8 @@ def test_metrics_and_health(
 
             database_proxy.refuse()
             assert health(503)["database"] != "ok"
-            assert metrics()["pg_amqp_database_up"] == 0
-            assert metrics()['pg_amqp_leading{broker_id="1"}'] == 0
+            for name in "pg_amqp_database_up", 'pg_amqp_leading{broker_id="1"}':
+                wait_for(lambda name=name: metrics()[name] == 0, LIMIT, name)  # type: ignore[misc]
             database_proxy.pass_all()
             health(200)
 
