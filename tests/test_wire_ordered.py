@@ -85,7 +85,6 @@ def deliver(run: Run, broker: Broker, waves: int | None = None) -> int:
     count = 0
     with closing(run.batches(lambda _: None)) as batches:
         for batch in batches:
-            run.fit(batch, broker.encoder)
             batch.write(cast(Connection, broker), 60)
             count += 1
             if count == waves:

@@ -91,8 +91,6 @@ class Kept(NamedTuple):
     batch: Batch
     confirm: bool
     """Whether their confirms are awaited: amqp.publisher_confirms at their commit."""
-    frame_max: int
-    """The largest frame in which they are encoded."""
 
 
 class Broker:

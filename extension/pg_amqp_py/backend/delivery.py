@@ -50,13 +50,14 @@ def deliver_committed(outgoing: list[Outgoing], brokers: dict[int, Broker]) -> N
     for part in outgoing:
         broker = brokers[part.destination.broker_id]
         try:
-            batch = Batch(part.stream, part.starts)
+            connection = broker.connection
+            frame_max = connection.encoder.frame_max if connection else FRAME_MAX
+            batch = Batch(part.stream, part.starts, frame_max)
             error = deliver(broker, batch, confirm=confirm, on_wait=_go_on)
             _report_refused(broker, batch)
             if batch.pending:
                 _report_pending(broker, batch, error)
-                frame_max = broker.connection.encoder.frame_max if broker.connection else FRAME_MAX
-                broker.kept.append(Kept(batch, confirm, frame_max))
+                broker.kept.append(Kept(batch, confirm))
         except Exception as error:
             # A defect of ours, which must stop neither the others nor the commit.
             warn(
@@ -89,11 +90,11 @@ def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -
         connection = broker.ready(connect_timeout, on_wait)
         if not broker.kept:
             return connection
-        batch = _next_kept(broker, connection)
+        batch, confirm = broker.kept[0]
         try:
             with _counting(broker, batch):
                 timeout = settings.confirm_timeout.value_or_default()
-                batch.write(connection, timeout, confirm=broker.kept[0].confirm)
+                batch.write(connection, timeout, confirm=confirm)
         except (ConnectionLostError, StalledError) as error:
             broker.give_up(connection, error)
             if batch.pending:
@@ -105,14 +106,6 @@ def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -
         if not broker.kept:
             # A host that has confirmed them has made up for whatever it failed in before.
             broker.forget_failures()
-
-
-def _next_kept(broker: Broker, connection: Connection) -> Batch:
-    """The oldest batch that is kept, encoded for this connection."""
-    batch, confirm, frame_max = broker.kept[0]
-    batch.fit(connection.encoder, frame_max)
-    broker.kept[0] = Kept(batch, confirm, min(frame_max, connection.encoder.frame_max))
-    return batch
 
 
 def _still_unconfirmed(broker: Broker, error: WireError) -> AMQPError:
@@ -164,8 +157,6 @@ def deliver(
 def _deliver(
     broker: Broker, batch: Batch, timeout: float, confirm: bool, on_wait: Callable[[], None]
 ) -> WireError | None:
-    connection = broker.connection
-    frame_max = connection.encoder.frame_max if connection else FRAME_MAX
     hosts = _hosts(broker)
     # Until when to go on without progress. While bytes and confirms move, write() sees to it.
     give_up = time.monotonic() + timeout
@@ -176,8 +167,6 @@ def _deliver(
             if connection is None:
                 left = max(give_up - time.monotonic(), _PAUSE) / len(broker.addresses)
                 connection = broker.connect(next(hosts), left, on_wait)
-                batch.fit(connection.encoder, frame_max)
-                frame_max = connection.encoder.frame_max
             connection.on_wait = on_wait
             batch.write(connection, timeout, confirm=confirm)
             return None

@@ -150,7 +150,7 @@ _LIMITS = {
 
 def words(error: wire.ChannelClosedError) -> str:
     """The DETAIL that gives the broker's words."""
-    return f"The broker says: {error} ({error.code})"
+    return f"The broker says: {error.reply}"
 
 
 def refused(what: str, error: wire.ChannelClosedError) -> AMQPError:

@@ -15,9 +15,9 @@ from pg_amqp_py.backend.errors import (
     refused,
     words,
 )
-from pg_amqp_py.wire.codec import spec
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import (
+    NOT_FOUND,
     ChannelClosedError,
     ConnectionLostError,
     MessageError,
@@ -26,8 +26,6 @@ from pg_amqp_py.wire.errors import (
 from pg_amqp_py.wire.properties import short_string
 
 Result = TypeVar("Result")
-
-_NOT_FOUND = 404
 
 
 def tolerated(error: AMQPError) -> bool:
@@ -68,16 +66,13 @@ def ask(
 def publisher(broker_id: int | None, exchange: str) -> Connection:
     """The connection to publish on, to an exchange that exists. Raises AMQPError."""
     number = required("broker_id", broker_id)
-    declare = spec.Exchange.Declare(exchange=exchange, passive=True)
 
     def look(current: Connection, deadline: float) -> Connection:
         short_string("exchange", exchange)
-        if exchange in current.exchanges:
-            return current
         try:
-            current.call(declare, spec.Exchange.DeclareOk, deadline)
+            current.require_exchange(exchange, deadline)
         except ChannelClosedError as error:
-            if error.code != _NOT_FOUND:
+            if error.code != NOT_FOUND:
                 raise
             raise session.brokers[number].note(
                 AMQPError(
@@ -88,7 +83,6 @@ def publisher(broker_id: int | None, exchange: str) -> Connection:
                     " 'topic', false, true);",
                 )
             ) from None
-        current.exchanges.add(exchange)
         return current
 
     return ask(number, f'exchange "{exchange}"', look)

@@ -30,7 +30,7 @@ from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, WireError
 from pg_amqp_py.wire.message import Envelope
-from pg_amqp_py.wire.ordered import Entry, Refusal, Run, hard_refusal, missing_exchange
+from pg_amqp_py.wire.ordered import Entry, Refusal, Run, missing_exchange
 
 # These run with a search_path of pg_catalog, so operators need no schema. Arguments have their
 # exact types: no overload that the owner of the schema may add comes before the right function.
@@ -233,7 +233,7 @@ def _send(broker_id: int, run: Run) -> None:
         except ConnectionLostError as error:
             # If it was for another reason, the writing finds out, and says so.
             session.forget_connection(broker_id)
-            return hard_refusal(error)
+            return error.reply if error.hard else None
         except StalledError:
             return None
 

@@ -125,7 +125,8 @@ def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomou
         stream = bytearray()
         connection.encoder.append(stream, fields, body)
         assert broker_id is not None
-        _publish_now(session.brokers[broker_id], Batch(stream, array("Q", (0,))))
+        batch = Batch(stream, array("Q", (0,)), connection.encoder.frame_max)
+        _publish_now(session.brokers[broker_id], batch)
         return True
     known = session.publishing_to(broker_id)  # type: ignore[arg-type]
     if known is None or fields[0] not in known.exchanges:

@@ -81,6 +81,11 @@ JOIN amqp.outbox AS o ON o.id = u.id AND o.message_id = u.message_id
 _ENVELOPE = slice(2, 18)
 
 
+def words(error: psycopg.Error) -> str:
+    """What PostgreSQL or libpq says, in one line."""
+    return str(error).strip().partition("\n")[0]
+
+
 class Lease:
     """Until when this relay may deliver: the thread that asks tells the one that delivers."""
 
@@ -135,9 +140,9 @@ class Database:
     Raises psycopg.Error.
     """
 
-    def __init__(self, dsn: str, name: str) -> None:
+    def __init__(self, dsn: str, purpose: str = "") -> None:
         self._dsn = dsn
-        self._name = name
+        self._name = f"pg-amqp relay {os.getpid()} on {socket.gethostname()}{purpose}"
         self._connection: psycopg.Connection[Any] | None = None
         self._asked_at: float | None = None
         self._locked = False
@@ -204,10 +209,9 @@ class Database:
         """Try to become the one that works a broker's outbox."""
         ((locked,),) = self._ask("SELECT amqp.outbox_lock(%s)", Int4(broker_id))
         if locked:
+            self._locked = True
             # What would fail afterwards shall fail before anything is sent.
             self.settle(broker_id, [], [])
-            self._locked = True
-            self.prove()
         return bool(locked)
 
     def due(

@@ -23,7 +23,7 @@ from pg_amqp_py.wire.errors import (
     StalledError,
     WireError,
 )
-from pg_amqp_py.wire.ordered import Run, hard_refusal, missing_exchange
+from pg_amqp_py.wire.ordered import Run, missing_exchange
 
 _CONNECT_TIMEOUT = 5.0
 _SILENCE = 30.0
@@ -39,11 +39,11 @@ class AbortedError(Exception):
 class Publisher:
     """Delivers runs, one after the other, while the lease is valid.
 
-    `put` hands one over and `finished` gets it back, delivered as far as it could be.
+    `put` hands one over and `get` gets it back, delivered as far as it could be.
     """
 
     def __init__(self, broker_id: int, lease: Lease) -> None:
-        self.finished: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Run] = queue.SimpleQueue()
         self.trouble: str | None = None
         """Why messages cannot be delivered now; None when they can."""
         self.connected = False
@@ -83,7 +83,7 @@ class Publisher:
     def get(self, timeout: float) -> Run | None:
         """The next run that is done; None if none is within `timeout` seconds."""
         try:
-            run = self.finished.get(timeout=timeout)
+            run = self._finished.get(timeout=timeout)
         except queue.Empty:
             return None
         self._under_way -= 1
@@ -124,7 +124,7 @@ class Publisher:
                 self._log.exception("delivery failed", error=repr(error))
                 self._drop()
             self._held = run.held
-            self.finished.put(run)
+            self._finished.put(run)
         if self._connection is not None:
             self._connection.close()
 
@@ -155,7 +155,7 @@ class Publisher:
         self._listen()
         with closing(run.batches(self._missing)) as batches:
             for batch in batches:
-                self._write(run, batch)
+                self._write(batch)
                 if self._stopped():
                     break
 
@@ -169,20 +169,19 @@ class Publisher:
                 return missing_exchange(connection, exchange, time.monotonic() + _SILENCE)
             except ConnectionLostError as error:
                 self._lose(error)
-                if (text := hard_refusal(error)) is not None:
-                    return text
+                if error.hard:
+                    return error.reply
             except StalledError as error:
                 self._lose(error)
         return None
 
-    def _write(self, run: Run, batch: Batch) -> None:
+    def _write(self, batch: Batch) -> None:
         """Write until all is settled, on as many connections as it takes."""
         while batch.pending and not self._stopped():
             connection = self._ready()
             if connection is None:
                 continue
             try:
-                run.fit(batch, connection.encoder)
                 batch.write(connection, _SILENCE, patient=True, stop=self._stopped)
             except (ConnectionLostError, StalledError) as error:
                 self._lose(error)

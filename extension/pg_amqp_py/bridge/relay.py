@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -15,7 +13,7 @@ import psycopg
 import structlog
 from tqdm import tqdm
 
-from pg_amqp_py.bridge.database import Database
+from pg_amqp_py.bridge.database import Database, words
 from pg_amqp_py.bridge.metrics import Metrics, serve
 from pg_amqp_py.bridge.worker import Worker
 
@@ -37,8 +35,7 @@ class Relay:
         self._stopping = threading.Event()
         self._database_error: str | None = "not connected yet"
         self._measuring = False
-        name = f"pg-amqp relay {os.getpid()} on {socket.gethostname()} (brokers)"
-        self._database = Database(dsn, name)
+        self._database = Database(dsn, " (brokers)")
         self._log = structlog.get_logger()
 
     def serve(self, host: str, port: int) -> None:
@@ -49,19 +46,20 @@ class Relay:
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and what is not."""
-        brokers = {
-            str(broker_id): worker.trouble or ("leading" if worker.leading else "standing by")
-            for broker_id, worker in self._workers.items()
-        }
-        well = self._database_error is None and not any(
-            worker.trouble for worker in self._workers.values()
-        )
-        return well, {"healthy": well, "database": self._database_error or "ok", "brokers": brokers}
+        error = self._database_error
+        brokers = {}
+        well = error is None
+        # A copy: another thread adds and removes workers.
+        for broker_id, worker in dict(self._workers).items():
+            trouble = worker.trouble
+            well = well and not trouble
+            doing = "leading" if worker.leading else "standing by"
+            brokers[str(broker_id)] = trouble or doing
+        return well, {"healthy": well, "database": error or "ok", "brokers": brokers}
 
     def run(self) -> int:
         """Work until SIGTERM or SIGINT; returns the exit status."""
-        for ending in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(ending, self._on_signal)
+        self._heed_signals()
         self._log.info("relay started")
         watcher = threading.Thread(target=self._watch, name="brokers", daemon=True)
         watcher.start()
@@ -72,6 +70,10 @@ class Relay:
         self._log.info("relay stops")
         self._end()
         return 0
+
+    def _heed_signals(self) -> None:
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(ending, self._on_signal)
 
     def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
         self._stopping.set()
@@ -91,7 +93,7 @@ class Relay:
                             self._measure()
                         self._stopping.wait(_LOOK)
             except psycopg.Error as error:
-                text = str(error).strip().partition("\n")[0]
+                text = words(error)
                 if text != self._database_error:
                     self._log.warning("database not usable", error=text)
                 self._database_error = text
@@ -134,8 +136,7 @@ class Relay:
 
     def drain(self) -> int:
         """Deliver what is due and end; returns the exit status."""
-        for ending in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(ending, self._on_signal)
+        self._heed_signals()
         try:
             with self._database.session():
                 brokers = self._database.brokers()
@@ -143,7 +144,7 @@ class Relay:
                     number: all_ - waiting for number, all_, waiting, *_ in self._database.status()
                 }
         except psycopg.Error as error:
-            self._log.error("database not usable", error=str(error).strip().partition("\n")[0])
+            self._log.error("database not usable", error=words(error))
             return 1
         workers = [Worker(self._dsn, number, self._metrics, once=True) for number in brokers]
         self._workers = {worker.broker_id: worker for worker in workers}

@@ -9,9 +9,7 @@ little to read over, more rarely when there is much that vacuum may not remove y
 
 from __future__ import annotations
 
-import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Container, Sequence
@@ -20,7 +18,7 @@ from itertools import chain
 import psycopg
 import structlog
 
-from pg_amqp_py.bridge.database import Database
+from pg_amqp_py.bridge.database import Database, words
 from pg_amqp_py.bridge.metrics import Metrics
 from pg_amqp_py.bridge.publisher import Publisher
 from pg_amqp_py.wire.encode import Encoder
@@ -50,8 +48,7 @@ class Worker:
         self.leading = False
         self.failure: str | None = None
         """Why `once` was given up."""
-        name = f"pg-amqp relay {os.getpid()} on {socket.gethostname()}"
-        self._database = Database(dsn, name)
+        self._database = Database(dsn)
         self._publisher = Publisher(broker_id, self._database.lease)
         self._metrics = metrics
         self._once = once
@@ -116,7 +113,7 @@ class Worker:
                     backoff = 0.0
                     self._lead()
             except psycopg.Error as error:
-                text = str(error).strip().partition("\n")[0]
+                text = words(error)
                 self._log.warning("database not usable", error=text)
                 if self._once:
                     self.failure = text
@@ -235,7 +232,7 @@ class Worker:
             if not entries:
                 return False
         run = Run(entries, Encoder(self._publisher.frame_max))
-        self._under_way.append(run.ids)
+        self._under_way.append([entry.id for entry in entries])
         self._publisher.put(run)
         return True
 
@@ -253,7 +250,7 @@ class Worker:
                 # Too large, or not to be had in UTF-8: the one among many is found by reading less.
                 rows //= 10
                 if rows == 0:
-                    self._set_aside(after, settled, str(error).partition("\n")[0])
+                    self._set_aside(after, settled, words(error))
                     rows = _MOST_ROWS
 
     def _set_aside(self, after: int | None, settled: int, text: str) -> None:
@@ -297,9 +294,7 @@ class Worker:
         """
         if not self._done:
             return
-        messages: dict[int, object] = {}
-        for run in self._done:
-            messages.update(zip(run.ids, run.message_ids, strict=True))
+        messages = {entry.id: entry.message_id for run in self._done for entry in run.entries}
         self._report(self._database.still_there(messages))
 
     def _report(self, known: Container[int] | None = None) -> None:

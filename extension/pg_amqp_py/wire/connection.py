@@ -322,6 +322,13 @@ class Connection:
             self.late_refusal = refusal
             self.forget_exchanges()
 
+    def require_exchange(self, exchange: str, deadline: float) -> None:
+        """Make sure, once a connection, that an exchange exists. Raises ChannelClosedError."""
+        if exchange not in self.exchanges:
+            declare = spec.Exchange.Declare(exchange=exchange, passive=True)
+            self.call(declare, spec.Exchange.DeclareOk, deadline)
+            self.exchanges.add(exchange)
+
     def forget_exchanges(self) -> None:
         """Make sure of every exchange again before it is next used."""
         self.exchanges = {""}

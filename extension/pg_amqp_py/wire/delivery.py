@@ -37,8 +37,6 @@ from pg_amqp_py.wire.refusal import cause
 
 _PENDING, _CONFIRMED, _REFUSED, _ACCEPTED = range(4)
 _NACK = "the broker refused it (basic.nack)"
-_FIRST_HARD_ERROR = 500
-"""Reply codes from here on speak of what was sent, not of the broker's own state."""
 
 
 def _never() -> bool:
@@ -73,17 +71,23 @@ class Fault(NamedTuple):
 class Batch:
     """Messages on their way to one broker.
 
-    `stream` is the frames of all messages; `starts` is the offset of each one in it. With
-    `rewrite`, only what is confirmed counts: what was accepted before a refused message is
-    written again, since a queue may yet have rejected it, and may arrive twice.
+    `stream` is the frames of all messages, none larger than `frame_max`; `starts` is the offset of
+    each message in it. With `rewrite`, only what is confirmed counts: what was accepted before a
+    refused message is written again, since a queue may yet have rejected it, and may arrive twice.
     """
 
     def __init__(
-        self, stream: bytes | bytearray, starts: Sequence[int], *, rewrite: bool = False
+        self,
+        stream: bytes | bytearray,
+        starts: Sequence[int],
+        frame_max: int,
+        *,
+        rewrite: bool = False,
     ) -> None:
         self._rewrite = rewrite
         self._stream = stream
         self._starts = starts
+        self._frame_max = frame_max
         self._states = bytearray(len(starts))
         self._stepping = False
         self._attempt: _Attempt | None = None
@@ -113,15 +117,15 @@ class Batch:
         """How many messages of each exchange are not settled yet."""
         return Counter(message.envelope.exchange for _, message in self._pending_messages())
 
-    def fit(self, encoder: Encoder, frame_max: int) -> None:
-        """Encode anew if the broker's largest frame is smaller than `frame_max`, used so far."""
-        if encoder.frame_max >= frame_max:
+    def _fit(self, encoder: Encoder) -> None:
+        """Encode anew if the broker's largest frame is smaller than that used so far."""
+        if encoder.frame_max >= self._frame_max:
             return
         stream, starts = bytearray(), array("Q")
         for message in decode_messages(self._stream):
             starts.append(len(stream))
             encoder.append(stream, tuple(message.envelope), message.body)
-        self._stream, self._starts = stream, starts
+        self._stream, self._starts, self._frame_max = stream, starts, encoder.frame_max
 
     def write(
         self,
@@ -142,6 +146,7 @@ class Batch:
         """
         attempt = self._resume(connection)
         if attempt is None:
+            self._fit(connection.encoder)
             connection.settle_unconfirmed(time.monotonic() + timeout, wait=confirm)
         while attempt or ((first := self._states.find(_PENDING)) >= 0 and not stop()):
             if attempt is None:
@@ -283,7 +288,7 @@ class Batch:
 
     def _blame(self, refusal: ChannelClosedError, todo: list[range]) -> None:
         """Settle the messages that a closed channel was closed for."""
-        text = f"{refusal} ({refusal.code})"
+        text = refusal.reply
         if self._stepping:
             at = todo[0].start
             self._refuse([(at, self._message(at))], Fault(text, nacked=False))
@@ -301,12 +306,11 @@ class Batch:
 
     def _blame_connection(self, lost: ConnectionLostError, todo: list[range]) -> None:
         """Do not write a message again that makes the broker close connection after connection."""
-        if lost.code < _FIRST_HARD_ERROR:
+        if not lost.hard:
             return
         if self._stepping:
             at = todo[0].start
-            fault = Fault(f"{lost} ({lost.code})", nacked=False)
-            self._refuse([(at, self._message(at))], fault)
+            self._refuse([(at, self._message(at))], Fault(lost.reply, nacked=False))
         self._stepping = not self._stepping
 
     def _refuse(

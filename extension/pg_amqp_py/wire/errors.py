@@ -11,15 +11,20 @@ WireError
         NotAMQPError            something answered that does not speak AMQP 0-9-1
         RejectedError           the broker refused the login or the virtual host
         TLSError                a TLS check failed
-    ConnectionLostError     an open connection broke, was closed or fell silent
     StalledError            the peer made no progress for the time allowed
-    ChannelClosedError      the broker refused one operation (AMQP soft error)
+    ReplyError              the broker gave a reply code
+        ConnectionLostError     an open connection broke, was closed or fell silent
+        ChannelClosedError      the broker refused one operation (AMQP soft error)
 
 No text ever holds a password: texts come from the operating system, from OpenSSL and from
 the broker, none of which repeats one.
 """
 
 from __future__ import annotations
+
+NOT_FOUND = 404
+"""Reply code for an exchange or a queue that does not exist."""
+_FIRST_HARD_ERROR = 500
 
 
 class WireError(Exception):
@@ -74,22 +79,39 @@ class TLSError(ConnectError):
     """The TLS handshake failed; the text names the check."""
 
 
-class ConnectionLostError(WireError):
+class ReplyError(WireError):
+    """The broker gave a reply text and a reply code (AMQP 0-9-1, constants)."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+    @property
+    def reply(self) -> str:
+        """The broker's words, with the code."""
+        return f"{self} ({self.code})"
+
+
+class ConnectionLostError(ReplyError):
     """An open connection broke or was closed by the broker.
 
     `code` is the reply code of Connection.Close, 0 where the connection just broke.
     """
 
     def __init__(self, text: str, code: int = 0) -> None:
-        super().__init__(text)
-        self.code = code
+        super().__init__(text, code)
+
+    @property
+    def hard(self) -> bool:
+        """Whether the broker complains of what was sent, and would again, not of its own state."""
+        return self.code >= _FIRST_HARD_ERROR
 
 
 class StalledError(WireError):
     """The peer neither took nor sent a byte for the time allowed."""
 
 
-class ChannelClosedError(WireError):
+class ChannelClosedError(ReplyError):
     """The broker closed the channel to refuse an operation.
 
     `code` is the reply code (AMQP 0-9-1, constants: 403 access-refused, 404 not-found,
@@ -97,5 +119,4 @@ class ChannelClosedError(WireError):
     """
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
+        super().__init__(text, code)

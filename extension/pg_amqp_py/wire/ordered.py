@@ -12,19 +12,15 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
-from pg_amqp_py.wire.codec import spec
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
-from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, MessageError
+from pg_amqp_py.wire.errors import NOT_FOUND, ChannelClosedError, MessageError
 from pg_amqp_py.wire.message import Envelope
 
 Missing = Callable[[str], "str | None"]
 """Says what the broker has against an exchange; None if nothing."""
 
-_NOT_FOUND = 404
-_FIRST_HARD_ERROR = 500
-"""Reply codes from here on speak of what was sent, not of the broker's own state."""
 _MANDATORY = Envelope._fields.index("mandatory")
 _MESSAGE_ID = Envelope._fields.index("message_id")
 
@@ -37,6 +33,11 @@ class Entry(NamedTuple):
     fields: tuple[object, ...]
     """The fields of an Envelope."""
     body: bytes
+
+    @property
+    def message_id(self) -> object:
+        """The same at every attempt."""
+        return self.fields[_MESSAGE_ID]
 
 
 class Refusal(NamedTuple):
@@ -53,28 +54,14 @@ def missing_exchange(connection: Connection, exchange: str, deadline: float) -> 
 
     It is asked once a connection. Raises ConnectionLostError or StalledError.
     """
-    if exchange in connection.exchanges:
-        return None
-    declare = spec.Exchange.Declare(exchange=exchange, passive=True)
     try:
-        connection.call(declare, spec.Exchange.DeclareOk, deadline)
+        connection.require_exchange(exchange, deadline)
     except ChannelClosedError as refusal:
-        if refusal.code == _NOT_FOUND:
-            return f"{refusal} ({refusal.code})"
-    except (ValueError, AssertionError):
-        # No name of an exchange: the message cannot be encoded either.
-        return None
-    connection.exchanges.add(exchange)
+        if refusal.code == NOT_FOUND:
+            return refusal.reply
+        # It is there; what else the broker has against it, it says of the messages.
+        connection.exchanges.add(exchange)
     return None
-
-
-def hard_refusal(lost: ConnectionLostError) -> str | None:
-    """What the broker said if it closed the connection because of what it was asked.
-
-    RabbitMQ 4.0 does so for a missing exchange with a long name that is not ASCII. Asked again, it
-    would do it again.
-    """
-    return f"{lost} ({lost.code})" if lost.code >= _FIRST_HARD_ERROR else None
 
 
 class Run:
@@ -84,10 +71,9 @@ class Run:
         self.delivered: list[int] = []
         """Ids of what the broker has confirmed."""
         self.refused: list[Refusal] = []
-        self.ids = [entry.id for entry in entries]
-        self.message_ids = [entry.fields[_MESSAGE_ID] for entry in entries]
+        self.entries = entries
         self._frame_max = encoder.frame_max
-        self._entries: list[Entry] = []
+        self._encoded: list[Entry] = []
         self._stream = bytearray()
         self._starts = array("Q")
         self.held: set[str] = set()
@@ -101,7 +87,7 @@ class Run:
                 text = f"invalid value for {field}: {error}" if field else str(error)
                 self._fail(entry, "invalid", text)
                 continue
-            self._entries.append(entry)
+            self._encoded.append(entry)
             self._starts.append(start)
 
     def batches(self, missing: Missing) -> Generator[Batch, None, None]:
@@ -115,7 +101,7 @@ class Run:
             yield from self._batches(missing)
         finally:
             delivered = set(self.delivered)
-            rest = (entry for entry in self._entries if entry.id not in delivered)
+            rest = (entry for entry in self._encoded if entry.id not in delivered)
             self.held.update(entry.ordering_key for entry in rest if entry.ordering_key is not None)
 
     def _batches(self, missing: Missing) -> Generator[Batch, None, None]:
@@ -123,7 +109,7 @@ class Run:
         for first, last in self._waves():
             positions = []
             for at in range(first, last):
-                entry = self._entries[at]
+                entry = self._encoded[at]
                 if entry.ordering_key in self.held:
                     continue
                 exchange = entry.fields[0]
@@ -138,16 +124,12 @@ class Run:
             try:
                 yield batch
             finally:
-                self._record(batch, [self._entries[at] for at in positions])
-
-    def fit(self, batch: Batch, encoder: Encoder) -> None:
-        """Make a batch fit for a connection with a smaller largest frame."""
-        batch.fit(encoder, self._frame_max)
+                self._record(batch, [self._encoded[at] for at in positions])
 
     def _waves(self) -> Iterator[tuple[int, int]]:
         first = 0
         keys: set[str] = set()
-        for at, entry in enumerate(self._entries):
+        for at, entry in enumerate(self._encoded):
             key = entry.ordering_key
             if key is None:
                 continue
@@ -156,18 +138,18 @@ class Run:
                 first = at
                 keys.clear()
             keys.add(key)
-        if first < len(self._entries):
-            yield first, len(self._entries)
+        if first < len(self._encoded):
+            yield first, len(self._encoded)
 
     def _batch(self, positions: Sequence[int]) -> Batch:
-        if len(positions) == len(self._entries):
-            return Batch(self._stream, self._starts, rewrite=True)
+        if len(positions) == len(self._encoded):
+            return Batch(self._stream, self._starts, self._frame_max, rewrite=True)
         stream, starts = bytearray(), array("Q")
         for at in positions:
             starts.append(len(stream))
             end = self._starts[at + 1] if at + 1 < len(self._starts) else len(self._stream)
             stream += memoryview(self._stream)[self._starts[at] : end]
-        return Batch(stream, starts, rewrite=True)
+        return Batch(stream, starts, self._frame_max, rewrite=True)
 
     def _record(self, batch: Batch, entries: list[Entry]) -> None:
         returned = {message[0:2] + message[3:]: message.text for message in batch.returned}
@@ -175,7 +157,7 @@ class Run:
             entry = entries[at]
             text = None
             if returned and entry.fields[_MANDATORY]:
-                text = returned.get((*entry.fields[:2], entry.fields[_MESSAGE_ID]))  # type: ignore[arg-type]
+                text = returned.get((*entry.fields[:2], entry.message_id))  # type: ignore[arg-type]
             if text is None:
                 self.delivered.append(entry.id)
             else:
