@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -24,7 +20,8 @@ import psycopg
 import pytest
 
 from messages import Session
-from servers.processes import log_tail, wait_for
+from servers.processes import wait_for
+from servers.relay import RelayProcess
 
 LIMIT = 60.0
 """Seconds that bound what would otherwise hang; nothing comes near it."""
@@ -39,50 +36,11 @@ $$;
 """
 
 
-class Relay:
-    """A process of `pg-amqp relay`; its log is a file in `folder`."""
-
-    def __init__(self, dsn: str, folder: Path) -> None:
-        program = Path(sys.executable).with_name("pg-amqp")
-        self._log = folder / f"relay-{random.randrange(1 << 32):08x}.log"
-        with self._log.open("wb") as log:
-            self._popen = subprocess.Popen(
-                [program, "relay", "--dsn", dsn], stderr=log, stdin=subprocess.DEVNULL
-            )
-
-    def kill(self) -> None:
-        """End it with SIGKILL, as a crash would."""
-        self._popen.kill()
-        self._popen.wait()
-
-    def pause(self) -> None:
-        """Let it do nothing, as on a machine that hangs."""
-        self._popen.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self._popen.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        """End it in order, which succeeds in bounded time."""
-        wait_for(lambda: "relay started" in self.log_text(), LIMIT, "the relay to start")
-        self._popen.terminate()
-        status = self._popen.wait(20)
-        assert status == 0, f"exit status {status}:\n{log_tail(self._log)}"
-
-    def log_text(self) -> str:
-        """Return all that it logged so far."""
-        return self._log.read_text()
-
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self._popen.pid
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has not ended yet."""
-        return self._popen.poll() is None
+def stop(relay: RelayProcess) -> None:
+    """End a relay in order, which succeeds in bounded time."""
+    # Before it says so, the signal just ends it.
+    relay.wait_for_event("relay started")
+    assert relay.terminate(20) == 0
 
 
 class Writer:
@@ -189,16 +147,16 @@ class Outbox:
     `dsn` is what writers and relays connect to; `url` is where the queue is read in the end.
     """
 
-    def __init__(self, dsn: str, url: str, queue: str, folder: Path) -> None:
+    def __init__(self, dsn: str, url: str, queue: str) -> None:
         self.dsn = dsn
         self.url = url
         self.queue = queue
         self.writers: list[Writer] = []
-        self._folder = folder
         #: Of all that is random; printed, and taken from PG_AMQP_PY_SEED if that is set.
         self.seed = os.environ.get("PG_AMQP_PY_SEED") or str(random.randrange(10**9))
         print(f"PG_AMQP_PY_SEED={self.seed}")
-        self._relays: list[Relay] = []
+        self._relays: list[RelayProcess] = []
+        self._ending = ExitStack()
         self._published: set[str] = set()
 
     def prepare(self, broker: str, *, queue_type: str = "classic") -> None:
@@ -260,9 +218,9 @@ class Outbox:
             )
         self._published.update(bodies)
 
-    def relay(self) -> Relay:
+    def relay(self) -> RelayProcess:
         """Start a relay."""
-        relay = Relay(self.dsn, self._folder)
+        relay = self._ending.enter_context(RelayProcess(self.dsn))
         self._relays.append(relay)
         return relay
 
@@ -293,7 +251,7 @@ class Outbox:
         self.publish(backlog)
         wait_for(lambda: self.queued() > before + 100, LIMIT, "more to arrive", interval=0.001)
 
-    def is_worked_by(self, relay: Relay) -> bool:
+    def is_worked_by(self, relay: RelayProcess) -> bool:
         """Whether this relay holds the lock."""
         with self.session() as session:
             ((name,),) = rows(session, "SELECT relay FROM amqp.outbox_status()")
@@ -315,8 +273,8 @@ class Outbox:
             writer.end()
         self.await_empty()
         for relay in self._relays:
-            if relay.is_running:
-                relay.stop()
+            if relay.is_running():
+                stop(relay)
         with self.session() as session:
             status = rows(
                 session,
@@ -366,10 +324,7 @@ class Outbox:
     ) -> None:
         for writer in self.writers:
             writer.stop()
-        for relay in self._relays:
-            if kind is not None:
-                sys.stdout.write(relay.log_text())
-            relay.kill()
+        self._ending.__exit__(kind, error, traceback)
 
 
 def check(copies: list[Copy], committed: set[str]) -> Account:

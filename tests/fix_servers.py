@@ -86,6 +86,18 @@ def rabbitmq(certificates: Certificates) -> Iterator[RabbitMQ]:
         yield node
 
 
+@pytest.fixture
+def small_messages(rabbitmq: RabbitMQ) -> Iterator[int]:
+    """A broker that takes messages of at most so many bytes."""
+    set_size = (
+        "application:set_env(rabbit, max_message_size, {0}),"
+        " persistent_term:put(max_message_size, {0})."
+    )
+    rabbitmq.rabbitmqctl("eval", set_size.format(20_000))
+    yield 20_000
+    rabbitmq.rabbitmqctl("eval", set_size.format(134_217_728))
+
+
 @pytest.fixture(scope="session")
 def management(rabbitmq: RabbitMQ) -> Management:
     """The HTTP API of the session's node: users, permissions, connections in milliseconds."""

@@ -679,8 +679,7 @@ def test_memory_alarm(database: str, rabbitmq: RabbitMQ, broker: Broker) -> None
         for one in (session, patient):
             one.run("BEGIN")
             one.publish(broker_id, "events", [3])
-        rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
-        try:
+        with rabbitmq.short_of_memory():
             committing = Call(lambda: patient.run("COMMIT"))
             # The commit is bounded, and the reason is the broker's.
             session.run("COMMIT")
@@ -696,8 +695,6 @@ def test_memory_alarm(database: str, rabbitmq: RabbitMQ, broker: Broker) -> None
             assert not session.value("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
             assert warning(session).sqlstate == "53000"
             session.set(on_failure="error")
-        finally:
-            rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
         # Whoever was willing to wait lost nothing.
         committing.result()
         assert patient.warnings() == []
@@ -846,18 +843,6 @@ def test_topic_refused_at_commit(
     ]
     assert all("ACCESS_REFUSED" in report.detail for report in found)
     assert numbers_in(channel, "events", 3) == [0, 2, 5]
-
-
-@pytest.fixture
-def small_messages(rabbitmq: RabbitMQ) -> Iterator[int]:
-    """A broker that takes messages of at most so many bytes."""
-    set_size = (
-        "application:set_env(rabbit, max_message_size, {0}),"
-        " persistent_term:put(max_message_size, {0})."
-    )
-    rabbitmq.rabbitmqctl("eval", set_size.format(20_000))
-    yield 20_000
-    rabbitmq.rabbitmqctl("eval", set_size.format(134_217_728))
 
 
 def test_message_larger_than_the_broker_takes(

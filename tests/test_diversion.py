@@ -154,8 +154,7 @@ def test_a_blocked_broker(database: str, rabbitmq: RabbitMQ, broker: Broker) -> 
         broker_id = session.add_broker(broker.url())
         session.set(confirm_timeout="200ms", on_failure="outbox")
         session.publish(broker_id, "amq.topic", [0])
-        rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
-        try:
+        with rabbitmq.short_of_memory():
             # The first one is on its way before anybody knows.
             session.publish(broker_id, "amq.topic", [1])
             session.warnings()
@@ -163,8 +162,6 @@ def test_a_blocked_broker(database: str, rabbitmq: RabbitMQ, broker: Broker) -> 
             (found,) = session.warnings()
             assert found.sqlstate == "53000"
             assert waiting(session) == ["2"]
-        finally:
-            rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
 
 
 def test_lost_in_the_middle_of_a_transaction(

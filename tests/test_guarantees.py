@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from itertools import count
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from failing_outbox import LIMIT, Outbox, Relay, rows
+from failing_outbox import LIMIT, Outbox, rows, stop
 from messages import Session
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction
 from servers.rabbitmq import RabbitMQ, RabbitMQCluster
+from servers.relay import RelayProcess
 
 _numbers = count(1)
 
@@ -60,19 +60,17 @@ def fresh_database(server: PostgreSQL) -> str:
 
 
 @pytest.fixture
-def outbox(database: str, rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Outbox]:
+def outbox(database: str, rabbitmq: RabbitMQ) -> Iterator[Outbox]:
     """An empty outbox; its relays reach the broker without a proxy."""
-    with Outbox(database, rabbitmq.url(), f"q{next(_numbers)}", tmp_path) as outbox:
+    with Outbox(database, rabbitmq.url(), f"q{next(_numbers)}") as outbox:
         outbox.prepare(rabbitmq.url())
         yield outbox
 
 
 @pytest.fixture
-def proxied(
-    database: str, rabbitmq: RabbitMQ, proxy: CuttingProxy, tmp_path: Path
-) -> Iterator[Outbox]:
+def proxied(database: str, rabbitmq: RabbitMQ, proxy: CuttingProxy) -> Iterator[Outbox]:
     """An empty outbox; its relays reach the broker through the proxy."""
-    with Outbox(database, rabbitmq.url(), f"q{next(_numbers)}", tmp_path) as outbox:
+    with Outbox(database, rabbitmq.url(), f"q{next(_numbers)}") as outbox:
         outbox.prepare(rabbitmq.url(port=proxy.port))
         yield outbox
 
@@ -117,8 +115,7 @@ def test_rabbitmq_is_short_of_memory(outbox: Outbox, rabbitmq: RabbitMQ) -> None
     outbox.relay()
     outbox.write()
     outbox.deliver_part(20_000)
-    rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
-    try:
+    with rabbitmq.short_of_memory():
         with outbox.session() as session:
             wait_for(
                 lambda: session.execute(
@@ -128,19 +125,17 @@ def test_rabbitmq_is_short_of_memory(outbox: Outbox, rabbitmq: RabbitMQ) -> None
                 "the relay to be blocked",
             )
         outbox.await_writing()
-    finally:
-        rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
     # It was waited for, without writing anything again.
     assert outbox.settle().duplicates == 0
 
 
-def test_a_node_of_a_cluster_is_killed(database: str, tmp_path: Path) -> None:
+def test_a_node_of_a_cluster_is_killed(database: str) -> None:
     with RabbitMQCluster(nodes=3) as cluster:
         victim, *survivors = cluster.nodes
         queue = f"q{next(_numbers)}"
-        with Outbox(database, survivors[0].url(), queue, tmp_path) as outbox:
+        with Outbox(database, survivors[0].url(), queue) as outbox:
             # The leader of a quorum queue is at first where it was declared.
-            with Outbox(database, victim.url(), queue, tmp_path) as there:
+            with Outbox(database, victim.url(), queue) as there:
                 there.prepare(cluster.url(), queue_type="quorum")
             outbox.relay()
             outbox.write()
@@ -177,7 +172,7 @@ def test_postgresql_is_killed(outbox: Outbox, postgres: PostgreSQL) -> None:
     print(outbox.settle())
 
 
-def test_a_standby_is_promoted(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+def test_a_standby_is_promoted(rabbitmq: RabbitMQ) -> None:
     with PostgreSQL(durable=True) as primary:
         name = fresh_database(primary).partition("dbname=")[2].partition(" ")[0]
         with PostgreSQL(durable=True, standby_of=primary) as standby:
@@ -193,7 +188,7 @@ def test_a_standby_is_promoted(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
                 )
             dsn = primary.dsn_with(standby, name)
             queue = f"q{next(_numbers)}"
-            with Outbox(dsn, rabbitmq.url(), queue, tmp_path) as outbox:
+            with Outbox(dsn, rabbitmq.url(), queue) as outbox:
                 outbox.prepare(rabbitmq.url())
                 outbox.relay()
                 outbox.relay()
@@ -228,7 +223,7 @@ def test_a_relay_is_stopped_and_another_one_takes_over(outbox: Outbox) -> None:
     for _ in range(3):
         outbox.deliver_part()
         working = next(relay for relay in relays if outbox.is_worked_by(relay))
-        working.stop()
+        stop(working)
         relays.remove(working)
         outbox.await_delivery()
         relays.append(outbox.relay())
@@ -282,7 +277,7 @@ def tell(outbox: Outbox, session: Session, body: str, key: str | None = None) ->
     session.execute("SELECT tell(%s, %s, %s)", [outbox.queue, body, key])
 
 
-def await_looks(session: Session, relay: Relay, queries: int = 6) -> None:
+def await_looks(session: Session, relay: RelayProcess, queries: int = 6) -> None:
     """Wait until a relay that works an outbox has looked for messages once more, at the least.
 
     It looks at least once in so many queries of the session that holds the lock.
@@ -303,12 +298,12 @@ def await_looks(session: Session, relay: Relay, queries: int = 6) -> None:
 
 
 def test_a_report_that_comes_after_a_failover_deletes_nothing_new(
-    rabbitmq: RabbitMQ, proxy: CuttingProxy, tmp_path: Path
+    rabbitmq: RabbitMQ, proxy: CuttingProxy
 ) -> None:
     """A standby that lacks the last commits gives their ids to other messages."""
     with PostgreSQL() as primary:
         name = fresh_database(primary).partition("dbname=")[2].partition(" ")[0]
-        old = Outbox(primary.dsn(name), rabbitmq.url(), f"q{next(_numbers)}", tmp_path)
+        old = Outbox(primary.dsn(name), rabbitmq.url(), f"q{next(_numbers)}")
         old.prepare(rabbitmq.url(port=proxy.port))
         with (
             PostgreSQL(standby_of=primary) as standby,
@@ -318,7 +313,6 @@ def test_a_report_that_comes_after_a_failover_deletes_nothing_new(
                 " user=postgres target_session_attrs=read-write",
                 rabbitmq.url(),
                 old.queue,
-                tmp_path,
             ) as outbox,
         ):
             standby.stop()
@@ -495,9 +489,8 @@ class Chaos:
     @contextmanager
     def broker_is_short_of_memory(self) -> Iterator[None]:
         """RabbitMQ blocks publishers."""
-        self._rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
-        yield
-        self._rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+        with self._rabbitmq.short_of_memory():
+            yield
 
     @contextmanager
     def database_restarts(self) -> Iterator[None]:
@@ -522,7 +515,7 @@ class Chaos:
     @contextmanager
     def relay_stops(self) -> Iterator[None]:
         """One relay is stopped in order."""
-        self._pick().stop()
+        stop(self._pick())
         yield
         self._relays.append(self._outbox.relay())
 
@@ -549,7 +542,7 @@ class Chaos:
         yield
         self._proxy.pass_all()
 
-    def _pick(self) -> Relay:
+    def _pick(self) -> RelayProcess:
         return self._relays.pop(self._random.randrange(len(self._relays)))
 
 

@@ -255,8 +255,7 @@ def test_a_blocked_broker_gets_them_once(database: str, rabbitmq: RabbitMQ, brok
         broker_id = session.add_broker(broker.url())
         session.set(confirm_timeout="200ms")
         session.publish(broker_id, "events", [0])
-        rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
-        try:
+        with rabbitmq.short_of_memory():
             session.publish(broker_id, "events", range(1, 100))
             (found,) = session.warnings()
             assert found.message == f"amqp: 99 messages not confirmed by broker {broker_id}"
@@ -267,8 +266,6 @@ def test_a_blocked_broker_gets_them_once(database: str, rabbitmq: RabbitMQ, brok
             assert counts(session)[-1] == 99
             error = session.error("SELECT amqp.publish(%s, 'events', 'key', 'x')", broker_id)
             assert error.sqlstate == "53000"
-        finally:
-            rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
         wait_until_settled(session)
         session.publish(broker_id, "events", [100])
         assert counts(session) == (101, 101, 0, 1, 0, 0)
@@ -286,13 +283,10 @@ def test_confirms_that_came_before_the_connection_broke_count(
         broker_id = session.add_broker(broker.url())
         session.set(confirm_timeout="200ms")
         session.publish(broker_id, "events", [0])
-        rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
-        try:
+        with rabbitmq.short_of_memory():
             session.publish(broker_id, "events", range(1, 100))
             assert len(session.warnings()) == 1
             session.set(confirm_timeout="20s")
-        finally:
-            rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
         with open_channel(broker.url()) as channel:
             wait_for(
                 lambda: channel.queue_declare("events", passive=True).method.message_count == 100,

@@ -14,7 +14,6 @@ from fix_servers import Broker
 from messages import Inbox, wait_for_end, wait_for_event
 from servers.processes import free_port, wait_for
 from servers.proxy import CuttingProxy, Direction, Welcome
-from servers.rabbitmq import RabbitMQ
 
 BATCH = "SELECT amqp.publish_outbox_batch()"
 
@@ -449,18 +448,6 @@ def test_unroutable_messages(session: Session, direct: int, channel: BlockingCha
     make_due(session)
     assert session.value(BATCH) == 2
     assert numbers_in(channel, "events", 2) == [2, 4]
-
-
-@pytest.fixture
-def small_messages(rabbitmq: RabbitMQ) -> Iterator[int]:
-    """A broker that takes messages of at most so many bytes."""
-    set_size = (
-        "application:set_env(rabbit, max_message_size, {0}),"
-        " persistent_term:put(max_message_size, {0})."
-    )
-    rabbitmq.rabbitmqctl("eval", set_size.format(20_000))
-    yield 20_000
-    rabbitmq.rabbitmqctl("eval", set_size.format(134_217_728))
 
 
 def test_dead_letters(

@@ -9,11 +9,11 @@ import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from servers.processes import (
     Process,
+    Server,
     ServerError,
     children,
     create_folder,
@@ -61,7 +61,7 @@ def bindir() -> Path:
     return max(installed, key=lambda path: float(path.parent.name))
 
 
-class PostgreSQL:
+class PostgreSQL(Server):
     """A cluster in a folder of its own, on a loopback port and a Unix socket in that folder.
 
     `folder` is where it lives (default: a temporary one, removed by `remove`); `settings` are added
@@ -237,20 +237,3 @@ class PostgreSQL:
             ).returncode
             == 0
         )
-
-    def __enter__(self) -> PostgreSQL:
-        """Start the server; what it leaves behind is removed if that fails."""
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.remove()

@@ -17,10 +17,12 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 T = TypeVar("T")
 
@@ -134,6 +136,35 @@ def run(
             f"{Path(command[0]).name} failed ({completed.returncode}):\n{completed.stdout}"
         )
     return completed.stdout
+
+
+class Server(ABC):
+    """What is started, and in the end removed with all that it has written."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Return when it answers."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """End it at once and remove its folder."""
+
+    def __enter__(self) -> Self:
+        """Start it; what it leaves behind is removed if that fails."""
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.remove()
 
 
 class Process:

@@ -6,13 +6,14 @@ import secrets
 import shutil
 import signal
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import quote
 
 from servers.processes import (
     Process,
+    Server,
     ServerError,
     create_folder,
     free_port,
@@ -29,7 +30,7 @@ _SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 _LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false"
 
 
-class RabbitMQ:
+class RabbitMQ(Server):
     """A node with its own data, cookie, ports and port mapper (epmd), beside any other node.
 
     `folder` is where it lives (default: a temporary one, removed by `remove`). `config` is added to
@@ -146,6 +147,15 @@ class RabbitMQ:
         """
         return run([_SCRIPTS / "rabbitmqctl", "--quiet", *arguments], env=self._environment())
 
+    @contextmanager
+    def short_of_memory(self) -> Iterator[None]:
+        """Let the node block whoever publishes, with a memory alarm; in the end it is over."""
+        self.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
+        try:
+            yield
+        finally:
+            self.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+
     def url(
         self,
         user: str = "guest",
@@ -257,25 +267,8 @@ class RabbitMQ:
     def _log_tails(self) -> str:
         return "\n".join(log_tail(log) for log in (self.folder / "output.log", self.log))
 
-    def __enter__(self) -> RabbitMQ:
-        """Start the node; what it leaves behind is removed if that fails."""
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.remove()
-
-
-class RabbitMQCluster:
+class RabbitMQCluster(Server):
     """Nodes of one cluster. As a context manager it is started, and then removed."""
 
     def __init__(self, nodes: int = 3, *, config: Mapping[str, str] | None = None) -> None:
@@ -302,23 +295,6 @@ class RabbitMQCluster:
         """Return an AMQP URL with all nodes."""
         hosts = ",".join(f"127.0.0.1:{node.amqp_port}" for node in self.nodes)
         return f"amqp://guest:guest@{hosts}/%2F"
-
-    def __enter__(self) -> RabbitMQCluster:
-        """Start the nodes; what they leave behind is removed if that fails."""
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.remove()
 
 
 def _listens(port: int) -> bool:
