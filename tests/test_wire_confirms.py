@@ -107,7 +107,7 @@ def test_frames_in_pieces_of_any_size() -> None:
         content = frames[5][1]
         assert isinstance(content, Content)
         assert content.message_id == "m-1"
-        assert reader.buffered == b""
+        assert reader.partial == b""
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from pg_amqp_py.backend.errors import (
 from pg_amqp_py.backend.transaction import Outgoing
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.connection import Connection
-from pg_amqp_py.wire.delivery import Batch, Cause
+from pg_amqp_py.wire.delivery import Batch, Cause, write_small
 from pg_amqp_py.wire.encode import FRAME_MAX
 from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError, WireError
 
@@ -50,20 +50,38 @@ def deliver_committed(outgoing: list[Outgoing], brokers: dict[int, Broker]) -> N
     for part in outgoing:
         broker = brokers[part.destination.broker_id]
         try:
-            connection = broker.connection
-            frame_max = connection.encoder.frame_max if connection else FRAME_MAX
-            batch = Batch(part.stream, part.starts, frame_max)
-            error = deliver(broker, batch, confirm=confirm, on_wait=_go_on)
-            _report_refused(broker, batch)
-            if batch.pending:
-                _report_pending(broker, batch, error)
-                broker.kept.append(Kept(batch, confirm))
+            batch = _begin(broker, part, confirm)
+            if batch is not None:
+                _finish(broker, batch, confirm)
         except Exception as error:
             # A defect of ours, which must stop neither the others nor the commit.
             warn(
                 f"publishing to broker {broker.broker_id} failed: {error!r}",
                 sqlstate=INTERNAL_ERROR,
             )
+
+
+def _begin(broker: Broker, part: Outgoing, confirm: bool) -> Batch | None:
+    """Publish at once if all is well; otherwise return the batch that is left to be delivered."""
+    connection = broker.connection
+    if connection is None or not connection.usable or connection.blocked is not None:
+        frame_max = connection.encoder.frame_max if connection else FRAME_MAX
+        return Batch(part.stream, part.starts, frame_max)
+    batch = write_small(connection, part.stream, part.starts, confirm=confirm)
+    if batch is None:
+        messages = len(part.starts)
+        broker.published += messages
+        if confirm:
+            broker.confirmed += messages
+    return batch
+
+
+def _finish(broker: Broker, batch: Batch, confirm: bool) -> None:
+    error = deliver(broker, batch, confirm=confirm, on_wait=_go_on)
+    _report_refused(broker, batch)
+    if batch.pending:
+        _report_pending(broker, batch, error)
+        broker.kept.append(Kept(batch, confirm))
 
 
 def _retry(broker: Broker) -> None:

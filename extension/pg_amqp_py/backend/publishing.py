@@ -130,7 +130,7 @@ def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomou
         return True
     known = session.publishing_to(broker_id)  # type: ignore[arg-type]
     if known is None or fields[0] not in known.exchanges:
-        known = _publisher(broker_id, fields, body)
+        known = session.unchanged(broker_id, fields[0]) or _publisher(broker_id, fields, body)
         if known is None:
             return True
     destination = session.brokers[broker_id].destination  # type: ignore[index]

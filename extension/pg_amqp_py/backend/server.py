@@ -13,12 +13,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend.errors import FEATURE_NOT_SUPPORTED, AMQPError
+from pg_amqp_py.backend.errors import DUPLICATE_OBJECT, FEATURE_NOT_SUPPORTED, AMQPError
 
 # XactEvent (src/include/access/xact.h)
 _XACT_COMMIT, _XACT_ABORT, _XACT_PREPARE, _XACT_PRE_PREPARE = 0, 2, 4, 7
@@ -28,6 +27,8 @@ _SUBXACT_ABORT = 2
 _LOG_SERVER_ONLY, _WARNING = 16, 19
 # XactIsoLevel
 _READ_COMMITTED = 1
+# GucContext: whoever likes may set it; a flag that every placeholder has (src/include/utils/guc.h)
+_PGC_USERSET, _GUC_NO_SHOW_ALL = 6, 4
 # MyXactFlags: "this transaction accessed a temporary object"
 _ACCESSED_TEMP_NAMESPACE = 1
 # SetUserIdAndSecContext (src/include/miscadmin.h)
@@ -75,7 +76,19 @@ current_subtransaction: Callable[[], int] = _function("GetCurrentSubTransactionI
 _register_xact = _function("RegisterXactCallback", None, _XactCallback, ctypes.c_void_p)
 _register_subxact = _function("RegisterSubXactCallback", None, _SubXactCallback, ctypes.c_void_p)
 _on_proc_exit = _function("on_proc_exit", None, _ExitCallback, ctypes.c_size_t)
-_get_option = _function("GetConfigOption", ctypes.c_char_p)
+_get_option = _function(
+    "GetConfigOption", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_bool, ctypes.c_bool
+)
+_option_flags = _function("GetConfigOptionFlags", ctypes.c_int, ctypes.c_char_p, ctypes.c_bool)
+_define_option = _function(
+    "DefineCustomStringVariable",
+    None,
+    *[ctypes.c_char_p] * 3,
+    ctypes.POINTER(ctypes.c_char_p),
+    ctypes.c_char_p,
+    *[ctypes.c_int] * 2,
+    *[ctypes.c_void_p] * 3,
+)
 _get_user = _function(
     "GetUserIdAndSecContext",
     None,
@@ -108,17 +121,35 @@ _plan_by_index = plpy.prepare(
     " pg_catalog.set_config('jit', 'off', true)"
 )
 _kept: list[Any] = []
-"""The callbacks: PostgreSQL holds bare pointers to them until the process ends."""
+"""What PostgreSQL holds bare pointers to until the process ends."""
 
 
-def setting(name: str) -> Callable[[], bytes | None]:
-    """A function that returns the value of a setting, None if it was never set.
+def client_encoding() -> bytes | None:
+    """The encoding that the client's messages are converted to; may be asked everywhere."""
+    encoding: bytes | None = _get_option(b"client_encoding", True, False)
+    return encoding
 
-    It may be called everywhere, at commit too. Its arguments are converted to C once, here:
-    that halves what a call costs, and there is one for every message.
+
+def define_option(name: str, default: str, description: str) -> ctypes.c_char_p:
+    """Make a setting of ours known to the server, which then keeps the result's `value` up to date.
+
+    Looking there costs a tenth of what GetConfigOption() does, and it is done for every message. A
+    value that was set before, or for the role or the database, is taken over.
     """
-    arguments = ctypes.c_char_p(name.encode()), ctypes.c_bool(True), ctypes.c_bool(False)
-    return partial(_get_option, *arguments)
+    known = _get_option(name.encode(), True, False) is not None
+    if known and not _option_flags(name.encode(), True) & _GUC_NO_SHOW_ALL:
+        # Defining it again would be an ERROR.
+        raise AMQPError(
+            f'parameter "{name}" is defined by another library',
+            sqlstate=DUPLICATE_OBJECT,
+            hint="Look for it in session_preload_libraries and shared_preload_libraries.",
+        )
+    value = ctypes.c_char_p()
+    texts = name.encode(), description.encode(), None
+    _kept.append((value, texts))
+    hooks = None, None, None
+    _define_option(*texts, ctypes.byref(value), default.encode(), _PGC_USERSET, 0, *hooks)
+    return value
 
 
 def check_interrupts() -> None:
@@ -258,7 +289,8 @@ def register(
     def on_exit(_code: int, _: Any) -> None:
         leave()
 
-    _kept.extend((_XactCallback(on_xact), _SubXactCallback(on_subxact), _ExitCallback(on_exit)))
-    _register_xact(_kept[0], None)
-    _register_subxact(_kept[1], None)
-    _on_proc_exit(_kept[2], 0)
+    callbacks = _XactCallback(on_xact), _SubXactCallback(on_subxact), _ExitCallback(on_exit)
+    _kept.append(callbacks)
+    _register_xact(callbacks[0], None)
+    _register_subxact(callbacks[1], None)
+    _on_proc_exit(callbacks[2], 0)

@@ -32,7 +32,6 @@ _publishing: dict[int, Connection] = {}
 """Those of them on which publish() may go on."""
 diverted: set[int] = set()
 """Brokers whose messages this transaction leaves to the outbox."""
-_client_encoding = server.setting("client_encoding")
 _changed: list[int] = []
 """Subtransactions of this transaction that have changed amqp.broker."""
 _warned: Counter[str] = Counter()
@@ -75,6 +74,25 @@ def connection(broker_id: int) -> Connection:
         timeout = settings.connect_timeout.value()
         usable = _usable[broker_id] = ready(broker(broker_id), timeout, server.check_interrupts)
     return usable
+
+
+def unchanged(broker_id: int | None, exchange: str) -> Connection | None:
+    """The connection to publish on, if all is as it was when it was last used.
+
+    This is how nearly every transaction begins; connection() and operation.publisher(), which find
+    out and mend whatever is not, would cost it more than all the rest.
+    """
+    known = brokers.get(broker_id)  # type: ignore[arg-type]
+    if known is None or known.kept or known.read_at != server.catalog_version():
+        return None
+    found = known.connection
+    if found is None or found.blocked is not None or exchange not in found.exchanges:
+        return None
+    settings.check()
+    if settings.on_failure.value() == "outbox" or not found.quiet():
+        return None
+    _usable[known.broker_id] = _publishing[known.broker_id] = found
+    return found
 
 
 # The connection of a broker, if publish() has got it in this transaction already.
@@ -125,7 +143,7 @@ def warn_once(error: AMQPError) -> None:
 
 def _warn_of_the_rest() -> None:
     """Say how many calls failed in silence: a bulk statement may make many thousands."""
-    for text, times in _warned.most_common(MOST_WARNINGS):
+    for text, times in _warned.most_common(MOST_WARNINGS) if _warned else ():
         if times > 1:
             warn(f"{times - 1} more calls failed: {text}", sqlstate=WARNING)
 
@@ -156,20 +174,26 @@ def _forget_rows_since(subtransaction: int) -> None:
 
 def _keeps() -> bool:
     """Whether messages of earlier transactions are still to be delivered."""
-    return any(known.kept for known in brokers.values())
+    for known in brokers.values():  # noqa: SIM110 -- at every commit: any() would cost twice as much
+        if known.kept:
+            return True
+    return False
+
+
+def _give_warning(message: str, **fields: str) -> None:
+    # A WARNING is converted to the client's encoding, too, and what that lacks is an ERROR.
+    plain = errors.UTF8 and server.client_encoding() == b"UTF8"
+    (plpy.warning if plain else server.warning)(message, **fields)
 
 
 def _on_commit() -> None:
-    if not buffer.sends() and not _warned and not _keeps():
+    if not buffer and not _warned and not _keeps():
         # Nearly every transaction: a session goes on to do other things.
         _end()
         return
-    # A WARNING is converted to the client's encoding, too, and what that lacks is an ERROR.
-    plain = errors.UTF8 and _client_encoding() == b"UTF8"
-    errors.give_warning = plpy.warning if plain else server.warning
+    errors.give_warning = _give_warning
     try:
-        if buffer.sends() or _keeps():
-            deliver_committed(buffer.outgoing(), brokers)
+        deliver_committed(buffer.outgoing(), brokers)
         _warn_of_the_rest()
     except BaseException as error:
         # The transaction is committed: an ERROR would be a PANIC.

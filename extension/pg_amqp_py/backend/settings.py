@@ -1,14 +1,15 @@
 """The settings of pg_amqp_py: read when they are used, with defaults, checked.
 
-They are placeholders in PostgreSQL (documentation, section "Customized Options"), so anybody may
-set any text; a text that makes no sense is an error where they are first used.
+Until the first use in a session they are placeholders in PostgreSQL (documentation, section
+"Customized Options"), so anybody may set any text; a text that makes no sense is an error where
+they are first used.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError
@@ -23,31 +24,39 @@ class Setting(Generic[Value]):
     """A setting: call `value()` for its value now."""
 
     def __init__(
-        self, name: str, default: Value, parse: Callable[[str], Value | None], hint: str
+        self,
+        name: str,
+        default: str,
+        parse: Callable[[str], Value | None],
+        *,
+        description: str,
+        hint: str,
     ) -> None:
         self.name = name
-        self._read = server.setting(name)
-        self._default = default
+        parsed = parse(default)
+        assert parsed is not None
+        self._default = parsed
         self._parse = parse
         self._hint = hint
-        self._known: dict[bytes | None, Value] = {None: default, b"": default}
+        self._known: tuple[bytes | None, Value] = (default.encode(), parsed)
+        """The text found last that makes sense, and what it means."""
+        self._text = server.define_option(name, default, description)
 
     def value(self) -> Value:
         """The value in force. Raises AMQPError (22023) for a text that makes no sense."""
-        raw = self._read()
-        try:
-            return self._known[raw]
-        except KeyError:
-            pass
+        raw = self._text.value
+        known, value = self._known
+        if raw == known:
+            return value
         text = (raw or b"").decode(errors="replace")
-        parsed = self._parse(text)
+        parsed = self._parse(text) if text else self._default
         if parsed is None:
             raise AMQPError(
                 f'invalid value for parameter "{self.name}": "{text}"',
                 sqlstate=INVALID_PARAMETER,
                 hint=self._hint,
             )
-        self._known = {None: self._default, b"": self._default, raw: parsed}
+        self._known = (raw, parsed)
         return parsed
 
     def value_or_default(self) -> Value:
@@ -87,17 +96,47 @@ on_failure: Setting[str] = Setting(
     "amqp.on_failure",
     "error",
     _word("error", "warn", "outbox"),
-    'Available values: "error", "warn", "outbox".',
+    description="What a function of pg_amqp_py does when it fails.",
+    hint='Available values: "error", "warn", "outbox".',
 )
 publisher_confirms: Setting[bool] = Setting(
-    "amqp.publisher_confirms", True, _boolean, 'A Boolean value: "on" or "off".'
+    "amqp.publisher_confirms",
+    "on",
+    _boolean,
+    description="Whether COMMIT waits until the broker has confirmed every message.",
+    hint='A Boolean value: "on" or "off".',
 )
-confirm_timeout: Setting[float] = Setting("amqp.confirm_timeout", 5.0, _seconds, _TIME_HINT)
-connect_timeout: Setting[float] = Setting("amqp.connect_timeout", 5.0, _seconds, _TIME_HINT)
-capture: Setting[bool] = Setting("amqp.capture", False, _boolean, 'A Boolean value: "on" or "off".')
+confirm_timeout: Setting[float] = Setting(
+    "amqp.confirm_timeout",
+    "5s",
+    _seconds,
+    description="How long after the commit, without any progress, to go on trying.",
+    hint=_TIME_HINT,
+)
+connect_timeout: Setting[float] = Setting(
+    "amqp.connect_timeout",
+    "5s",
+    _seconds,
+    description="How long to wait for each host of a broker, and for the answer to a request.",
+    hint=_TIME_HINT,
+)
+capture: Setting[bool] = Setting(
+    "amqp.capture",
+    "off",
+    _boolean,
+    description="Whether messages are only shown by amqp.pending(), and never sent.",
+    hint='A Boolean value: "on" or "off".',
+)
+_all: tuple[Setting[Any], ...] = (
+    on_failure,
+    publisher_confirms,
+    confirm_timeout,
+    connect_timeout,
+    capture,
+)
 
 
 def check() -> None:
     """Raise AMQPError for any setting that makes no sense, while an ERROR is still useful."""
-    for setting in (on_failure, publisher_confirms, confirm_timeout, connect_timeout, capture):
+    for setting in _all:
         setting.value()

@@ -55,7 +55,7 @@ class TransactionBuffer:
     def clear(self) -> None:
         """Forget everything: the transaction is over."""
         # New objects, so that the memory of a large transaction goes back at once.
-        if self._stream:
+        if self._starts:
             self.__init__()  # type: ignore[misc]
 
     def append(
@@ -111,7 +111,7 @@ class TransactionBuffer:
 
     def outgoing(self) -> list[Outgoing]:
         """What is to be sent, by destination; the captured messages are left out."""
-        if len(self._runs) == 1 and self.sends():
+        if len(self._runs) == 1 and not self._runs[0][1].captured:
             return [Outgoing(self._runs[0][1], self._stream, self._starts)]
         found: dict[Destination, tuple[bytearray, array[int]]] = {}
         for first, last, destination in self._spans():

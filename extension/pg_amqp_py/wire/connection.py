@@ -28,8 +28,8 @@ from pg_amqp_py.wire.errors import (
     TLSError,
     UnreachableError,
 )
-from pg_amqp_py.wire.frames import Ack, Content, FrameReader
-from pg_amqp_py.wire.transport import Bytes, Transport, open_transport
+from pg_amqp_py.wire.frames import Ack, Content, FrameReader, next_unconfirmed
+from pg_amqp_py.wire.transport import SLICE, Bytes, Transport, open_transport
 
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 _CAPABILITIES = {
@@ -84,6 +84,8 @@ class Connection:
         """How the broker refused one of those; whoever reports it sets it back to None."""
         self._transport = transport
         self._frames = FrameReader()
+        self._ahead = b""
+        """What was received and is taken in by the next receive()."""
         self._replies: list[Any] = []
         self._return: Any = None
         """The Basic.Return whose content follows."""
@@ -120,6 +122,8 @@ class Connection:
         Only what a blocked broker has received whole may wait there: when it takes messages
         again it says so, and the connection goes on.
         """
+        if self._ahead:
+            return
         try:
             self._transport.wait(deadline, sending=sending)
         except BaseException as error:
@@ -136,7 +140,8 @@ class Connection:
             raise self._broken
         refusal = None
         try:
-            for channel, method in self._frames.feed(self._transport.receive_some()):
+            data, self._ahead = self._ahead or self._transport.receive_some(), b""
+            for channel, method in self._frames.feed(data):
                 if isinstance(method, Ack):
                     self.on_publisher(method)
                 elif method is None:
@@ -156,6 +161,43 @@ class Connection:
             raise
         if refusal is not None:
             raise refusal
+
+    def quiet(self) -> bool:
+        """Whether all is as it was when the connection was last used, at little cost.
+
+        Otherwise receive() tells what has happened. Confirms that nobody awaits count as nothing.
+        """
+        if self._ahead or self._broken is not None:
+            return False
+        try:
+            if not self._transport.arrives(0):
+                return True
+            self._ahead = self._transport.receive_some()
+        except ConnectionLostError as error:
+            self.abandon(error)
+            return False
+        if self.unconfirmed and not self._frames.partial and next_unconfirmed(self._ahead, 0):
+            self._ahead = b""
+            return True
+        return False
+
+    def confirms(self, tag: int, end: int) -> int:
+        """Wait for the confirms of the delivery tags from `tag` to below `end`, at little cost.
+
+        Returns the first that is missing when the broker is silent for a moment, or says
+        anything else: receive() tells what. Returns `end` if none is.
+        """
+        try:
+            while tag < end and not self._ahead and self._transport.arrives(SLICE):
+                data = self._transport.receive_some()
+                confirmed = 0 if self._frames.partial else next_unconfirmed(data, tag)
+                if confirmed:
+                    tag = confirmed
+                else:
+                    self._ahead = data
+        except ConnectionLostError as error:
+            self.abandon(error)
+        return tag
 
     def _on_content(self, content: Content) -> None:
         method, self._return = self._return, None
@@ -253,7 +295,7 @@ class Connection:
 
     def _no_greeting(self, error: Exception) -> ConnectError:
         """Why the peer did not begin the handshake."""
-        greeting = self._frames.buffered
+        greeting = bytes(self._frames.partial)
         if greeting[:2] == b"\x15\x03":
             return TLSError("the port expects TLS")
         if greeting[:4] == b"AMQP":

@@ -37,6 +37,8 @@ from pg_amqp_py.wire.refusal import cause
 
 _PENDING, _CONFIRMED, _REFUSED, _ACCEPTED = range(4)
 _NACK = "the broker refused it (basic.nack)"
+_SMALL = 1 << 14
+"""Bytes of a stream that goes out with one call: less than a socket's buffer holds."""
 
 
 def _never() -> bool:
@@ -172,6 +174,17 @@ class Batch:
                 if not confirm:
                     self._states = bytearray([_ACCEPTED]) * len(self._states)
             attempt = None
+
+    def take_over(self, connection: Connection, sent: int, confirmed: int) -> None:
+        """Go on where `sent` bytes were written and the first `confirmed` messages confirmed."""
+        confirms = Confirms(connection.published + 1, len(self._starts))
+        if confirmed:
+            confirms.answer(Ack(True, connection.published + confirmed, True))
+        connection.published += confirms.count
+        rest = memoryview(self._stream)[sent:]
+        outgoing = _Outgoing([(sent, rest)] if rest else [])
+        todo = [range(len(self._starts))]
+        self._attempt = _Attempt(connection, connection.channels, todo, confirms, outgoing)
 
     def _todo(self, first: int) -> list[range]:
         """Runs of neighbouring messages to write next, from the first that is pending on."""
@@ -334,6 +347,35 @@ class Batch:
         """The bytes of neighbouring messages."""
         end = self._starts[run.stop] if run.stop < len(self._starts) else len(self._stream)
         return memoryview(self._stream)[self._starts[run.start] : end]
+
+
+def write_small(
+    connection: Connection, stream: bytes | bytearray, starts: Sequence[int], *, confirm: bool
+) -> Batch | None:
+    """Write messages in the simplest case: few enough to go out at once, and all goes well.
+
+    Returns None if they are confirmed (written, without `confirm`), else the batch to go on with.
+    Nearly every transaction is of this kind, and a Batch would cost it more than all the rest.
+    """
+    if len(stream) > _SMALL or (connection.unconfirmed and (confirm or not connection.quiet())):
+        return Batch(stream, starts, connection.encoder.frame_max)
+    first = unconfirmed = connection.published + 1
+    end = first + len(starts)
+    try:
+        sent = connection.send_some(stream)
+    except ConnectionLostError:
+        sent = 0
+    if sent == len(stream):
+        if confirm:
+            unconfirmed = connection.confirms(first, end)
+        else:
+            connection.unconfirmed = True
+        if unconfirmed == end or not confirm:
+            connection.published = end - 1
+            return None
+    batch = Batch(stream, starts, connection.encoder.frame_max)
+    batch.take_over(connection, sent, unconfirmed - first)
+    return batch
 
 
 class _Attempt(NamedTuple):

@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from pg_amqp_py.wire.codec import frame, spec
+from pg_amqp_py.wire.encode import CHANNEL
 from pg_amqp_py.wire.errors import ConnectionLostError
 from pg_amqp_py.wire.properties import decode_properties
 
 _header = struct.Struct(">BHI").unpack_from
 _acknowledgement = struct.Struct(">QB").unpack_from
 _LARGEST_FRAME = 1 << 24
+_END = bytes((spec.FRAME_END,))
 _PROPERTIES = 7 + 12
 """Where in a header frame the property flags are (AMQP 0-9-1, section 4.2.6.1)."""
+_ACK = struct.pack(">BHII", spec.FRAME_METHOD, CHANNEL, 13, spec.Basic.Ack.INDEX)
+_ACK_SIZE = 21
 _ANSWERS = {spec.Basic.Ack.INDEX: True, spec.Basic.Nack.INDEX: False}
 
 
@@ -31,6 +35,23 @@ class Ack:
         self.positive = positive
         self.tag = tag
         self.multiple = multiple
+
+
+def next_unconfirmed(data: bytes, tag: int) -> int:
+    """The first delivery tag from `tag` on (0: from any on) that `data` does not confirm.
+
+    Returns 0 if that is anything but whole frames of Basic.Ack which confirm one message after the
+    other. This is what a publisher nearly always receives, and a FrameReader would cost it more
+    than all the rest of a small transaction.
+    """
+    for at in range(0, len(data), _ACK_SIZE):
+        if data[at : at + 11] != _ACK or data[at + 20 : at + 21] != _END:
+            return 0
+        confirmed, bits = _acknowledgement(data, at + 11)
+        if confirmed != tag and tag and not (bits & 1 and confirmed > tag):
+            return 0
+        tag = confirmed + 1
+    return tag
 
 
 class Content:
@@ -49,9 +70,9 @@ class FrameReader:
         self._data = bytearray()
 
     @property
-    def buffered(self) -> bytes:
+    def partial(self) -> bytearray:
         """What has been received and does not make a whole frame yet."""
-        return bytes(self._data)
+        return self._data
 
     def feed(self, data: bytes) -> Iterator[tuple[int, Any]]:
         """The frames that `data` completes, as (channel, method).

@@ -45,7 +45,7 @@ _NO_TLS = {
     "bad record type",
 }
 
-Bytes = bytes | memoryview
+Bytes = bytes | bytearray | memoryview
 
 
 class Transport:
@@ -54,8 +54,10 @@ class Transport:
     def __init__(self, stream: socket.socket, on_wait: Callable[[], None]) -> None:
         self.on_wait = on_wait
         self._stream = stream
-        self._poll = select.poll()
-        self._poll.register(stream, select.POLLIN)
+        self._arrivals = select.poll()
+        self._arrivals.register(stream, select.POLLIN)
+        self._either_way = select.poll()
+        self._either_way.register(stream, select.POLLIN | select.POLLOUT)
         self._checked = 0.0
         self._chunk = _SEND_CHUNK if type(stream) is socket.socket else _TLS_RECORD
         self._promised = b""
@@ -72,7 +74,7 @@ class Transport:
             self._keep_promise()
             if self._promised:
                 return 0
-        chunk = data[: self._chunk]
+        chunk = data[: self._chunk] if len(data) > self._chunk else data
         sent = self._send(chunk)
         if sent is None:
             self._promised = bytes(chunk)
@@ -112,6 +114,12 @@ class Transport:
             raise ConnectionLostError("the connection was closed by the peer")
         return data
 
+    def arrives(self, seconds: float) -> bool:
+        """Whether there is something to receive within `seconds`: at most SLICE, for nothing
+        interrupts it.
+        """
+        return bool(self._arrivals.poll(seconds * 1000))
+
     def _last_words(self) -> str | None:
         """The TLS alert with which the peer explained why it closed, if there is one to read."""
         try:
@@ -141,11 +149,8 @@ class Transport:
             self._late = True
         else:
             self._late = False
-        sending = sending or bool(self._promised)
-        self._poll.modify(
-            self._stream, select.POLLIN | select.POLLOUT if sending else select.POLLIN
-        )
-        _wait(self._poll, deadline, self.on_wait)
+        poll = self._either_way if sending or self._promised else self._arrivals
+        _wait(poll, deadline, self.on_wait)
         if self._promised:
             self._keep_promise()
 
