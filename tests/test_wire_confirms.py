@@ -12,6 +12,7 @@ import pytest
 from pg_amqp_py.wire.confirms import Confirms
 from pg_amqp_py.wire.errors import ConnectionLostError
 from pg_amqp_py.wire.frames import Ack, Content, FrameReader
+from pg_amqp_py.wire.methods import Method
 
 
 def test_a_multiple_answer_settles_all_before_it() -> None:
@@ -99,10 +100,16 @@ def test_frames_in_pieces_of_any_size() -> None:
             frames += list(reader.feed(stream[at : at + size]))
         assert [channel for channel, _ in frames] == [1, 1, 0, 0, 1, 1, 1]
         ack, nack = frames[0][1], frames[1][1]
+        assert isinstance(ack, Ack)
+        assert isinstance(nack, Ack)
         assert (ack.positive, ack.tag, ack.multiple) == (True, 7, True)
         assert (nack.positive, nack.tag, nack.multiple) == (False, 8, False)
-        assert frames[2][1].reason == "low on memory"
-        assert frames[4][1].reply_text == "NO_ROUTE"
+        blocked, returned = frames[2][1], frames[4][1]
+        assert isinstance(blocked, Method)
+        assert isinstance(returned, Method)
+        assert blocked.index == pika.spec.Connection.Blocked.INDEX
+        assert blocked.text(0)[0] == "low on memory"
+        assert returned.reply() == (312, "NO_ROUTE")
         assert [frames[at][1] for at in (3, 6)] == [None, None]
         content = frames[5][1]
         assert isinstance(content, Content)
@@ -119,7 +126,6 @@ def test_frames_in_pieces_of_any_size() -> None:
         struct.pack(">BHI", 1, 0, 4) + b"\xff\xff\xff\xff" + b"\xce",
         struct.pack(">BHI", 1, 0, 1) + b"\0" + b"\xce",
         struct.pack(">BHI", 1, 1, 4) + b"\0\x3c\0\x50" + b"\xce",
-        struct.pack(">BHI", 1, 0, 5) + b"\0\x0a\0\x0a\0" + b"\xce",
         struct.pack(">BHI", 9, 0, 0) + b"\xce",
     ],
 )

@@ -9,9 +9,10 @@ import pika.frame
 import pika.spec
 import pytest
 
-from pg_amqp_py.wire.encode import CHANNEL, FRAME_MAX, Encoder, decode_messages, encode_envelope
+from pg_amqp_py.wire.encode import FRAME_MAX, Encoder, decode_messages, encode_envelope
 from pg_amqp_py.wire.errors import MessageError, RangeError, TooLargeError, TooLongError
 from pg_amqp_py.wire.message import Envelope, Message
+from pg_amqp_py.wire.methods import CHANNEL
 from pg_amqp_py.wire.table import decode_table, encode_table, parse_table
 
 FULL = Envelope(

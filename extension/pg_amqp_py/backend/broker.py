@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import plpy
 
@@ -27,16 +25,23 @@ from pg_amqp_py.backend.errors import (
 from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.address import Address
-from pg_amqp_py.wire.connection import Connection, connect
-from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
     ConnectError,
     ConnectionLostError,
     StalledError,
     UnreachableError,
-    WireError,
 )
+from pg_amqp_py.wire.handshake import connect
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pg_amqp_py.wire.connection import Connection
+    from pg_amqp_py.wire.delivery import Batch
+    from pg_amqp_py.wire.errors import WireError
 
 _FIRST_BACKOFF = 1.0
 _LONGEST_BACKOFF = 30.0
@@ -47,6 +52,7 @@ SELECT b.host, b.port, b.vhost, b.username, b.password, b.ssl, b.ssl_cacert, b.s
        b.ssl_key, b.ssl_verify_peer, b.ssl_verify_hostname
 FROM ONLY amqp.broker AS b
 WHERE b.broker_id OPERATOR(pg_catalog.=) $1
+ORDER BY b.host USING OPERATOR(pg_catalog.<), b.port USING OPERATOR(pg_catalog.<)
 """
 
 _read_rows: Any = None
@@ -59,7 +65,7 @@ def read_addresses(broker_id: int) -> list[Address]:
         if _read_rows is None:
             _read_rows = plpy.prepare(_READ_ROWS, ["pg_catalog.int4"])
         rows = plpy.execute(_read_rows, [broker_id])
-    addresses = [
+    return [
         Address(
             row["host"],
             row["port"],
@@ -75,22 +81,23 @@ def read_addresses(broker_id: int) -> list[Address]:
         )
         for row in rows
     ]
-    return sorted(addresses)
 
 
-class _Backoff(NamedTuple):
-    until: float
-    """time.monotonic() before which the host is left alone."""
-    delay: float
-    error: ConnectError
+class _Backoff:
+    def __init__(self, until: float, delay: float, error: ConnectError) -> None:
+        self.until = until
+        """time.monotonic() before which the host is left alone."""
+        self.delay = delay
+        self.error = error
 
 
-class Kept(NamedTuple):
+class Kept:
     """Messages of a committed transaction that could not be settled yet."""
 
-    batch: Batch
-    confirm: bool
-    """Whether their confirms are awaited: amqp.publisher_confirms at their commit."""
+    def __init__(self, batch: Batch, *, confirm: bool) -> None:
+        self.batch = batch
+        self.confirm = confirm
+        """Whether their confirms are awaited: amqp.publisher_confirms at their commit."""
 
 
 class Broker:

@@ -8,13 +8,10 @@ tried again before anything newer: when a transaction first needs the broker, an
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import cycle
 
 from pg_amqp_py.backend import settings
-from pg_amqp_py.backend.broker import Broker, Kept
+from pg_amqp_py.backend.broker import Kept
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     INTERNAL_ERROR,
@@ -23,12 +20,23 @@ from pg_amqp_py.backend.errors import (
     showable,
     warn,
 )
-from pg_amqp_py.backend.transaction import Outgoing
-from pg_amqp_py.wire.address import Address
-from pg_amqp_py.wire.connection import Connection
-from pg_amqp_py.wire.delivery import Batch, Cause, write_small
+from pg_amqp_py.wire.delivery import Batch, write_small
 from pg_amqp_py.wire.encode import FRAME_MAX
-from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError, WireError
+from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError
+from pg_amqp_py.wire.refusal import Cause
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeVar
+
+    from pg_amqp_py.backend.broker import Broker
+    from pg_amqp_py.backend.transaction import Outgoing
+    from pg_amqp_py.wire.address import Address
+    from pg_amqp_py.wire.connection import Connection
+    from pg_amqp_py.wire.errors import WireError
+
+    Item = TypeVar("Item")
 
 MOST_WARNINGS = 10
 """Distinct causes that are reported one by one; a bulk load may have one for every row."""
@@ -81,7 +89,7 @@ def _finish(broker: Broker, batch: Batch, confirm: bool) -> None:
     _report_refused(broker, batch)
     if batch.pending:
         _report_pending(broker, batch, error)
-        broker.kept.append(Kept(batch, confirm))
+        broker.kept.append(Kept(batch, confirm=confirm))
 
 
 def _retry(broker: Broker) -> None:
@@ -108,17 +116,18 @@ def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -
         connection = broker.ready(connect_timeout, on_wait)
         if not broker.kept:
             return connection
-        batch, confirm = broker.kept[0]
+        batch, confirm = broker.kept[0].batch, broker.kept[0].confirm
+        confirmed = batch.confirmed
         try:
-            with _counting(broker, batch):
-                timeout = settings.confirm_timeout.value_or_default()
-                batch.write(connection, timeout, confirm=confirm)
+            timeout = settings.confirm_timeout.value_or_default()
+            batch.write(connection, timeout, confirm=confirm)
         except (ConnectionLostError, StalledError) as error:
             broker.give_up(connection, error)
             if batch.pending:
                 broker.refuse_if_blocked(connection)
                 raise broker.note(_still_unconfirmed(broker, error)) from None
         finally:
+            _count(broker, batch, confirmed)
             _report_refused(broker, batch)
         del broker.kept[0]
         if not broker.kept:
@@ -137,26 +146,19 @@ def _still_unconfirmed(broker: Broker, error: WireError) -> AMQPError:
 
 def lost(broker: Broker) -> str:
     """What to say of the kept messages of a broker when nobody will deliver them any more."""
-    exchanges: Counter[str] = Counter()
-    for kept in broker.kept:
-        exchanges += kept.batch.pending_exchanges()
+    exchanges = [name for kept in broker.kept for name in kept.batch.pending_exchanges()]
     return (
-        f"amqp: {_count(broker.unconfirmed)} not confirmed by broker {broker.broker_id} lost at the"
-        f" end of the session; exchange and number of messages: {_places(exchanges)};"
+        f"amqp: {_messages(broker.unconfirmed)} not confirmed by broker {broker.broker_id} lost at"
+        f" the end of the session; exchange and number of messages: {_places(exchanges)};"
         f" last error: {broker.last_error}"
     )
 
 
-@contextmanager
-def _counting(broker: Broker, batch: Batch) -> Iterator[None]:
-    """Count for amqp.status() what becomes of the messages of a batch."""
-    confirmed = batch.confirmed
-    try:
-        yield
-    finally:
-        broker.report_late_refusal()
-        broker.confirmed += batch.confirmed - confirmed
-        broker.returned += len(batch.returned)
+def _count(broker: Broker, batch: Batch, confirmed: int) -> None:
+    """Count for amqp.status() what became of a batch of which so many were `confirmed` before."""
+    broker.report_late_refusal()
+    broker.confirmed += batch.confirmed - confirmed
+    broker.returned += len(batch.returned)
 
 
 def deliver(
@@ -168,8 +170,11 @@ def deliver(
     """
     timeout = settings.confirm_timeout.value_or_default()
     broker.published += batch.pending
-    with _counting(broker, batch):
+    confirmed = batch.confirmed
+    try:
         return _deliver(broker, batch, timeout, confirm, on_wait)
+    finally:
+        _count(broker, batch, confirmed)
 
 
 def _deliver(
@@ -232,7 +237,7 @@ def _report_refused(broker: Broker, batch: Batch) -> None:
     number = broker.broker_id
     _warn_of(broker, returned(batch), f"returned as unroutable by broker {number}")
     _warn_of(broker, batch.refused, f"refused by broker {number}")
-    broker.failed += batch.refused.total()
+    broker.failed += len(batch.refused)
     batch.returned.clear()
     batch.refused.clear()
 
@@ -242,7 +247,7 @@ def _report_pending(broker: Broker, batch: Batch, error: WireError | None) -> No
     blocked = broker.connection.blocked if broker.connection else None
     reason = f"the broker blocks publishers: {blocked}" if blocked else str(error)
     warn(
-        f"{_count(batch.pending)} not confirmed by broker {number}",
+        f"{_messages(batch.pending)} not confirmed by broker {number}",
         sqlstate=CONNECTION_FAILURE,
         detail=f"Exchange and number of messages: {_places(batch.pending_exchanges())}."
         f" Last error: {reason}",
@@ -251,27 +256,40 @@ def _report_pending(broker: Broker, batch: Batch, error: WireError | None) -> No
     )
 
 
-def _places(exchanges: Counter[str]) -> str:
-    return ", ".join(f'"{name}" ({n})' for name, n in exchanges.most_common(MOST_WARNINGS))
+def _places(exchanges: Iterable[str]) -> str:
+    return ", ".join(f'"{name}" ({n})' for name, n in _most_common(exchanges))
 
 
-def returned(batch: Batch) -> Counter[Cause]:
-    """How many messages the broker handed back as unroutable, and where they were going."""
-    return Counter(Cause(*message[:3]) for message in batch.returned)
+def _most_common(items: Iterable[Item]) -> list[tuple[Item, int]]:
+    """What there is most of, and how often."""
+    # Here, because a session's first publish() shall not wait for it.
+    from collections import Counter
+
+    return Counter(items).most_common(MOST_WARNINGS)
 
 
-def _warn_of(broker: Broker, causes: Counter[Cause], what: str) -> None:
-    for cause, number in causes.most_common(MOST_WARNINGS):
+def returned(batch: Batch) -> list[Cause]:
+    """Why the broker handed messages back as unroutable, and where they were going."""
+    return [
+        Cause(message.exchange, message.routing_key, message.text) for message in batch.returned
+    ]
+
+
+def _warn_of(broker: Broker, causes: list[Cause], what: str) -> None:
+    if not causes:
+        return
+    shown = _most_common(causes)
+    for cause, number in shown:
         broker.last_error = showable(cause.text)
         warn(
-            f"{_count(number)} to {cause.place} {what}",
+            f"{_messages(number)} to {cause.place} {what}",
             sqlstate=WRONG_STATE,
             detail=f"The broker says: {cause.text}",
         )
-    rest = causes.total() - sum(n for _, n in causes.most_common(MOST_WARNINGS))
+    rest = len(causes) - sum(number for _, number in shown)
     if rest:
-        warn(f"{_count(rest)} more {what}", sqlstate=WRONG_STATE)
+        warn(f"{_messages(rest)} more {what}", sqlstate=WRONG_STATE)
 
 
-def _count(number: int) -> str:
+def _messages(number: int) -> str:
     return "1 message" if number == 1 else f"{number} messages"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import plpy
 
 from pg_amqp_py.wire import errors as wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # SQLSTATE codes: PostgreSQL documentation, appendix A.
 WARNING = "01000"

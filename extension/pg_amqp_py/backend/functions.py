@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import plpy
 
-from pg_amqp_py.backend import inspection, outbox, publishing, registration, topology
+from pg_amqp_py.backend import publishing
 from pg_amqp_py.backend.errors import AMQPError, from_server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# On the hot path: it does for itself what _plain() does for the others.
+publish = publishing.publish
+
+_MODULES = {
+    "registration": ("add_broker", "announce_change"),
+    "inspection": ("disconnect", "pending", "ping", "status"),
+    "outbox": ("publish_outbox_batch",),
+    "topology": (
+        "exchange_bind",
+        "exchange_declare",
+        "exchange_delete",
+        "exchange_unbind",
+        "queue_bind",
+        "queue_declare",
+        "queue_delete",
+        "queue_purge",
+        "queue_unbind",
+    ),
+}
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """The other functions, loaded when they are first called: most sessions only publish."""
+    for module, functions in _MODULES.items():
+        if name in functions:
+            found = __import__(f"pg_amqp_py.backend.{module}", fromlist=[name])
+            function = globals()[name] = _plain(getattr(found, name))
+            return function
+    raise AttributeError(name)
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function without its traceback in errors: PostgreSQL would show it as CONTEXT."""
 
-    @functools.wraps(function)
     def call(*arguments: Any) -> Any:
         try:
             return function(*arguments)
@@ -25,24 +55,3 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
             raise error.with_traceback(None) from None
 
     return call
-
-
-# On the hot path: it does for itself what _plain() does for the others.
-publish = publishing.publish
-
-announce_change = registration.announce_change
-add_broker = _plain(registration.add_broker)
-disconnect = _plain(inspection.disconnect)
-pending = _plain(inspection.pending)
-ping = _plain(inspection.ping)
-publish_outbox_batch = _plain(outbox.publish_outbox_batch)
-status = _plain(inspection.status)
-exchange_bind = _plain(topology.exchange_bind)
-exchange_declare = _plain(topology.exchange_declare)
-exchange_delete = _plain(topology.exchange_delete)
-exchange_unbind = _plain(topology.exchange_unbind)
-queue_bind = _plain(topology.queue_bind)
-queue_declare = _plain(topology.queue_declare)
-queue_delete = _plain(topology.queue_delete)
-queue_purge = _plain(topology.queue_purge)
-queue_unbind = _plain(topology.queue_unbind)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 from pg_amqp_py.backend import server, session, settings
 from pg_amqp_py.backend.errors import (
     NULL_NOT_ALLOWED,
@@ -15,7 +12,6 @@ from pg_amqp_py.backend.errors import (
     refused,
     words,
 )
-from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import (
     NOT_FOUND,
     ChannelClosedError,
@@ -25,7 +21,14 @@ from pg_amqp_py.wire.errors import (
 )
 from pg_amqp_py.wire.properties import short_string
 
-Result = TypeVar("Result")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from pg_amqp_py.wire.connection import Connection
+
+    Result = TypeVar("Result")
 
 
 def tolerated(error: AMQPError) -> bool:

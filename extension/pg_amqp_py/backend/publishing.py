@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from datetime import datetime
-from typing import Any
 
 import plpy
 
 from pg_amqp_py.backend import server, session, settings
-from pg_amqp_py.backend.broker import Broker
 from pg_amqp_py.backend.delivery import deliver, returned
-from pg_amqp_py.backend.diversion import publisher_or_outbox
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     WRONG_STATE,
@@ -21,13 +17,19 @@ from pg_amqp_py.backend.errors import (
 )
 from pg_amqp_py.backend.operation import publisher, tolerated
 from pg_amqp_py.backend.transaction import Destination
-from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import MessageError, RangeError
-from pg_amqp_py.wire.message import Envelope
+from pg_amqp_py.wire.properties import FIELDS
 
-_DELIVERY_MODE = Envelope._fields.index("delivery_mode")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pg_amqp_py.backend.broker import Broker
+    from pg_amqp_py.wire.connection import Connection
+
+_DELIVERY_MODE = FIELDS.index("delivery_mode")
 _capturing = Encoder()
 # A timestamptz in a DateStyle other than ISO ends in a time zone's abbreviation, and those mean
 # different zones to input and output (CST, IST). What the session itself wrote is the local time of
@@ -141,6 +143,8 @@ def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomou
 def _publisher(broker_id: int | None, fields: tuple[Any, ...], body: bytes) -> Connection | None:
     """The connection to publish a message on; None if it went to the outbox instead."""
     if settings.on_failure.value() == "outbox":
+        from pg_amqp_py.backend.diversion import publisher_or_outbox
+
         found = publisher_or_outbox(broker_id, fields, body)
     else:
         found = publisher(broker_id, fields[0])
@@ -175,6 +179,8 @@ def _publish_now(broker: Broker, batch: Batch) -> None:
 
 def _epoch(timestamp: str) -> int:
     """Seconds since 1970 of a timestamptz in its text form, which depends on DateStyle."""
+    from datetime import datetime
+
     global _to_epoch
     epoch: int | None
     try:

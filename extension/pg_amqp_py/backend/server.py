@@ -11,13 +11,15 @@ would jump over Python's frames; a callback must not let an exception escape.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import plpy
 
 from pg_amqp_py.backend.errors import DUPLICATE_OBJECT, FEATURE_NOT_SUPPORTED, AMQPError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 # XactEvent (src/include/access/xact.h)
 _XACT_COMMIT, _XACT_ABORT, _XACT_PREPARE, _XACT_PRE_PREPARE = 0, 2, 4, 7
@@ -114,12 +116,13 @@ _interrupts = plpy.prepare("SELECT")
 _pin_search_path = plpy.prepare(
     "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
 )
-_plan_by_index = plpy.prepare(
+_PLAN_BY_INDEX = (
     "SELECT pg_catalog.set_config('enable_seqscan', 'off', true),"
     " pg_catalog.set_config('enable_bitmapscan', 'off', true),"
     " pg_catalog.set_config('enable_sort', 'off', true),"
     " pg_catalog.set_config('jit', 'off', true)"
 )
+_plan_by_index: Any = None
 _kept: list[Any] = []
 """What PostgreSQL holds bare pointers to until the process ends."""
 
@@ -160,38 +163,53 @@ def check_interrupts() -> None:
     plpy.execute(_interrupts)
 
 
-@contextmanager
-def acting_as(role: int) -> Iterator[None]:
+class acting_as:  # noqa: N801 -- as contextlib's, which would cost a first publish() 1 ms
     """Run with the rights of `role` (an OID) and no way to gain others.
 
     This is what PostgreSQL does for VACUUM, REINDEX and REFRESH MATERIALIZED VIEW: whatever
     code the owner of a table has attached to it runs as the owner and never as the caller,
     finds nothing of the caller's by its search_path, and leaves no setting changed behind.
     """
-    user, context = ctypes.c_uint32(), ctypes.c_int()
-    _get_user(ctypes.byref(user), ctypes.byref(context))
-    level = _new_guc_level()
-    _set_user(role, context.value | _SECURITY_RESTRICTED_OPERATION)
-    try:
-        plpy.execute(_pin_search_path)
-        yield
-    finally:
-        _end_guc_level(False, level)
-        _set_user(user.value, context.value)
+
+    def __init__(self, role: int) -> None:
+        self._role = role
+        self._user, self._context = ctypes.c_uint32(), ctypes.c_int()
+        self._level = 0
+
+    def __enter__(self) -> None:
+        _get_user(ctypes.byref(self._user), ctypes.byref(self._context))
+        self._level = _new_guc_level()
+        _set_user(self._role, self._context.value | _SECURITY_RESTRICTED_OPERATION)
+        try:
+            plpy.execute(_pin_search_path)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        _end_guc_level(False, self._level)
+        _set_user(self._user.value, self._context.value)
 
 
-@contextmanager
-def planning_by_index() -> Iterator[None]:
+class planning_by_index:  # noqa: N801
     """Have queries planned to use an index wherever there is one.
 
     For a table that is empty at one moment and large at the next: its statistics mislead.
     """
-    level = _new_guc_level()
-    try:
-        plpy.execute(_plan_by_index)
-        yield
-    finally:
-        _end_guc_level(False, level)
+
+    def __enter__(self) -> None:
+        global _plan_by_index
+        if _plan_by_index is None:
+            _plan_by_index = plpy.prepare(_PLAN_BY_INDEX)
+        self._level = _new_guc_level()
+        try:
+            plpy.execute(_plan_by_index)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        _end_guc_level(False, self._level)
 
 
 def catalog_version() -> int:

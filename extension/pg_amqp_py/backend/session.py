@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from contextlib import suppress
 
 import plpy
 
@@ -21,7 +19,10 @@ from pg_amqp_py.backend.errors import (
     warn,
 )
 from pg_amqp_py.backend.transaction import TransactionBuffer
-from pg_amqp_py.wire.connection import Connection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pg_amqp_py.wire.connection import Connection
 
 buffer = TransactionBuffer()
 brokers: dict[int, Broker] = {}
@@ -34,7 +35,7 @@ diverted: set[int] = set()
 """Brokers whose messages this transaction leaves to the outbox."""
 _changed: list[int] = []
 """Subtransactions of this transaction that have changed amqp.broker."""
-_warned: Counter[str] = Counter()
+_warned: dict[str, int] = {}
 """How often this transaction would have been warned of what."""
 
 
@@ -119,7 +120,8 @@ def count_failure(broker_id: int | None) -> None:
 
 def deadline() -> float:
     """time.monotonic() until which a broker may take to answer a question."""
-    return time.monotonic() + settings.connect_timeout.value()
+    timeout: float = settings.connect_timeout.value()
+    return time.monotonic() + timeout
 
 
 def forget_connection(broker_id: int) -> None:
@@ -136,14 +138,15 @@ def broker_table_changed(relation: int) -> None:
 
 def warn_once(error: AMQPError) -> None:
     """Report an error as a WARNING; the same one is only counted for the rest of a transaction."""
-    _warned[str(error)] += 1
-    if _warned[str(error)] == 1:
+    times = _warned[str(error)] = _warned.get(str(error), 0) + 1
+    if times == 1:
         error.warn()
 
 
 def _warn_of_the_rest() -> None:
     """Say how many calls failed in silence: a bulk statement may make many thousands."""
-    for text, times in _warned.most_common(MOST_WARNINGS) if _warned else ():
+    repeated = sorted(_warned.items(), key=lambda item: item[1], reverse=True)
+    for text, times in repeated[:MOST_WARNINGS]:
         if times > 1:
             warn(f"{times - 1} more calls failed: {text}", sqlstate=WARNING)
 
@@ -208,7 +211,7 @@ def _on_pre_prepare() -> None:
         return
     # First: a cancel request that is pending may keep the warning from being given.
     server.refuse_prepare()
-    with suppress(BaseException):
+    try:
         warn(
             "a transaction with messages pending cannot be prepared",
             sqlstate=FEATURE_NOT_SUPPORTED,
@@ -216,6 +219,8 @@ def _on_pre_prepare() -> None:
             " another session.",
             hint="Publish outside of two-phase transactions.",
         )
+    except BaseException:
+        pass
 
 
 def _on_abort_subtransaction(subtransaction: int) -> None:

@@ -7,42 +7,39 @@ they are first used.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
-
 from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError
 
-Value = TypeVar("Value")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 24 * 86400.0
 
 
-class Setting(Generic[Value]):
+class Setting:
     """A setting: call `value()` for its value now."""
 
     def __init__(
         self,
         name: str,
-        default: str,
-        parse: Callable[[str], Value | None],
+        default: tuple[str, Any],
+        parse: Callable[[str], Any],
         *,
         description: str,
         hint: str,
     ) -> None:
         self.name = name
-        parsed = parse(default)
-        assert parsed is not None
-        self._default = parsed
+        text, self._default = default
         self._parse = parse
         self._hint = hint
-        self._known: tuple[bytes | None, Value] = (default.encode(), parsed)
+        self._known: tuple[bytes | None, Any] = (text.encode(), self._default)
         """The text found last that makes sense, and what it means."""
-        self._text = server.define_option(name, default, description)
+        self._text = server.define_option(name, text, description)
 
-    def value(self) -> Value:
+    def value(self) -> Any:
         """The value in force. Raises AMQPError (22023) for a text that makes no sense."""
         raw = self._text.value
         known, value = self._known
@@ -59,7 +56,7 @@ class Setting(Generic[Value]):
         self._known = (raw, parsed)
         return parsed
 
-    def value_or_default(self) -> Value:
+    def value_or_default(self) -> Any:
         """The value in force, or the default where an error must not be raised: at commit."""
         try:
             return self.value()
@@ -79,6 +76,9 @@ def _boolean(text: str) -> bool | None:
 
 
 def _seconds(text: str) -> float | None:
+    # Here, because most sessions never set a time.
+    import re
+
     found = re.fullmatch(r"\s*([0-9]+(?:[.][0-9]+)?)\s*(us|ms|s|min|h|d|)\s*", text)
     if found is None:
         return None
@@ -92,42 +92,42 @@ def _word(*words: str) -> Callable[[str], str | None]:
 
 _TIME_HINT = 'A time above 0, with a unit: "us", "ms" (the default), "s", "min", "h" or "d".'
 
-on_failure: Setting[str] = Setting(
+on_failure = Setting(
     "amqp.on_failure",
-    "error",
+    ("error", "error"),
     _word("error", "warn", "outbox"),
     description="What a function of pg_amqp_py does when it fails.",
     hint='Available values: "error", "warn", "outbox".',
 )
-publisher_confirms: Setting[bool] = Setting(
+publisher_confirms = Setting(
     "amqp.publisher_confirms",
-    "on",
+    ("on", True),
     _boolean,
     description="Whether COMMIT waits until the broker has confirmed every message.",
     hint='A Boolean value: "on" or "off".',
 )
-confirm_timeout: Setting[float] = Setting(
+confirm_timeout = Setting(
     "amqp.confirm_timeout",
-    "5s",
+    ("5s", 5.0),
     _seconds,
     description="How long after the commit, without any progress, to go on trying.",
     hint=_TIME_HINT,
 )
-connect_timeout: Setting[float] = Setting(
+connect_timeout = Setting(
     "amqp.connect_timeout",
-    "5s",
+    ("5s", 5.0),
     _seconds,
     description="How long to wait for each host of a broker, and for the answer to a request.",
     hint=_TIME_HINT,
 )
-capture: Setting[bool] = Setting(
+capture = Setting(
     "amqp.capture",
-    "off",
+    ("off", False),
     _boolean,
     description="Whether messages are only shown by amqp.pending(), and never sent.",
     hint='A Boolean value: "on" or "off".',
 )
-_all: tuple[Setting[Any], ...] = (
+_all = (
     on_failure,
     publisher_confirms,
     confirm_timeout,

@@ -10,7 +10,7 @@ from typing import Any
 from pg_amqp_py.backend import settings
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError, invalid_message
 from pg_amqp_py.backend.operation import ask, required, tolerated
-from pg_amqp_py.wire.codec import UnsupportedAMQPFieldException, spec
+from pg_amqp_py.wire.codec import UnsupportedAMQPFieldException, encode, spec
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import MessageError
 from pg_amqp_py.wire.properties import short_string
@@ -177,14 +177,14 @@ def _call(
 ) -> bool:
     """Check the parameters, ask the broker; true, or what `amqp.on_failure` says."""
     try:
-        method = _method(request, names, flags or {}, arguments)
+        frame = _frame(request, names, flags or {}, arguments)
         if settings.capture.value():
             return True
 
         def question(connection: Connection, deadline: float) -> None:
             # An exchange that was seen to exist may be gone after this.
             connection.forget_exchanges()
-            connection.call(method, reply, deadline)
+            connection.call(frame, reply.INDEX, deadline)
 
         ask(broker_id, what, question)
     except AMQPError as error:
@@ -194,7 +194,7 @@ def _call(
     return True
 
 
-def _method(request: Any, names: dict[str, Text], flags: dict[str, Flag], arguments: Text) -> Any:
+def _frame(request: Any, names: dict[str, Text], flags: dict[str, Flag], arguments: Text) -> bytes:
     fields: dict[str, Any] = {name: bool(flag) for name, flag in flags.items()}
     try:
         for name, value in names.items():
@@ -205,8 +205,7 @@ def _method(request: Any, names: dict[str, Text], flags: dict[str, Flag], argume
         if arguments is not None:
             fields["arguments"] = parse_table(arguments, "arguments")
             encode_table(fields["arguments"], "arguments")
-        method = request(**fields)
-        method.encode()
+        return encode(request(**fields))
     except MessageError as error:
         raise invalid_message(error) from None
     except UnsupportedAMQPFieldException:
@@ -215,4 +214,3 @@ def _method(request: Any, names: dict[str, Text], flags: dict[str, Flag], argume
             sqlstate=INVALID_PARAMETER,
             detail="No argument that RabbitMQ knows has one.",
         ) from None
-    return method

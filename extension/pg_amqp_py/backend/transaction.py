@@ -14,27 +14,45 @@ too, and when an ancestor aborts, every mark from that ancestor's id on goes.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from typing import NamedTuple
 
-from pg_amqp_py.wire.encode import Encoder, decode_messages
-from pg_amqp_py.wire.message import Message
+from pg_amqp_py.wire.encode import decode_messages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pg_amqp_py.wire.encode import Encoder
+    from pg_amqp_py.wire.message import Message
 
 
-class Destination(NamedTuple):
+class Destination:
     """Where messages go at commit."""
 
-    broker_id: int
-    captured: bool
-    """Published under `amqp.capture`: shown by amqp.pending(), never sent."""
+    __slots__ = ("broker_id", "captured")
+
+    def __init__(self, broker_id: int, *, captured: bool) -> None:
+        self.broker_id = broker_id
+        self.captured = captured
+        """Published under `amqp.capture`: shown by amqp.pending(), never sent."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Destination) and hash(self) == hash(other)
+
+    def __hash__(self) -> int:
+        return self.broker_id * 2 + self.captured
 
 
-class Outgoing(NamedTuple):
+class Outgoing:
     """The messages for one destination, in order, as wire.delivery.Batch takes them."""
 
-    destination: Destination
-    stream: bytes | bytearray
-    starts: array[int]
+    __slots__ = ("destination", "starts", "stream")
+
+    def __init__(
+        self, destination: Destination, stream: bytes | bytearray, starts: array[int]
+    ) -> None:
+        self.destination = destination
+        self.stream = stream
+        self.starts = starts
 
 
 class TransactionBuffer:
@@ -75,7 +93,7 @@ class TransactionBuffer:
         marks, runs = self._marks, self._runs
         if not marks or subtransaction > marks[-3]:
             marks.extend((subtransaction, len(self._starts), len(runs)))
-        if not runs or runs[-1][1] != destination:
+        if not runs or (runs[-1][1] is not destination and runs[-1][1] != destination):
             runs.append((len(self._starts), destination))
         self._starts.append(start)
 

@@ -13,7 +13,7 @@ import structlog
 
 from pg_amqp_py.bridge.database import Lease
 from pg_amqp_py.wire.address import Address
-from pg_amqp_py.wire.connection import Connection, connect
+from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import FRAME_MAX
 from pg_amqp_py.wire.errors import (
@@ -23,6 +23,7 @@ from pg_amqp_py.wire.errors import (
     StalledError,
     WireError,
 )
+from pg_amqp_py.wire.handshake import connect
 from pg_amqp_py.wire.ordered import Run, missing_exchange
 
 _CONNECT_TIMEOUT = 5.0

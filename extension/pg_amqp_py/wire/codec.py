@@ -1,21 +1,24 @@
-"""The one door to pika: its AMQP method codec, without its event loops.
+"""The one door to pika: its encoding of the methods that change what a broker holds.
 
 `import pika` loads every adapter that pika has, and with them asyncio, ssl, tempfile and
-selectors: most of the time and memory of a backend's first publish. Only pika.frame and
-pika.spec are needed here. So they are loaded below a package whose `__init__` has not run, and
-taken out of sys.modules again: whoever imports pika in the same process, before or after,
-has a whole one, and their own release of it if they have one.
+selectors. Only pika.spec is needed here. So it is loaded below a package whose `__init__` has not
+run, and taken out of sys.modules again: whoever imports pika in the same process, before or
+after, has a whole one, and their own release of it if they have one.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["UnsupportedAMQPFieldException", "frame", "spec"]
+from pg_amqp_py.wire.methods import CHANNEL, frame
+
+__all__ = ["UnsupportedAMQPFieldException", "encode", "spec"]
 
 
 def _take_out_pika() -> dict[str, ModuleType]:
@@ -27,15 +30,22 @@ def _load(*names: str) -> list[Any]:
     """The modules of pika with these names, for ourselves alone."""
     others = _take_out_pika()
     try:
-        found = importlib.util.find_spec("pika")
+        # In a PostgreSQL server it is beside this package, in a folder that is not on the path.
+        beside = Path(__file__).parents[2]
+        found = PathFinder.find_spec("pika", [str(beside), *sys.path])
         if found is None:
             raise ModuleNotFoundError("No module named 'pika'", name="pika")
-        sys.modules["pika"] = importlib.util.module_from_spec(found)
+        sys.modules["pika"] = module_from_spec(found)
         return [importlib.import_module(f"pika.{name}") for name in names]
     finally:
         _take_out_pika()
         sys.modules.update(others)
 
 
-frame, spec, _exceptions = _load("frame", "spec", "exceptions")
+spec, _exceptions = _load("spec", "exceptions")
 UnsupportedAMQPFieldException = _exceptions.UnsupportedAMQPFieldException
+
+
+def encode(method: Any) -> bytes:
+    """The frame of a method of pika.spec, on the channel."""
+    return frame(CHANNEL, method.INDEX, b"".join(method.encode()))

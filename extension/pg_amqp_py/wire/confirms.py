@@ -7,9 +7,11 @@ small sets say the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-from pg_amqp_py.wire.frames import Ack
+    from pg_amqp_py.wire.frames import Ack
 
 
 class Confirms:

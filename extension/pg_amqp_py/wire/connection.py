@@ -2,7 +2,7 @@
 
 pika's BlockingConnection is not used for this: it waits in ways that PostgreSQL cannot
 interrupt, resolves names in a thread (a backend must have none) and confirms one message at
-a time. What pika is asked for is the encoding of the methods.
+a time.
 
 One channel is enough: topology calls and publishing never overlap, and a channel that the
 broker closes to refuse an operation is opened again at once.
@@ -10,48 +10,36 @@ broker closes to refuse an operation is opened again at once.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
 
-from pg_amqp_py.wire.address import Address
-from pg_amqp_py.wire.codec import frame, spec
-from pg_amqp_py.wire.encode import CHANNEL, FRAME_MAX, Encoder
-from pg_amqp_py.wire.errors import (
-    ChannelClosedError,
-    ConnectError,
-    ConnectionLostError,
-    NotAMQPError,
-    RejectedError,
-    StalledError,
-    TLSError,
-    UnreachableError,
-)
+from pg_amqp_py.wire import methods
+from pg_amqp_py.wire.encode import Encoder
+from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
 from pg_amqp_py.wire.frames import Ack, Content, FrameReader, next_unconfirmed
-from pg_amqp_py.wire.transport import SLICE, Bytes, Transport, open_transport
+from pg_amqp_py.wire.methods import Method
+from pg_amqp_py.wire.transport import SLICE
 
-_PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
-_CAPABILITIES = {
-    "authentication_failure_close": True,
-    "basic.nack": True,
-    "connection.blocked": True,
-    "publisher_confirms": True,
-}
-_ACCESS_REFUSED = 403
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pg_amqp_py.wire.address import Address
+    from pg_amqp_py.wire.transport import Bytes, Transport
+
 _CLOSING_SECONDS = 1.0
 
-Reply = TypeVar("Reply")
 
-
-class Returned(NamedTuple):
+class Returned:
     """A mandatory message that no queue took (Basic.Return)."""
 
-    exchange: str
-    routing_key: str
-    text: str
-    """The broker's words."""
-    message_id: str | None
+    __slots__ = ("exchange", "message_id", "routing_key", "text")
+
+    def __init__(self, exchange: str, routing_key: str, text: str, message_id: str | None) -> None:
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.text = text
+        """The broker's words."""
+        self.message_id = message_id
 
 
 class Connection:
@@ -76,18 +64,18 @@ class Connection:
         """Delivery tag of the last message on the channel."""
         self.channels = 0
         """How often the channel was opened."""
-        self.on_publisher: Callable[[Any], None] = ignore
+        self.on_publisher: Callable[[Ack | Returned], None] = ignore
         """Called with every Ack, and with every Returned."""
         self.unconfirmed = False
         """Whether messages were published whose confirms nobody awaited."""
         self.late_refusal: ChannelClosedError | None = None
         """How the broker refused one of those; whoever reports it sets it back to None."""
         self._transport = transport
-        self._frames = FrameReader()
+        self.frames = FrameReader()
         self._ahead = b""
         """What was received and is taken in by the next receive()."""
-        self._replies: list[Any] = []
-        self._return: Any = None
+        self._replies: list[Method] = []
+        self._return: Method | None = None
         """The Basic.Return whose content follows."""
         self._broken: ConnectionLostError | None = None
 
@@ -141,21 +129,21 @@ class Connection:
         refusal = None
         try:
             data, self._ahead = self._ahead or self._transport.receive_some(), b""
-            for channel, method in self._frames.feed(data):
-                if isinstance(method, Ack):
-                    self.on_publisher(method)
-                elif method is None:
+            for channel, frame in self.frames.feed(data):
+                if isinstance(frame, Ack):
+                    self.on_publisher(frame)
+                elif isinstance(frame, Content):
+                    self._on_content(frame)
+                elif frame is None:
                     continue
-                elif isinstance(method, spec.Basic.Return):
-                    self._return = method
-                elif isinstance(method, Content):
-                    self._on_content(method)
                 elif channel == 0:
-                    self._on_connection_method(method)
-                elif isinstance(method, spec.Channel.Close):
-                    refusal = ChannelClosedError(method.reply_code, _text(method.reply_text))
+                    self._on_connection_method(frame)
+                elif frame.index == methods.BASIC_RETURN:
+                    self._return = frame
+                elif frame.index == methods.CHANNEL_CLOSE:
+                    refusal = ChannelClosedError(*frame.reply())
                 else:
-                    self._replies.append(method)
+                    self._replies.append(frame)
         except ConnectionLostError as error:
             self.abandon(error)
             raise
@@ -176,7 +164,7 @@ class Connection:
         except ConnectionLostError as error:
             self.abandon(error)
             return False
-        if self.unconfirmed and not self._frames.partial and next_unconfirmed(self._ahead, 0):
+        if self.unconfirmed and not self.frames.partial and next_unconfirmed(self._ahead, 0):
             self._ahead = b""
             return True
         return False
@@ -190,7 +178,7 @@ class Connection:
         try:
             while tag < end and not self._ahead and self._transport.arrives(SLICE):
                 data = self._transport.receive_some()
-                confirmed = 0 if self._frames.partial else next_unconfirmed(data, tag)
+                confirmed = 0 if self.frames.partial else next_unconfirmed(data, tag)
                 if confirmed:
                     tag = confirmed
                 else:
@@ -203,28 +191,31 @@ class Connection:
         method, self._return = self._return, None
         if method is None:
             raise ConnectionLostError("received content that was not asked for")
-        text = f"{_text(method.reply_text)} ({method.reply_code})"
-        self.on_publisher(
-            Returned(_text(method.exchange), _text(method.routing_key), text, content.message_id)
-        )
+        code, text = method.reply()
+        exchange, at = method.text(3 + method.arguments[2])
+        routing_key, _ = method.text(at)
+        self.on_publisher(Returned(exchange, routing_key, f"{text} ({code})", content.message_id))
 
-    def _on_connection_method(self, method: Any) -> None:
-        if isinstance(method, spec.Connection.Close):
-            lost = ConnectionLostError(_text(method.reply_text), method.reply_code)
-            self._post(spec.Connection.CloseOk(), 0)
+    def _on_connection_method(self, method: Method) -> None:
+        if method.index == methods.CONNECTION_CLOSE:
+            code, text = method.reply()
+            lost = ConnectionLostError(text, code)
+            self._post(methods.CONFIRM_CLOSED_CONNECTION)
             self.abandon(lost)
             raise lost
-        if isinstance(method, spec.Connection.Blocked):
-            self.blocked = _text(method.reason) or "no reason given"
-        elif isinstance(method, spec.Connection.Unblocked):
+        if method.index == methods.CONNECTION_BLOCKED:
+            self.blocked = method.text(0)[0] or "no reason given"
+        elif method.index == methods.CONNECTION_UNBLOCKED:
             self.blocked = None
         else:
             self._replies.append(method)
 
-    def _post(self, method: Any, channel: int) -> None:
+    def _post(self, frame: bytes) -> None:
         """Send a small method to which no answer is awaited; if it does not fit, never mind."""
-        with contextlib.suppress(ConnectionLostError):
-            self._transport.send_some(frame.Method(channel, method).marshal())
+        try:
+            self._transport.send_some(frame)
+        except ConnectionLostError:
+            pass
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send all of `data`."""
@@ -235,14 +226,13 @@ class Connection:
             if left and not sent:
                 self.wait(deadline, sending=True)
 
-    def expect(self, reply: Callable[..., Reply], deadline: float) -> Reply:
-        """Wait for the method `reply` (a class of pika.spec)."""
+    def expect(self, index: int, deadline: float) -> Method:
+        """Wait for the method with this index."""
         while True:
             for at, method in enumerate(self._replies):
-                if isinstance(method, reply):  # type: ignore[arg-type]
+                if method.index == index:
                     del self._replies[: at + 1]
-                    found: Reply = method
-                    return found
+                    return method
             try:
                 self.wait(deadline)
             except StalledError as error:
@@ -251,95 +241,35 @@ class Connection:
                 raise
             self.receive()
 
-    # -- opening and closing -----------------------------------------------------------
+    # -- the channel -------------------------------------------------------------------
 
-    def log_in(self, name: str, deadline: float) -> None:
-        """The connection handshake of AMQP 0-9-1, section 2.2.4, and the channel's opening."""
-        address = self.address
-        try:
-            self.send(_PROTOCOL_HEADER, deadline)
-            start = self.expect(spec.Connection.Start, deadline)
-        except (ConnectionLostError, StalledError) as error:
-            raise self._no_greeting(error) from None
-        properties = start.server_properties
-        self.server_product = str(properties.get("product", ""))
-        self.server_version = str(properties.get("version", ""))
-        if "PLAIN" not in str(start.mechanisms):
-            raise RejectedError("the broker does not offer SASL mechanism PLAIN", _ACCESS_REFUSED)
-        client = {
-            "product": "pg_amqp_py",
-            "platform": "PostgreSQL",
-            "connection_name": name,
-            "capabilities": _CAPABILITIES,
-        }
-        response = f"\0{address.username}\0{address.password}"
-        self._tell(spec.Connection.StartOk(client, "PLAIN", response, "en_US"), deadline)
-        tune = self._unless_rejected(spec.Connection.Tune, deadline)
-        frame_max = min(tune.frame_max or FRAME_MAX, FRAME_MAX)
-        self.encoder = Encoder(frame_max)
-        # Heartbeat 0: a backend cannot answer one while it is idle; TCP keepalive watches.
-        self._tell(spec.Connection.TuneOk(tune.channel_max, frame_max, 0), deadline)
-        self._tell(spec.Connection.Open(address.vhost), deadline)
-        self._unless_rejected(spec.Connection.OpenOk, deadline)
-        self._open_channel(deadline)
-        self.connected_at = time.time()
-
-    def _unless_rejected(self, reply: Callable[..., Reply], deadline: float) -> Reply:
-        try:
-            return self.expect(reply, deadline)
-        except ConnectionLostError as error:
-            # With Connection.Close the broker says no; without it, the network broke.
-            if error.code:
-                raise RejectedError(str(error), error.code) from None
-            raise
-
-    def _no_greeting(self, error: Exception) -> ConnectError:
-        """Why the peer did not begin the handshake."""
-        greeting = bytes(self._frames.partial)
-        if greeting[:2] == b"\x15\x03":
-            return TLSError("the port expects TLS")
-        if greeting[:4] == b"AMQP":
-            return NotAMQPError("the server speaks another version of AMQP")
-        if greeting:
-            line = greeting[:40].decode("ascii", "replace").splitlines()[0]
-            shown = "".join(c if c.isprintable() else "?" for c in line)
-            return NotAMQPError(f'the server greets with "{shown}"')
-        if isinstance(error, StalledError):
-            return UnreachableError("connected, but the server does not answer")
-        if self.address.ssl:
-            # In TLS 1.3 the server looks at the client's certificate after the handshake.
-            return TLSError(f"the broker ended the connection after the TLS handshake: {error}")
-        return NotAMQPError(f"the connection ended before a greeting: {error}")
-
-    def _tell(self, method: Any, deadline: float, channel: int = 0) -> None:
-        self.send(frame.Method(channel, method).marshal(), deadline)
-
-    def _open_channel(self, deadline: float) -> None:
-        self._tell(spec.Channel.Open(), deadline, CHANNEL)
-        self.expect(spec.Channel.OpenOk, deadline)
-        self._tell(spec.Confirm.Select(), deadline, CHANNEL)
-        self.expect(spec.Confirm.SelectOk, deadline)
+    def open_channel(self, deadline: float) -> None:
+        """Open the channel, and have it confirm what is published."""
+        self.send(methods.OPEN_CHANNEL, deadline)
+        self.expect(methods.CHANNEL_OPEN_OK, deadline)
+        self.send(methods.SELECT_CONFIRMS, deadline)
+        self.expect(methods.CONFIRM_SELECT_OK, deadline)
         self.published = 0
         self.channels += 1
 
     def reopen(self, deadline: float) -> None:
         """Open the channel again after a ChannelClosedError; delivery tags begin anew."""
         self._replies.clear()
-        self._tell(spec.Channel.CloseOk(), deadline, CHANNEL)
-        self._open_channel(deadline)
+        self.send(methods.CONFIRM_CLOSED_CHANNEL, deadline)
+        self.open_channel(deadline)
 
-    def call(self, request: Any, reply: Callable[..., Reply], deadline: float) -> Reply:
-        """Send a method of pika.spec on the channel and return the broker's reply.
+    def call(self, request: bytes, reply: int, deadline: float) -> None:
+        """Send the frame of a method on the channel, and wait for the reply with this index.
 
         Raises ChannelClosedError if the broker refuses; the channel is open again then.
         """
         self.settle_unconfirmed(deadline)
-        return self._call(request, reply, deadline)
+        self._call(request, reply, deadline)
 
-    def _call(self, request: Any, reply: Callable[..., Reply], deadline: float) -> Reply:
+    def _call(self, request: bytes, reply: int, deadline: float) -> None:
         try:
-            self._tell(request, deadline, CHANNEL)
-            return self.expect(reply, deadline)
+            self.send(request, deadline)
+            self.expect(reply, deadline)
         except ChannelClosedError:
             self.reopen(deadline)
             raise
@@ -355,7 +285,7 @@ class Connection:
         try:
             if wait:
                 self.unconfirmed = False
-                self._call(spec.Channel.Flow(active=True), spec.Channel.FlowOk, deadline)
+                self._call(methods.RESUME_FLOW, methods.CHANNEL_FLOW_OK, deadline)
             else:
                 self.receive()
         except ChannelClosedError as refusal:
@@ -367,8 +297,8 @@ class Connection:
     def require_exchange(self, exchange: str, deadline: float) -> None:
         """Make sure, once a connection, that an exchange exists. Raises ChannelClosedError."""
         if exchange not in self.exchanges:
-            declare = spec.Exchange.Declare(exchange=exchange, passive=True)
-            self.call(declare, spec.Exchange.DeclareOk, deadline)
+            question = methods.require_exchange(exchange)
+            self.call(question, methods.EXCHANGE_DECLARE_OK, deadline)
             self.exchanges.add(exchange)
 
     def forget_exchanges(self) -> None:
@@ -377,15 +307,15 @@ class Connection:
 
     def round_trip(self, deadline: float) -> None:
         """Ask the broker for an answer that changes nothing."""
-        self.call(spec.Channel.Flow(active=True), spec.Channel.FlowOk, deadline)
+        self.call(methods.RESUME_FLOW, methods.CHANNEL_FLOW_OK, deadline)
 
     def close(self) -> None:
         """Say goodbye and wait at most a second for the answer."""
         if self._broken is None:
             try:
                 deadline = time.monotonic() + _CLOSING_SECONDS
-                self._tell(spec.Connection.Close(200, "Goodbye", 0, 0), deadline)
-                self.expect(spec.Connection.CloseOk, deadline)
+                self.send(methods.CLOSE_CONNECTION, deadline)
+                self.expect(methods.CONNECTION_CLOSE_OK, deadline)
             except (ConnectionLostError, StalledError, ChannelClosedError):
                 pass
         self.abandon(ConnectionLostError("closed"))
@@ -393,7 +323,7 @@ class Connection:
     def leave(self) -> None:
         """Say goodbye without waiting for anything: the process is about to end."""
         if self._broken is None:
-            self._post(spec.Connection.Close(200, "Goodbye", 0, 0), 0)
+            self._post(methods.CLOSE_CONNECTION)
         self.abandon(ConnectionLostError("closed"))
 
     def abandon(self, reason: ConnectionLostError) -> None:
@@ -403,29 +333,5 @@ class Connection:
         self._transport.close()
 
 
-def connect(address: Address, name: str, timeout: float, on_wait: Callable[[], None]) -> Connection:
-    """Open a connection to `address` within `timeout` seconds.
-
-    `name` is what RabbitMQ lists as connection name. Raises ConnectError (UnreachableError,
-    NotAMQPError, RejectedError, TLSError) and whatever `on_wait` raises.
-    """
-    deadline = time.monotonic() + timeout
-    connection = Connection(open_transport(address, timeout, on_wait), address)
-    try:
-        connection.log_in(name, deadline)
-    except (ConnectionLostError, StalledError, ChannelClosedError) as error:
-        connection.abandon(ConnectionLostError(str(error)))
-        raise UnreachableError(f"the handshake was cut off: {error}") from None
-    except BaseException as error:
-        connection.abandon(ConnectionLostError(str(error)))
-        raise
-    return connection
-
-
-def _text(value: str | bytes) -> str:
-    """A short string as pika decodes it: bytes where it was cut within a character."""
-    return value if isinstance(value, str) else value.decode(errors="replace")
-
-
-def ignore(method: Any) -> None:
+def ignore(answer: Ack | Returned) -> None:
     """No batch is being written: what arrives is an answer to an unconfirmed older one."""

@@ -18,22 +18,25 @@ steps of one message until the culprit is plain; then messages before it may arr
 from __future__ import annotations
 
 import math
-import re
 import time
 from array import array
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import NamedTuple
 
 from pg_amqp_py.wire.confirms import Confirms
-from pg_amqp_py.wire.connection import Connection, Returned, ignore
-from pg_amqp_py.wire.encode import Encoder, decode_messages
+from pg_amqp_py.wire.connection import ignore
+from pg_amqp_py.wire.encode import decode_messages
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
 from pg_amqp_py.wire.frames import Ack
-from pg_amqp_py.wire.message import Message
-from pg_amqp_py.wire.refusal import cause
+from pg_amqp_py.wire.refusal import Cause, Fault, cause
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from pg_amqp_py.wire.connection import Connection, Returned
+    from pg_amqp_py.wire.encode import Encoder
+    from pg_amqp_py.wire.message import Message
 
 _PENDING, _CONFIRMED, _REFUSED, _ACCEPTED = range(4)
 _NACK = "the broker refused it (basic.nack)"
@@ -43,31 +46,6 @@ _SMALL = 1 << 14
 
 def _never() -> bool:
     return False
-
-
-class Cause(NamedTuple):
-    """Why messages did not arrive, and where they were going."""
-
-    exchange: str
-    routing_key: str | None
-    """None where the cause concerns the exchange rather than one routing key."""
-    text: str
-    """The broker's words."""
-
-    @property
-    def place(self) -> str:
-        """Exchange and routing key, for an error message."""
-        key = "" if self.routing_key is None else f' with routing key "{self.routing_key}"'
-        return (f'exchange "{self.exchange}"' if self.exchange else "the default exchange") + key
-
-
-class Fault(NamedTuple):
-    """Why one message was refused."""
-
-    text: str
-    """The broker's words."""
-    nacked: bool
-    """Basic.Nack: the broker could not take it just then; else it will not have it."""
 
 
 class Batch:
@@ -98,8 +76,8 @@ class Batch:
         """Unroutable messages (mandatory) that the broker handed back; it confirms them, too."""
         self.faults: dict[int, Fault] = {}
         """Messages that the broker would not take, by their position."""
-        self.refused: Counter[Cause] = Counter()
-        """How many these are, by cause."""
+        self.refused: list[Cause] = []
+        """Why, one for each of these."""
 
     @property
     def pending(self) -> int:
@@ -115,9 +93,9 @@ class Batch:
         """Positions of the messages that the broker has taken."""
         return [at for at, state in enumerate(self._states) if state in (_CONFIRMED, _ACCEPTED)]
 
-    def pending_exchanges(self) -> Counter[str]:
-        """How many messages of each exchange are not settled yet."""
-        return Counter(message.envelope.exchange for _, message in self._pending_messages())
+    def pending_exchanges(self) -> list[str]:
+        """The exchange of each message that is not settled yet."""
+        return [message.envelope.exchange for _, message in self._pending_messages()]
 
     def _fit(self, encoder: Encoder) -> None:
         """Encode anew if the broker's largest frame is smaller than that used so far."""
@@ -184,12 +162,16 @@ class Batch:
         rest = memoryview(self._stream)[sent:]
         outgoing = _Outgoing([(sent, rest)] if rest else [])
         todo = [range(len(self._starts))]
-        self._attempt = _Attempt(connection, connection.channels, todo, confirms, outgoing)
+        self._attempt = _Attempt(connection, todo, confirms, outgoing)
 
     def _todo(self, first: int) -> list[range]:
         """Runs of neighbouring messages to write next, from the first that is pending on."""
         if self._stepping:
             return [range(first, first + 1)]
+        # Here, because a session's first publish() shall not wait for it: a small transaction
+        # never comes here.
+        import re
+
         return [range(*run.span()) for run in re.finditer(b"\0+", self._states)]
 
     def _begin(self, connection: Connection, todo: list[range]) -> _Attempt:
@@ -197,7 +179,7 @@ class Batch:
         confirms = Confirms(connection.published + 1, count)
         connection.published += count
         outgoing = _Outgoing((self._starts[run[0]], self._part(run)) for run in todo)
-        return _Attempt(connection, connection.channels, todo, confirms, outgoing)
+        return _Attempt(connection, todo, confirms, outgoing)
 
     def _resume(self, connection: Connection) -> _Attempt | None:
         """The attempt that was left waiting for answers, if they can still come."""
@@ -333,7 +315,7 @@ class Batch:
             self._states[at] = _REFUSED
             self.faults[at] = fault
             key = message.envelope.routing_key if topic else None
-            self.refused[Cause(message.envelope.exchange, key, fault.text)] += 1
+            self.refused.append(Cause(message.envelope.exchange, key, fault.text))
 
     def _pending_messages(self) -> Iterator[tuple[int, Message]]:
         for at, state in enumerate(self._states):
@@ -378,15 +360,18 @@ def write_small(
     return batch
 
 
-class _Attempt(NamedTuple):
+class _Attempt:
     """One writing of what is pending."""
 
-    connection: Connection
-    channel: int
-    """Connection.channels at its beginning: another one, and no answers can come any more."""
-    todo: list[range]
-    confirms: Confirms
-    outgoing: _Outgoing
+    def __init__(
+        self, connection: Connection, todo: list[range], confirms: Confirms, outgoing: _Outgoing
+    ) -> None:
+        self.connection = connection
+        self.channel = connection.channels
+        """Connection.channels at its beginning: another one, and no answers can come any more."""
+        self.todo = todo
+        self.confirms = confirms
+        self.outgoing = outgoing
 
 
 class _Outgoing:

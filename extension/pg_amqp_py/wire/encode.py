@@ -11,87 +11,99 @@ a stream, so the rest is encoded once for each distinct envelope and kept:
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
 
-from pg_amqp_py.wire.codec import spec
 from pg_amqp_py.wire.errors import TooLargeError
-from pg_amqp_py.wire.message import Envelope, Message
+from pg_amqp_py.wire.methods import (
+    BASIC_CLASS,
+    BASIC_PUBLISH,
+    BODY_FRAME,
+    CHANNEL,
+    FRAME_END,
+    HEADER_FRAME,
+    frame,
+)
 from pg_amqp_py.wire.properties import decode_properties, encode_properties, short_string
 
-CHANNEL = 1
-"""The one channel of a connection."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from pg_amqp_py.wire.message import Message
+
 FRAME_MAX = 131072
 """Bytes of the largest frame, its header and end octet included: RabbitMQ's own default."""
 
 _FRAME_OVERHEAD = 8
-_FRAME_END = b"\xce"
-_BODY_FRAME = struct.pack(">BH", spec.FRAME_BODY, CHANNEL)
+_BODY_START = struct.pack(">BH", BODY_FRAME, CHANNEL)
 _KEPT_ENVELOPES = 256
 _LARGEST_KEPT = 1024
 
+_pack_header: Callable[..., bytes] = struct.Struct(">BHIHH").pack
 _pack_size: Callable[[int], bytes] = struct.Struct(">Q").pack
 _pack_length: Callable[[int], bytes] = struct.Struct(">I").pack
 
 
-def encode_envelope(envelope: Envelope, frame_max: int = FRAME_MAX) -> tuple[bytes, bytes]:
+def encode_envelope(fields: tuple[Any, ...], frame_max: int = FRAME_MAX) -> tuple[bytes, bytes]:
     """The constant bytes of a message: what comes before and after its body size.
 
-    Raises MessageError (TooLongError, TooLargeError, RangeError) naming the field.
+    `fields` is an Envelope, or a plain tuple of the same. Raises MessageError (TooLongError,
+    TooLargeError, RangeError) naming the field.
     """
-    method = b"%b\0\0%b%b%b" % (
-        _pack_length(spec.Basic.Publish.INDEX),
-        short_string("exchange", envelope.exchange),
-        short_string("routing_key", envelope.routing_key),
-        b"\1" if envelope.mandatory else b"\0",
+    return _encode_envelope(_encode_method(*fields[:3]), fields, frame_max)
+
+
+def _encode_method(exchange: str, routing_key: str, mandatory: bool) -> bytes:
+    """The frame of Basic.Publish."""
+    method = b"\0\0%b%b%b" % (
+        short_string("exchange", exchange),
+        short_string("routing_key", routing_key),
+        b"\1" if mandatory else b"\0",
     )
-    properties = encode_properties(envelope)
-    header_size = 12 + len(properties)
-    if header_size + _FRAME_OVERHEAD > frame_max:
+    return frame(CHANNEL, BASIC_PUBLISH, method)
+
+
+def _encode_envelope(method: bytes, fields: tuple[Any, ...], frame_max: int) -> tuple[bytes, bytes]:
+    properties = encode_properties(fields)
+    size = 12 + len(properties)
+    if size + _FRAME_OVERHEAD > frame_max:
         # A content header cannot be divided between frames.
-        size = header_size + _FRAME_OVERHEAD
-        raise TooLargeError("headers", f"{size} bytes as a frame; the limit is {frame_max}")
-    prefix = b"%b%b%b%b" % (
-        struct.pack(">BHI", spec.FRAME_METHOD, CHANNEL, len(method)),
-        method,
-        _FRAME_END,
-        struct.pack(
-            ">BHIHH", spec.FRAME_HEADER, CHANNEL, header_size, spec.BasicProperties.INDEX, 0
-        ),
+        whole = size + _FRAME_OVERHEAD
+        raise TooLargeError("headers", f"{whole} bytes as a frame; the limit is {frame_max}")
+    return (
+        method + _pack_header(HEADER_FRAME, CHANNEL, size, BASIC_CLASS, 0),
+        properties + FRAME_END,
     )
-    return prefix, properties + _FRAME_END
 
 
 class Encoder:
     """Encodes messages for one largest frame size, remembering the envelopes it has seen.
 
-    The memory is bounded: large envelopes are not kept, and it is emptied at 256.
+    The memory is bounded: large envelopes are not kept, and it is emptied at 256. So are the
+    method frames, because the properties may differ for every message.
     """
 
     def __init__(self, frame_max: int = FRAME_MAX) -> None:
         self.frame_max = frame_max
         self._envelopes: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
+        self._methods: dict[tuple[Any, ...], bytes] = {}
 
     def append(self, stream: bytearray, fields: tuple[object, ...], body: bytes) -> None:
         """Append the frames of a message to `stream`.
 
-        `fields` is an Envelope as a plain tuple: making an Envelope for every message would
-        cost as much as encoding one. Raises MessageError, having appended nothing.
+        `fields` is a plain tuple rather than an Envelope: making one for every message would
+        cost as much as encoding it. Raises MessageError, having appended nothing.
         """
         kept = self._envelopes.get(fields)
         if kept is None:
-            envelope = Envelope(*fields)  # type: ignore[arg-type]
-            kept = encode_envelope(envelope, self.frame_max)
-            if len(kept[1]) <= _LARGEST_KEPT:
-                if len(self._envelopes) >= _KEPT_ENVELOPES:
-                    self._envelopes.clear()
-                self._envelopes[fields] = kept
+            kept = self._remember(fields)
         size = len(body)
         if 0 < size <= self.frame_max - _FRAME_OVERHEAD:
             stream += b"%b%b%b%b%b%b\xce" % (
                 kept[0],
                 _pack_size(size),
                 kept[1],
-                _BODY_FRAME,
+                _BODY_START,
                 _pack_length(size),
                 body,
             )
@@ -103,18 +115,34 @@ class Encoder:
             stream += b"%b%b%b" % (kept[0], _pack_size(size), kept[1])
             for at in range(0, size, step):
                 part = whole[at : at + step]
-                stream += _BODY_FRAME
+                stream += _BODY_START
                 stream += _pack_length(len(part))
                 stream += part
-                stream += _FRAME_END
+                stream += FRAME_END
         except BaseException:
             # Out of memory in the middle of a large message: half of one must not stay behind.
             del stream[start:]
             raise
 
+    def _remember(self, fields: tuple[Any, ...]) -> tuple[bytes, bytes]:
+        address = fields[:3]
+        method = self._methods.get(address)
+        if method is None:
+            if len(self._methods) >= _KEPT_ENVELOPES:
+                self._methods.clear()
+            method = self._methods[address] = _encode_method(*address)
+        encoded = _encode_envelope(method, fields, self.frame_max)
+        if len(encoded[1]) <= _LARGEST_KEPT:
+            if len(self._envelopes) >= _KEPT_ENVELOPES:
+                self._envelopes.clear()
+            self._envelopes[fields] = encoded
+        return encoded
+
 
 def decode_messages(stream: bytes | bytearray | memoryview) -> Iterator[Message]:
     """The messages in a stream of frames that `Encoder` wrote, in order."""
+    from pg_amqp_py.wire.message import Envelope, Message
+
     at = 0
     while at < len(stream):
         method, at = _payload(stream, at)

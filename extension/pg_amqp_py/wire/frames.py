@@ -7,27 +7,39 @@ little for acknowledgements, which are nearly all that a publisher receives.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import Any
 
-from pg_amqp_py.wire.codec import frame, spec
-from pg_amqp_py.wire.encode import CHANNEL
 from pg_amqp_py.wire.errors import ConnectionLostError
+from pg_amqp_py.wire.methods import (
+    BASIC_ACK,
+    BASIC_NACK,
+    BODY_FRAME,
+    CHANNEL,
+    CLASSES,
+    FRAME_END,
+    HEADER_FRAME,
+    HEARTBEAT_FRAME,
+    METHOD_FRAME,
+    Method,
+)
 from pg_amqp_py.wire.properties import decode_properties
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _header = struct.Struct(">BHI").unpack_from
+_index = struct.Struct(">I").unpack_from
 _acknowledgement = struct.Struct(">QB").unpack_from
 _LARGEST_FRAME = 1 << 24
-_END = bytes((spec.FRAME_END,))
 _PROPERTIES = 7 + 12
 """Where in a header frame the property flags are (AMQP 0-9-1, section 4.2.6.1)."""
-_ACK = struct.pack(">BHII", spec.FRAME_METHOD, CHANNEL, 13, spec.Basic.Ack.INDEX)
+_ACK = struct.pack(">BHII", METHOD_FRAME, CHANNEL, 13, BASIC_ACK)
 _ACK_SIZE = 21
-_ANSWERS = {spec.Basic.Ack.INDEX: True, spec.Basic.Nack.INDEX: False}
+_ANSWERS = {BASIC_ACK: True, BASIC_NACK: False}
 
 
 class Ack:
-    """Basic.Ack or Basic.Nack (RabbitMQ's publisher confirms), decoded without pika's detour."""
+    """Basic.Ack or Basic.Nack (RabbitMQ's publisher confirms)."""
 
     __slots__ = ("multiple", "positive", "tag")
 
@@ -45,7 +57,7 @@ def next_unconfirmed(data: bytes, tag: int) -> int:
     than all the rest of a small transaction.
     """
     for at in range(0, len(data), _ACK_SIZE):
-        if data[at : at + 11] != _ACK or data[at + 20 : at + 21] != _END:
+        if data[at : at + 11] != _ACK or data[at + 20 : at + 21] != FRAME_END:
             return 0
         confirmed, bits = _acknowledgement(data, at + 11)
         if confirmed != tag and tag and not (bits & 1 and confirmed > tag):
@@ -63,6 +75,10 @@ class Content:
         self.message_id = message_id
 
 
+Frame = Method | Ack | Content | None
+"""What a frame holds; for bodies and heartbeats, which a publisher has no use for, None."""
+
+
 class FrameReader:
     """Cuts a received stream into frames."""
 
@@ -74,11 +90,9 @@ class FrameReader:
         """What has been received and does not make a whole frame yet."""
         return self._data
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, Any]]:
-        """The frames that `data` completes, as (channel, method).
+    def feed(self, data: bytes) -> Iterator[tuple[int, Frame]]:
+        """The frames that `data` completes, each with its channel.
 
-        The method is one of pika.spec, an Ack or a Content; for bodies and heartbeats, which a
-        publisher has no use for, it is None.
         Raises ConnectionLostError if the stream is no sequence of AMQP frames.
         """
         self._data += data
@@ -91,7 +105,7 @@ class FrameReader:
                 after = at + size + 8
                 if after > end:
                     break
-                if self._data[after - 1] != spec.FRAME_END:
+                if self._data[after - 1 : after] != FRAME_END:
                     raise ConnectionLostError("received bytes that are no AMQP frame")
                 raw = bytes(self._data[at:after])
                 at = after
@@ -100,20 +114,22 @@ class FrameReader:
             del self._data[:at]
 
 
-def _decode(kind: int, raw: bytes) -> Any:
-    if kind in (spec.FRAME_BODY, spec.FRAME_HEARTBEAT):
+def _decode(kind: int, raw: bytes) -> Frame:
+    if kind in (BODY_FRAME, HEARTBEAT_FRAME):
         return None
     try:
-        if kind == spec.FRAME_HEADER:
+        if kind == HEADER_FRAME:
             return Content(_message_id(raw))
-        index = int.from_bytes(raw[7:11], "big")
-        if index in _ANSWERS:
-            tag, bits = _acknowledgement(raw, 11)
-            return Ack(_ANSWERS[index], tag, bool(bits & 1))
-        return frame.decode_frame(raw)[1].method
-    except Exception:
-        # Whatever pika raises (KeyError, struct.error, ...) means the same.
-        raise ConnectionLostError("received a frame that is no AMQP 0-9-1") from None
+        if kind == METHOD_FRAME:
+            (index,) = _index(raw, 7)
+            if index in _ANSWERS:
+                tag, bits = _acknowledgement(raw, 11)
+                return Ack(_ANSWERS[index], tag, bool(bits & 1))
+            if index >> 16 in CLASSES:
+                return Method(index, raw[11:-1])
+    except struct.error:
+        pass
+    raise ConnectionLostError("received a frame that is no AMQP 0-9-1")
 
 
 def _message_id(raw: bytes) -> str | None:

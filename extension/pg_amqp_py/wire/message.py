@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Union
 
+from pg_amqp_py.wire.properties import FIELDS
+
 # JSON values, which is what message headers and declaration arguments are given as.
 JSON = Union[None, bool, int, float, str, "list[JSON]", "dict[str, JSON]"]
 
@@ -35,6 +37,9 @@ class Envelope(NamedTuple):
     type: str | None = None
     user_id: str | None = None
     app_id: str | None = None
+
+
+assert Envelope._fields == FIELDS
 
 
 class Message(NamedTuple):

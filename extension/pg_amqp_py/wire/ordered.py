@@ -16,13 +16,13 @@ from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import NOT_FOUND, ChannelClosedError, MessageError
-from pg_amqp_py.wire.message import Envelope
+from pg_amqp_py.wire.properties import FIELDS
 
 Missing = Callable[[str], "str | None"]
 """Says what the broker has against an exchange; None if nothing."""
 
-_MANDATORY = Envelope._fields.index("mandatory")
-_MESSAGE_ID = Envelope._fields.index("message_id")
+_MANDATORY = FIELDS.index("mandatory")
+_MESSAGE_ID = FIELDS.index("message_id")
 
 
 class Entry(NamedTuple):
@@ -152,12 +152,15 @@ class Run:
         return Batch(stream, starts, self._frame_max, rewrite=True)
 
     def _record(self, batch: Batch, entries: list[Entry]) -> None:
-        returned = {message[0:2] + message[3:]: message.text for message in batch.returned}
+        returned: dict[tuple[object, ...], str] = {
+            (message.exchange, message.routing_key, message.message_id): message.text
+            for message in batch.returned
+        }
         for at in batch.settled():
             entry = entries[at]
             text = None
             if returned and entry.fields[_MANDATORY]:
-                text = returned.get((*entry.fields[:2], entry.message_id))  # type: ignore[arg-type]
+                text = returned.get((*entry.fields[:2], entry.message_id))
             if text is None:
                 self.delivered.append(entry.id)
             else:

@@ -6,21 +6,47 @@ both directions: the highest flag bit is the first property.
 
 from __future__ import annotations
 
-import json
 import struct
-from typing import Any
 
 from pg_amqp_py.wire.errors import RangeError, TooLongError, UnacceptableError
-from pg_amqp_py.wire.message import JSON, Envelope
-from pg_amqp_py.wire.table import decode_table, encode_table, parse_table
+from pg_amqp_py.wire.table import OCTETS, decode_table, encode_table, parse_table, to_json
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pg_amqp_py.wire.message import JSON
+
+_pack_flags = struct.Struct(">H").pack
+_pack_timestamp = struct.Struct(">Q").pack
 # RabbitMQ keeps a message's time to live in 32 bits of milliseconds.
 _LARGEST_EXPIRATION = (1 << 32) - 1
 # RabbitMQ's "Direct Reply-to".
 _DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
-_FIELDS = tuple(
-    (name, Envelope._fields.index(name), 1 << (15 - position))
+FIELDS = (
+    "exchange",
+    "routing_key",
+    "mandatory",
+    "delivery_mode",
+    "content_type",
+    "reply_to",
+    "correlation_id",
+    "headers",
+    "content_encoding",
+    "priority",
+    "expiration",
+    "message_id",
+    "timestamp",
+    "type",
+    "user_id",
+    "app_id",
+)
+"""Everything of a message but its body, in the order of the parameters of amqp.publish(); see
+message.Envelope for types, units and limits."""
+
+_PROPERTIES = tuple(
+    (name, FIELDS.index(name), 1 << (15 - position))
     for position, name in enumerate(
         (
             "content_type",
@@ -46,46 +72,48 @@ def short_string(name: str, value: str) -> bytes:
     text = value.encode()
     if len(text) > 255:
         raise TooLongError(name, f"{len(text)} bytes")
-    return bytes((len(text),)) + text
+    return OCTETS[len(text)] + text
 
 
-def encode_properties(envelope: Envelope) -> bytes:
-    """The property flags and list of a content header.
+def encode_properties(fields: tuple[Any, ...]) -> bytes:
+    """The property flags and list of a content header; `fields` has what FIELDS names.
 
     Raises MessageError (TooLongError, RangeError, TooLargeError) naming the property.
     """
     flags = 0
     parts = [b""]
-    for name, position, bit in _FIELDS:
-        value: Any = envelope[position]
+    for name, position, bit in _PROPERTIES:
+        value = fields[position]
         if value is None:
             continue
         flags |= bit
         if name == "headers":
             table = parse_table(value, name)
-            _check_routing_headers(table)
+            if "CC" in table or "BCC" in table:
+                _check_routing_headers(table)
             parts.append(encode_table(table, name))
         elif name == "delivery_mode":
             if value not in (1, 2):
                 raise RangeError(name, str(value))
-            parts.append(bytes((value,)))
+            parts.append(OCTETS[value])
         elif name == "priority":
             if not 0 <= value <= 255:
                 raise RangeError(name, str(value))
-            parts.append(bytes((value,)))
+            parts.append(OCTETS[value])
         elif name == "timestamp":
             if not 0 <= value < 1 << 63:
                 raise RangeError(name, str(value))
-            parts.append(struct.pack(">Q", value))
+            parts.append(_pack_timestamp(value))
         else:
-            if name == "expiration" and not (
-                value.isascii() and value.isdigit() and int(value) <= _LARGEST_EXPIRATION
-            ):
+            text = value.encode()
+            if len(text) > 255:
+                raise TooLongError(name, f"{len(text)} bytes")
+            if name == "expiration" and not (text.isdigit() and int(text) <= _LARGEST_EXPIRATION):
                 raise RangeError(name, value[:40])
             if name == "reply_to" and value == _DIRECT_REPLY_TO:
                 raise UnacceptableError(name, "it needs a consumer on the same channel")
-            parts.append(short_string(name, value))
-    parts[0] = struct.pack(">H", flags)
+            parts += OCTETS[len(text)], text
+    parts[0] = _pack_flags(flags)
     return b"".join(parts)
 
 
@@ -102,12 +130,12 @@ def decode_properties(data: bytes, at: int) -> dict[str, Any]:
     (flags,) = struct.unpack_from(">H", data, at)
     at += 2
     found: dict[str, Any] = {}
-    for name, _, bit in _FIELDS:
+    for name, _, bit in _PROPERTIES:
         if not flags & bit:
             continue
         if name == "headers":
             table, at = decode_table(data, at)
-            found[name] = json.dumps(table, ensure_ascii=False)
+            found[name] = to_json(table)
         elif name in ("delivery_mode", "priority"):
             found[name] = data[at]
             at += 1

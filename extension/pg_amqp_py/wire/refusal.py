@@ -1,13 +1,47 @@
-"""Which messages a broker speaks of when it closes the channel: it names no delivery tag."""
+"""Why a broker would not take messages, and which ones: it names no delivery tag."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-from pg_amqp_py.wire.message import Message
+    from pg_amqp_py.wire.message import Message
 
-Matcher = Callable[[Message], bool]
+    Matcher = Callable[[Message], bool]
+
+
+class Cause:
+    """Why a message did not arrive, and where it was going. Equal ones can be counted."""
+
+    def __init__(self, exchange: str, routing_key: str | None, text: str) -> None:
+        self.exchange = exchange
+        self.routing_key = routing_key
+        """None where the cause concerns the exchange rather than one routing key."""
+        self.text = text
+        """The broker's words."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cause) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.exchange, self.routing_key, self.text))
+
+    @property
+    def place(self) -> str:
+        """Exchange and routing key, for an error message."""
+        key = "" if self.routing_key is None else f' with routing key "{self.routing_key}"'
+        return (f'exchange "{self.exchange}"' if self.exchange else "the default exchange") + key
+
+
+class Fault:
+    """Why one message was refused."""
+
+    def __init__(self, text: str, *, nacked: bool) -> None:
+        self.text = text
+        """The broker's words."""
+        self.nacked = nacked
+        """Basic.Nack: the broker could not take it just then; else it will not have it."""
 
 
 def cause(text: str) -> tuple[Matcher, bool]:
@@ -15,6 +49,9 @@ def cause(text: str) -> tuple[Matcher, bool]:
 
     The texts are those of RabbitMQ 3.10 to 4.x; no message matches any other text.
     """
+    # Here, because a session's first publish() shall not wait for it.
+    import re
+
     size = re.search(r"message size \d+ is larger than (?:configured )?max size (\d+)", text)
     if size:
         limit = int(size[1])

@@ -9,49 +9,65 @@ done here. The type octets are those of RabbitMQ's errata, which differ from the
 
 from __future__ import annotations
 
-import json
-import math
 import struct
-from typing import Any
 
 from pg_amqp_py.wire.errors import MessageError, RangeError, TooLargeError, TooLongError
-from pg_amqp_py.wire.message import JSON
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pg_amqp_py.wire.message import JSON
+
+OCTETS = tuple(bytes((number,)) for number in range(256))
+_INFINITE = float("inf"), float("-inf")
 _length = struct.Struct(">I")
+_pack_length = _length.pack
+_pack_integer = struct.Struct(">ci").pack
+_pack_long = struct.Struct(">cq").pack
+_pack_double = struct.Struct(">cd").pack
+
+
+_decode: Callable[[str], tuple[Any, int]] | None = None
 
 
 def parse_table(text: str, field: str) -> dict[str, JSON]:
     """The table that a JSON object describes; `field` is named in errors.
 
-    Raises MessageError if the text is no JSON object, RangeError for a number that neither
-    a 64-bit integer nor a double can hold, TooLargeError if it is nested too deeply.
+    Raises MessageError if the text is no JSON object, RangeError for a number of thousands of
+    digits, TooLargeError if it is nested too deeply.
     """
+    global _decode
+    if _decode is None:
+        # Here, because most sessions never publish headers.
+        import json
 
-    def integer(digits: str) -> int:
-        number = int(digits) if len(digits) <= 20 else 1 << 64
-        if not -(1 << 63) <= number < 1 << 63:
-            raise RangeError(field, f"integer {digits[:40]} is out of range")
-        return number
-
-    def double(digits: str) -> float:
-        number = float(digits)
-        if math.isinf(number):
-            raise RangeError(field, f"number {digits[:40]} is out of range")
-        return number
-
+        _decode = json.JSONDecoder().raw_decode
     try:
-        table = json.loads(text, parse_int=integer, parse_float=double)
+        table, _ = _decode(text)
     except RecursionError:
         raise TooLargeError(field, "nested too deeply") from None
+    except ValueError:
+        # It was jsonb: nothing else can be wrong with it.
+        raise RangeError(field, "an integer is out of range") from None
     if not isinstance(table, dict):
         raise MessageError(field, "not a JSON object")
     return table
 
 
+def to_json(table: dict[str, Any]) -> str:
+    """The JSON text of a table."""
+    import json
+
+    return json.dumps(table, ensure_ascii=False)
+
+
 def encode_table(table: dict[str, JSON], field: str) -> bytes:
     """The bytes of a field table, its length included.
 
-    Raises TooLongError for a key of more than 255 bytes, TooLargeError for too deep a nesting.
+    Raises TooLongError for a key of more than 255 bytes, TooLargeError for too deep a nesting,
+    RangeError for a number that neither a 64-bit integer nor a double can hold.
     """
     try:
         return _encode_table(table, field)
@@ -60,35 +76,40 @@ def encode_table(table: dict[str, JSON], field: str) -> bytes:
 
 
 def _encode_table(table: dict[str, JSON], field: str) -> bytes:
-    parts: list[bytes] = []
+    parts = [b""]
+    size = 0
     for key, value in table.items():
         name = key.encode()
         if len(name) > 255:
             raise TooLongError(field, f"a key of {len(name)} bytes")
-        parts += (bytes((len(name),)), name, _encode_value(value, field))
-    payload = b"".join(parts)
-    return _length.pack(len(payload)) + payload
+        encoded = _encode_value(value, field)
+        parts += (OCTETS[len(name)], name, encoded)
+        size += 1 + len(name) + len(encoded)
+    parts[0] = _pack_length(size)
+    return b"".join(parts)
 
 
 def _encode_value(value: JSON, field: str) -> bytes:
     if isinstance(value, str):
         text = value.encode()
-        return b"S" + _length.pack(len(text)) + text
+        return b"S%b%b" % (_pack_length(len(text)), text)
     if value is None:
         return b"V"
     if isinstance(value, bool):
         return b"t\1" if value else b"t\0"
     if isinstance(value, int):
-        return (
-            struct.pack(">ci", b"I", value)
-            if -(1 << 31) <= value < 1 << 31
-            else struct.pack(">cq", b"l", value)
-        )
+        if -(1 << 31) <= value < 1 << 31:
+            return _pack_integer(b"I", value)
+        if -(1 << 63) <= value < 1 << 63:
+            return _pack_long(b"l", value)
+        raise RangeError(field, f"integer {str(value)[:40]} is out of range")
     if isinstance(value, float):
-        return struct.pack(">cd", b"d", value)
+        if value in _INFINITE:
+            raise RangeError(field, "a number is out of range")
+        return _pack_double(b"d", value)
     if isinstance(value, list):
         payload = b"".join([_encode_value(item, field) for item in value])
-        return b"A" + _length.pack(len(payload)) + payload
+        return b"A%b%b" % (_pack_length(len(payload)), payload)
     return b"F" + _encode_table(value, field)
 
 

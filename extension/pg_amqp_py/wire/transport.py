@@ -7,19 +7,25 @@ request. All sockets here are non-blocking; waiting means poll() in slices of at
 
 from __future__ import annotations
 
+# The half of Python's socket that is written in C, which is all that is needed here. The other half
+# makes enums of hundreds of constants: a quarter of a session's first publish().
+import _socket as socket
 import os
 import select
-import socket
 import time
-from collections.abc import Callable
 
-from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.errors import (
     ConnectionLostError,
     StalledError,
     TLSError,
     UnreachableError,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pg_amqp_py.wire.address import Address
 
 SLICE = 0.1
 """Seconds after which a wait gives its caller a chance to interrupt it."""
@@ -166,8 +172,13 @@ def open_transport(address: Address, timeout: float, on_wait: Callable[[], None]
     cannot be interrupted. Raises UnreachableError, TLSError.
     """
     deadline = time.monotonic() + timeout
+    host = address.host
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        # As bytes, where that makes no difference: a str is encoded by a codec that takes longer to
+        # load than the connection to open.
+        found = socket.getaddrinfo(
+            host.encode() if host.isascii() else host, address.port, type=socket.SOCK_STREAM
+        )
     except (OSError, UnicodeError) as error:
         raise UnreachableError(f"host name not found: {_reason(error)}") from None
     failures = []
@@ -249,7 +260,9 @@ def _start_tls(
     poll = select.poll()
     try:
         secure = context.wrap_socket(
-            stream, server_hostname=address.host, do_handshake_on_connect=False
+            stream,  # type: ignore[arg-type]  # it asks for nothing of the other half
+            server_hostname=address.host,
+            do_handshake_on_connect=False,
         )
     except (OSError, ValueError) as error:
         raise TLSError(str(error)) from None

@@ -1,0 +1,116 @@
+"""Opening a connection: TCP, perhaps TLS, and the handshake of AMQP 0-9-1, section 2.2.4."""
+
+from __future__ import annotations
+
+import time
+
+from pg_amqp_py.wire import methods
+from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.encode import FRAME_MAX, Encoder
+from pg_amqp_py.wire.errors import (
+    ChannelClosedError,
+    ConnectError,
+    ConnectionLostError,
+    NotAMQPError,
+    RejectedError,
+    StalledError,
+    TLSError,
+    UnreachableError,
+)
+from pg_amqp_py.wire.transport import open_transport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pg_amqp_py.wire.address import Address
+    from pg_amqp_py.wire.message import JSON
+    from pg_amqp_py.wire.methods import Method
+
+_PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
+_CAPABILITIES: dict[str, JSON] = {
+    "authentication_failure_close": True,
+    "basic.nack": True,
+    "connection.blocked": True,
+    "publisher_confirms": True,
+}
+_ACCESS_REFUSED = 403
+
+
+def connect(address: Address, name: str, timeout: float, on_wait: Callable[[], None]) -> Connection:
+    """Open a connection to `address` within `timeout` seconds.
+
+    `name` is what RabbitMQ lists as connection name. Raises ConnectError (UnreachableError,
+    NotAMQPError, RejectedError, TLSError) and whatever `on_wait` raises.
+    """
+    deadline = time.monotonic() + timeout
+    connection = Connection(open_transport(address, timeout, on_wait), address)
+    try:
+        _log_in(connection, name, deadline)
+    except (ConnectionLostError, StalledError, ChannelClosedError) as error:
+        connection.abandon(ConnectionLostError(str(error)))
+        raise UnreachableError(f"the handshake was cut off: {error}") from None
+    except BaseException as error:
+        connection.abandon(ConnectionLostError(str(error)))
+        raise
+    return connection
+
+
+def _log_in(connection: Connection, name: str, deadline: float) -> None:
+    address = connection.address
+    try:
+        connection.send(_PROTOCOL_HEADER, deadline)
+        start = connection.expect(methods.CONNECTION_START, deadline)
+        properties, mechanisms = methods.server_properties(start)
+    except (ConnectionLostError, StalledError) as error:
+        raise _no_greeting(connection, error) from None
+    connection.server_product = str(properties.get("product", ""))
+    connection.server_version = str(properties.get("version", ""))
+    if "PLAIN" not in mechanisms:
+        raise RejectedError("the broker does not offer SASL mechanism PLAIN", _ACCESS_REFUSED)
+    client: dict[str, JSON] = {
+        "product": "pg_amqp_py",
+        "platform": "PostgreSQL",
+        "connection_name": name,
+        "capabilities": _CAPABILITIES,
+    }
+    connection.send(methods.start_ok(client, address.username, address.password), deadline)
+    tune = _unless_rejected(connection, methods.CONNECTION_TUNE, deadline)
+    channels, frame_max = methods.tuning(tune)
+    frame_max = min(frame_max or FRAME_MAX, FRAME_MAX)
+    connection.encoder = Encoder(frame_max)
+    # No heartbeats: a backend cannot answer one while it is idle; TCP keepalive watches.
+    connection.send(methods.tune_ok(channels, frame_max), deadline)
+    connection.send(methods.open_vhost(address.vhost), deadline)
+    _unless_rejected(connection, methods.CONNECTION_OPEN_OK, deadline)
+    connection.open_channel(deadline)
+    connection.connected_at = time.time()
+
+
+def _unless_rejected(connection: Connection, reply: int, deadline: float) -> Method:
+    try:
+        return connection.expect(reply, deadline)
+    except ConnectionLostError as error:
+        # With Connection.Close the broker says no; without it, the network broke.
+        if error.code:
+            raise RejectedError(str(error), error.code) from None
+        raise
+
+
+def _no_greeting(connection: Connection, error: Exception) -> ConnectError:
+    """Why the peer did not begin the handshake."""
+    greeting = bytes(connection.frames.partial)
+    if greeting[:2] == b"\x15\x03":
+        return TLSError("the port expects TLS")
+    if greeting[:4] == b"AMQP":
+        return NotAMQPError("the server speaks another version of AMQP")
+    if greeting:
+        line = greeting[:40].decode("ascii", "replace").splitlines()[0]
+        shown = "".join(c if c.isprintable() else "?" for c in line)
+        return NotAMQPError(f'the server greets with "{shown}"')
+    if isinstance(error, StalledError):
+        return UnreachableError("connected, but the server does not answer")
+    if connection.address.ssl:
+        # In TLS 1.3 the server looks at the client's certificate after the handshake.
+        return TLSError(f"the broker ended the connection after the TLS handshake: {error}")
+    return NotAMQPError(f"the connection ended before a greeting: {error}")
