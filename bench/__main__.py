@@ -11,7 +11,20 @@ from typing import Any
 
 import click
 
-from bench import bulk, clients, down, first, memory, single
+from bench import (
+    backlog,
+    bodies,
+    bulk,
+    clients,
+    down,
+    first,
+    growth,
+    memory,
+    outbox,
+    relay,
+    single,
+    triggers,
+)
 from bench.finding import Finding, Plot
 from bench.lab import Lab, open_lab
 from bench.machine import describe
@@ -24,11 +37,19 @@ BUILD = PROJECT / "build" / "bench"
 
 GROUPS: dict[str, Callable[[Lab], Finding]] = {
     "bulk": bulk.measure,
+    "bodies": bodies.measure,
     "single": single.measure,
     "clients": clients.measure,
+    "triggers": triggers.measure,
     "first": first.measure,
     "memory": memory.measure,
     "down": down.measure,
+    "relay": relay.measure,
+    "outbox": outbox.measure,
+    "size": growth.measure_size,
+    "count": growth.measure_count,
+    "savepoints": growth.measure_savepoints,
+    "backlog": backlog.measure,
 }
 """Groups of figures, by the name of their markers in the page, in the order of measuring."""
 
