@@ -27,7 +27,7 @@ from bench import (
 )
 from bench.finding import Finding, Plot
 from bench.lab import Lab, open_lab
-from bench.machine import describe
+from bench.machine import describe, run_of
 from bench.page import PLOTS, render
 from bench.sizes import FULL, QUICK, Sizes
 
@@ -98,9 +98,11 @@ def measure(sizes: Sizes, names: list[str], peer: str | None, file: Path) -> Non
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"findings": {}}
     load = " ".join(f"{load:.2f}" for load in os.getloadavg())
     with open_lab(sizes, peer) as lab:
-        results["machine"] = {**describe(lab), "Load before": load}
+        results["machine"] = machine = {**describe(lab), "Load before": load}
         for name in names:
-            results["findings"][name] = dataclasses.asdict(GROUPS[name](lab))
+            results["findings"][name] = dataclasses.asdict(GROUPS[name](lab)) | {
+                "run": run_of(machine)
+            }
             file.write_text(json.dumps(results, indent=1))
 
 

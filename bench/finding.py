@@ -66,6 +66,8 @@ class Finding:
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
+    run: str = ""
+    """When it was measured, and at which commit."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Finding:
@@ -74,4 +76,5 @@ class Finding:
             [Table(**table) for table in data["tables"]],
             [Plot(**plot) for plot in data["plots"]],
             [Goal(**goal) for goal in data["goals"]],
+            data["run"],
         )

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -38,6 +39,11 @@ def describe(lab: Lab) -> dict[str, str]:
             ((extension,),) = peer.execute(_EXTENSIONS.encode())
             described["Peer"] = f"{extension}, PostgreSQL {_postgres_version(peer)}"
     return described
+
+
+def run_of(machine: Mapping[str, str]) -> str:
+    """Which run it was, in short."""
+    return f"{machine['Measured']}, commit {machine['Commit']}"
 
 
 def _cpu_model() -> str:

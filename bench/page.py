@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.finding import Cell, Finding, Goal, Plot, Table, shown
+from bench.machine import run_of
 
 PLOTS = "benchmarks"
 """Folder of the plots, beside the page."""
@@ -20,7 +21,10 @@ def render(page: str, machine: Mapping[str, str], findings: Mapping[str, Finding
     page = _put(page, "machine", _table(["", ""], [[*item] for item in machine.items()]))
     page = _put(page, "summary", _summary(goals))
     for name, finding in findings.items():
-        page = _put(page, name, _finding(finding))
+        text = _finding(finding)
+        if finding.run != run_of(machine):
+            text += f"\n\nFrom an earlier run: {finding.run}."
+        page = _put(page, name, text)
     return page
 
 
@@ -38,7 +42,7 @@ def _summary(goals: Iterable[Goal]) -> str:
             goal.figure,
             f"{shown(goal.measured)} {goal.unit}".strip(),
             goal.limit,
-            f"{'at least' if goal.at_least else 'at most'} {shown(goal.goal)} {goal.unit}".strip(),
+            f"{'at least' if goal.at_least else 'at most'} {goal.goal:.3g} {goal.unit}".strip(),
             "yes" if goal.kept else "**no**",
         ]
         for goal in goals

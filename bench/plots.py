@@ -21,9 +21,14 @@ _MARKERS = "osD^vx*"
 def draw(plot: Plot, folder: Path) -> None:
     """Write the plot into a folder."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    # A backlog of nothing has a place, too.
-    empty = any(x == 0 for points in plot.series.values() for x, _ in points)
-    axes.set_xscale("symlog" if empty else "log")
+    ticks = sorted({x for points in plot.series.values() for x, _ in points})
+    if ticks[0] > 0:
+        axes.set_xscale("log")
+    else:
+        # A backlog of nothing has a place, too.
+        axes.set_xscale("symlog", linthresh=ticks[1] / 10)
+    axes.set_xticks(ticks, [f"{x:,.0f}" for x in ticks])
+    axes.minorticks_off()
     axes.set_yscale("log")
     for marker, (name, points) in zip(_MARKERS, plot.series.items(), strict=False):
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=name)

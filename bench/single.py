@@ -6,6 +6,7 @@ differences between them are a tenth of what the machine's mood may change.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from bench.limit import repeated
 
 _BODY = "x" * 100
 _CALLS = 20
+_REST = 0.01
+"""Seconds before each block: the broker may still be busy with what nobody waited for."""
 _PUBLISH = f"SELECT amqp.publish(1, 'events', 'bench', '{_BODY}'::text)"
 _PERSISTENT = f"SELECT amqp.publish(1, 'events', 'bench', '{_BODY}'::text, 2)"
 _NOTHING = f"SELECT bench.nothing(1, 'events', 'bench', '{_BODY}'::text)"
@@ -73,6 +76,7 @@ def _block(session: Session, statement: str) -> Callable[[], _Calls]:
     call()
 
     def block() -> _Calls:
+        time.sleep(_REST)
         before = cpu(pid)
         elapsed = [call() for _ in range(_CALLS)]
         return _Calls(elapsed, (cpu(pid) - before) / _CALLS)
@@ -82,7 +86,12 @@ def _block(session: Session, statement: str) -> Callable[[], _Calls]:
 
 def _round_trips(lab: Lab, mode: int | None) -> Callable[[], _Calls]:
     one = repeated(1, _BODY.encode(), mode)
-    return lambda: _Calls([lab.limit.round_trip(one) for _ in range(_CALLS)], 0)
+
+    def block() -> _Calls:
+        time.sleep(_REST)
+        return _Calls([lab.limit.round_trip(one) for _ in range(_CALLS)], 0)
+
+    return block
 
 
 def _finding(found: dict[str, list[_Calls]]) -> Finding:
