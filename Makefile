@@ -5,7 +5,8 @@
 #   make bench              the same set-up, then measures and writes docs/benchmarks.md; the better part of an hour,
 #                           on a machine that does nothing else
 #   make bench QUICK=1      all of it with small numbers, to see that it works: a page in build/bench/quick/
-#                           ONLY=bulk,single measures some groups alone, PEER_DSN=... another amqp.publish() beside
+#                           ONLY=bulk,single measures some groups alone, PEER_DSN=... another amqp.publish() beside,
+#                           PAGE=1 nothing: it writes the page again with what the last runs have found
 #   make; make install      build; install into the PostgreSQL of PG_CONFIG (knows DESTDIR)
 #   make installcheck       the SQL tests, against the server that PGHOST and PGPORT name
 #   make uninstall, make lint, make clean
@@ -182,7 +183,7 @@ $(PLOT_TOOLS): $(TOOLS)
 
 run-bench: install-here $(PLOT_TOOLS)
 	@PYTHONPATH=tests $(VENV)/bin/python -m bench $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
-		$(if $(PEER_DSN),--peer-dsn '$(PEER_DSN)')
+		$(if $(PEER_DSN),--peer-dsn '$(PEER_DSN)') $(if $(PAGE),--write-only)
 
 demo-stop:
 	@$(VENV)/bin/python tests/demo.py --stop

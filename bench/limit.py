@@ -3,7 +3,8 @@
 Frames that were encoded beforehand are written to one socket, and every confirm is read. One thread
 sends while another reads: against one thread that polls a socket that does not block, this was
 equally fast for transient messages (2.3 s for 100,000, medians of five) and 6 % faster for
-persistent ones (4.1 s against 4.4 s).
+persistent ones (4.1 s against 4.4 s). To leave at most 1,000, 5,000 or 20,000 messages unconfirmed
+changed nothing that was more than the noise (4 % of 50,000 messages).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import psycopg
 
 from bench.clock import cpu
 from bench.lab import Lab
-from servers.processes import temporary_folder
+from servers.processes import temporary_folder, wait_for
 
 _WARM_UP = 0.5
 _WARM_UP_CLIENT = 0.04
@@ -46,6 +46,8 @@ def rate(lab: Lab, script: str, clients: int, dsn: str | None = None) -> Rate:
             *(f"--log-prefix={folder}/log", f"--file={folder}/script", f"--client={clients}"),
             *(f"--jobs={min(2, clients)}", f"--time={math.ceil(warm_up + window + _MARGIN)}", dsn),
         ]
+        # Backends of the run before may not be gone yet.
+        wait_for(lambda: not _backends(session), 10, "the end of an earlier pgbench")
         pgbench = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             time.sleep(warm_up)
@@ -56,7 +58,8 @@ def rate(lab: Lab, script: str, clients: int, dsn: str | None = None) -> Rate:
         finally:
             _, complaint = pgbench.communicate()
         if pgbench.returncode or len(backends) != clients:
-            raise RuntimeError(f"pgbench failed: {complaint.decode()}")
+            found = f"{len(backends)} backends for {clients} clients"
+            raise RuntimeError(f"pgbench failed, {found}: {complaint.decode()}")
         count = sum(start <= at < end for log in folder.glob("log.*") for at in _ends(log))
     return Rate(count / (end - start), used / count)
 

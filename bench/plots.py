@@ -20,7 +20,7 @@ _MARKERS = "osD^vx*"
 
 def draw(plot: Plot, folder: Path) -> None:
     """Write the plot into a folder."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     ticks = sorted({x for points in plot.series.values() for x, _ in points})
     if ticks[0] > 0:
         axes.set_xscale("log")
@@ -36,6 +36,7 @@ def draw(plot: Plot, folder: Path) -> None:
     axes.set_xlabel(plot.x)
     axes.set_ylabel(plot.y)
     axes.grid(which="major", alpha=0.4)
-    axes.legend()
+    # Beside the lines, wherever they run.
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(folder / f"{plot.name}.svg", metadata={"Date": None})
     plt.close(figure)

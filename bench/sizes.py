@@ -9,7 +9,6 @@ from dataclasses import dataclass
 class Sizes:
     """Numbers of messages, calls, rounds, seconds, by the group that they are for."""
 
-    name: str
     rounds: int
     """Where nothing else is said."""
     pause: float
@@ -44,7 +43,6 @@ class Sizes:
 
 
 FULL = Sizes(
-    name="full",
     rounds=5,
     pause=0.5,
     bulk=((100_000, 5), (1_000_000, 3)),
@@ -72,7 +70,6 @@ FULL = Sizes(
 )
 
 QUICK = Sizes(
-    name="quick",
     rounds=2,
     pause=0.02,
     bulk=((5_000, 2), (20_000, 1)),

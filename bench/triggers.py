@@ -24,8 +24,9 @@ ALTER TABLE bench.{table} OWNER TO shop;
 """
 _TRIGGER = """
 CREATE TRIGGER publish AFTER INSERT ON bench.{table} {level}
-EXECUTE FUNCTION amqp.publish_change('1', 'events', 'bench')
+EXECUTE FUNCTION amqp.publish_change('1', 'events')
 """
+_BIND = "SELECT amqp.queue_{bind}(1, 'bench', 'events', 'bench.{table}.insert')"
 _LEVELS = {
     "plain": "",
     "by_row": "FOR EACH ROW",
@@ -44,6 +45,7 @@ def measure(lab: Lab) -> Finding:
         lab.session.execute(_CREATE.format(table=table).encode())
         if level:
             lab.session.execute(_TRIGGER.format(table=table, level=level).encode())
+            lab.session.execute(_BIND.format(bind="bind", table=table).encode())
     with ExitStack() as stack:
         contestants: dict[str, Callable[[], Spent]] = {}
         for role in _ROLES:
@@ -55,8 +57,10 @@ def measure(lab: Lab) -> Finding:
         contestants["limit"] = lab.purged(lambda: Spent(0.0, lab.limit.publish(stream)))
         lab.say(f"triggers: INSERT of {lab.sizes.trigger_rows:,} rows")
         found = in_turn(lab.sizes.rounds, contestants)
-    for table in _LEVELS:
+    for table, level in _LEVELS.items():
         lab.session.execute(f"DROP TABLE bench.{table}".encode())
+        if level:
+            lab.session.execute(_BIND.format(bind="unbind", table=table).encode())
     return _finding(found, lab.sizes.trigger_rows)
 
 
