@@ -2,7 +2,11 @@
 #
 #   make demo [KEEP=1]      installs what is missing, then shows it on two private servers
 #   make test               the same set-up, then lint and the whole test suite
-#   make bench              the same set-up, then measures; some minutes, on a machine that does nothing else
+#   make bench              the same set-up, then measures and writes docs/benchmarks.md; the better part of an hour,
+#                           on a machine that does nothing else
+#   make bench QUICK=1      all of it with small numbers, to see that it works: a page in build/bench/quick/
+#                           ONLY=bulk,single measures some groups alone, PEER_DSN=... another amqp.publish() beside,
+#                           PAGE=1 nothing: it writes the page again with what the last runs have found
 #   make; make install      build; install into the PostgreSQL of PG_CONFIG (knows DESTDIR)
 #   make installcheck       the SQL tests, against the server that PGHOST and PGPORT name
 #   make uninstall, make lint, make clean
@@ -171,8 +175,15 @@ run-test: install-here $(TOOLS)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory lint
 
-run-bench: install-here $(TOOLS)
-	@PYTHONPATH=extension:tests $(VENV)/bin/python bench/outbox.py
+# What draws the plots is large, and nothing else needs it.
+PLOT_TOOLS = $(VENV)/.made-bench-$(PYTHON_VERSION)
+$(PLOT_TOOLS): $(TOOLS)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@
+
+run-bench: install-here $(PLOT_TOOLS)
+	@PYTHONPATH=tests $(VENV)/bin/python -m bench $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
+		$(if $(PEER_DSN),--peer-dsn '$(PEER_DSN)') $(if $(PAGE),--write-only)
 
 demo-stop:
 	@$(VENV)/bin/python tests/demo.py --stop
