@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pg_amqp_py.wire.address import Address
-from pg_amqp_py.wire.connection import connect
 from pg_amqp_py.wire.encode import Encoder
+from pg_amqp_py.wire.handshake import connect
 from pg_amqp_py.wire.message import Envelope
 
 # A Basic.Ack as a frame (AMQP 0-9-1, sections 4.2.3 and 1.8.3.13): type, channel, size; class and
@@ -97,7 +97,7 @@ class Limit:
     def __init__(self, port: int) -> None:
         address = Address("127.0.0.1", port, "/", "guest", "guest")
         self._connection = connect(address, "the limit", 5, lambda: None)
-        self._socket: socket.socket = self._connection._transport._stream
+        self._socket = self._connection._transport._stream
         # Python's own timeouts would cost a poll() before each call.
         self._socket.setblocking(True)
         patience = struct.pack("ll", _PATIENCE, 0)
