@@ -24,6 +24,8 @@ from pg_amqp_py.wire.properties import FIELDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
     from typing import Any
 
     from pg_amqp_py.backend.broker import Broker
@@ -48,6 +50,7 @@ WHERE c.t::pg_catalog.text OPERATOR(pg_catalog.=) $1 AND pg_catalog.isfinite(c.t
 LIMIT 1
 """
 _to_epoch: Any = None
+_from_iso: Callable[[str], datetime] | None = None
 
 
 def publish(
@@ -179,12 +182,15 @@ def _publish_now(broker: Broker, batch: Batch) -> None:
 
 def _epoch(timestamp: str) -> int:
     """Seconds since 1970 of a timestamptz in its text form, which depends on DateStyle."""
-    from datetime import datetime
+    global _to_epoch, _from_iso
+    if _from_iso is None:
+        # Here, because most sessions never publish a timestamp.
+        from datetime import datetime
 
-    global _to_epoch
+        _from_iso = datetime.fromisoformat
     epoch: int | None
     try:
-        epoch = int(datetime.fromisoformat(timestamp).timestamp() // 1)
+        epoch = int(_from_iso(timestamp).timestamp() // 1)
     except ValueError:
         if _to_epoch is None:
             _to_epoch = plpy.prepare(_TO_EPOCH, ["pg_catalog.text"])

@@ -145,6 +145,8 @@ def warn_once(error: AMQPError) -> None:
 
 def _warn_of_the_rest() -> None:
     """Say how many calls failed in silence: a bulk statement may make many thousands."""
+    if not _warned:
+        return
     repeated = sorted(_warned.items(), key=lambda item: item[1], reverse=True)
     for text, times in repeated[:MOST_WARNINGS]:
         if times > 1:
@@ -152,12 +154,15 @@ def _warn_of_the_rest() -> None:
 
 
 def _end() -> None:
-    buffer.clear()
-    _usable.clear()
-    _publishing.clear()
-    diverted.clear()
-    _warned.clear()
-    _changed.clear()
+    if buffer:
+        buffer.clear()
+    if _usable:
+        _usable.clear()
+        _publishing.clear()
+    if _warned or diverted or _changed:
+        _warned.clear()
+        diverted.clear()
+        _changed.clear()
 
 
 def _on_abort() -> None:

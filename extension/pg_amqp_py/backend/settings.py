@@ -35,16 +35,17 @@ class Setting:
         text, self._default = default
         self._parse = parse
         self._hint = hint
-        self._known: tuple[bytes | None, Any] = (text.encode(), self._default)
-        """The text found last that makes sense, and what it means."""
-        self._text = server.define_option(name, text, description)
+        self._known: bytes | None = text.encode()
+        """The text found last that makes sense."""
+        self._value = self._default
+        """What it means."""
+        self.option = server.define_option(name, text, description)
 
     def value(self) -> Any:
         """The value in force. Raises AMQPError (22023) for a text that makes no sense."""
-        raw = self._text.value
-        known, value = self._known
-        if raw == known:
-            return value
+        raw = self.option.value
+        if raw == self._known:
+            return self._value
         text = (raw or b"").decode(errors="replace")
         parsed = self._parse(text) if text else self._default
         if parsed is None:
@@ -53,7 +54,7 @@ class Setting:
                 sqlstate=INVALID_PARAMETER,
                 hint=self._hint,
             )
-        self._known = (raw, parsed)
+        self._known, self._value = raw, parsed
         return parsed
 
     def value_or_default(self) -> Any:
@@ -134,9 +135,16 @@ _all = (
     connect_timeout,
     capture,
 )
+_options = [setting.option for setting in _all]
+_sound: list[bytes | None] = []
+"""Texts of all of them that were found to make sense."""
 
 
 def check() -> None:
     """Raise AMQPError for any setting that makes no sense, while an ERROR is still useful."""
-    for setting in _all:
-        setting.value()
+    global _sound
+    texts = [option.value for option in _options]
+    if texts != _sound:
+        for setting in _all:
+            setting.value()
+        _sound = texts

@@ -73,8 +73,7 @@ class TransactionBuffer:
     def clear(self) -> None:
         """Forget everything: the transaction is over."""
         # New objects, so that the memory of a large transaction goes back at once.
-        if self._starts:
-            self.__init__()  # type: ignore[misc]
+        self.__init__()  # type: ignore[misc]
 
     def append(
         self,

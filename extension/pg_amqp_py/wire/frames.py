@@ -34,7 +34,7 @@ _LARGEST_FRAME = 1 << 24
 _PROPERTIES = 7 + 12
 """Where in a header frame the property flags are (AMQP 0-9-1, section 4.2.6.1)."""
 _ACK = struct.pack(">BHII", METHOD_FRAME, CHANNEL, 13, BASIC_ACK)
-_ACK_SIZE = 21
+_whole_ack = struct.Struct(">11sQBc")
 _ANSWERS = {BASIC_ACK: True, BASIC_NACK: False}
 
 
@@ -56,10 +56,11 @@ def next_unconfirmed(data: bytes, tag: int) -> int:
     other. This is what a publisher nearly always receives, and a FrameReader would cost it more
     than all the rest of a small transaction.
     """
-    for at in range(0, len(data), _ACK_SIZE):
-        if data[at : at + 11] != _ACK or data[at + 20 : at + 21] != FRAME_END:
+    if len(data) % _whole_ack.size:
+        return 0
+    for start, confirmed, bits, end in _whole_ack.iter_unpack(data):
+        if start != _ACK or end != FRAME_END:
             return 0
-        confirmed, bits = _acknowledgement(data, at + 11)
         if confirmed != tag and tag and not (bits & 1 and confirmed > tag):
             return 0
         tag = confirmed + 1

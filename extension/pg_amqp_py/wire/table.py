@@ -76,17 +76,19 @@ def encode_table(table: dict[str, JSON], field: str) -> bytes:
 
 
 def _encode_table(table: dict[str, JSON], field: str) -> bytes:
-    parts = [b""]
-    size = 0
+    parts: list[bytes] = []
     for key, value in table.items():
         name = key.encode()
         if len(name) > 255:
             raise TooLongError(field, f"a key of {len(name)} bytes")
-        encoded = _encode_value(value, field)
-        parts += (OCTETS[len(name)], name, encoded)
-        size += 1 + len(name) + len(encoded)
-    parts[0] = _pack_length(size)
-    return b"".join(parts)
+        if type(value) is str:
+            # Most are: a call for each would cost as much as encoding it.
+            text = value.encode()
+            parts += OCTETS[len(name)], name, b"S", _pack_length(len(text)), text
+        else:
+            parts += OCTETS[len(name)], name, _encode_value(value, field)
+    payload = b"".join(parts)
+    return _pack_length(len(payload)) + payload
 
 
 def _encode_value(value: JSON, field: str) -> bytes:
