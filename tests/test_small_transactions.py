@@ -1,0 +1,152 @@
+"""What a broker may answer to the few messages of a small transaction, and in which pieces.
+
+Such a transaction is written by a shorter way than a large one, which it leaves for the other at
+the first answer that is out of the ordinary.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+from pika import frame, spec
+from pika.adapters.blocking_connection import BlockingChannel
+
+from failing import Peer, Session, declare, numbers_in, shared_fixtures
+from fix_servers import Broker
+
+database, broker, session = shared_fixtures()
+
+
+def method(method: Any, channel: int = 1) -> bytes:
+    encoded: bytes = frame.Method(channel, method).marshal()
+    return encoded
+
+
+OPENED = b"".join(
+    [
+        method(spec.Connection.Start(0, 9, {"product": "Peer"}, "PLAIN", "en_US"), 0),
+        method(spec.Connection.Tune(2047, 131072, 0), 0),
+        method(spec.Connection.OpenOk(), 0),
+        method(spec.Channel.OpenOk()),
+        method(spec.Confirm.SelectOk()),
+    ]
+)
+
+
+def ack(tag: int, *, multiple: bool = False) -> bytes:
+    return method(spec.Basic.Ack(tag, multiple))
+
+
+def nack(tag: int, *, multiple: bool = False) -> bytes:
+    return method(spec.Basic.Nack(tag, multiple))
+
+
+RETURNED = (
+    method(spec.Basic.Return(312, "NO_ROUTE", "", "key"))
+    + frame.Header(1, 1, spec.BasicProperties()).marshal()
+    + frame.Body(1, b"2").marshal()
+)
+BLOCKED = method(spec.Connection.Blocked("memory"), 0)
+UNBLOCKED = method(spec.Connection.Unblocked(), 0)
+
+ANSWERS = {
+    "one by one": (ack(1) + ack(2) + ack(3), 3, 0),
+    "all at once": (ack(3, multiple=True), 3, 0),
+    "two, then one": (ack(2, multiple=True) + ack(3), 3, 0),
+    "all in one way or the other": (ack(0, multiple=True), 3, 0),
+    "out of order": (ack(2) + ack(1) + ack(3), 3, 0),
+    "the last first": (ack(3) + ack(2, multiple=True), 3, 0),
+    "one twice": (ack(1) + ack(1) + ack(3, multiple=True), 3, 0),
+    "one refused": (ack(1) + nack(2) + ack(3), 2, 1),
+    "the first refused": (nack(1) + ack(3, multiple=True), 2, 1),
+    "all refused": (nack(3, multiple=True), 0, 3),
+    "one returned": (ack(1) + RETURNED + ack(3, multiple=True), 3, 0),
+    "a heartbeat between": (ack(1) + frame.Heartbeat().marshal() + ack(3, multiple=True), 3, 0),
+    "blocked for a moment": (ack(1) + BLOCKED + UNBLOCKED + ack(3, multiple=True), 3, 0),
+}
+
+
+def answering(words: bytes, size: int) -> Any:
+    """Behave like a broker that answers three messages with these words, in pieces of a size."""
+
+    def behave(client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(OPENED)
+        received = b""
+        while received.count(b"\x00\x3c\x00\x28") < 3:
+            received += client.recv(1 << 16)
+        for at in range(0, len(words), size):
+            client.sendall(words[at : at + size])
+        while b"\x00\x3c\x00\x28" not in client.recv(1 << 16):
+            pass
+        client.sendall(ack(4))
+        while client.recv(1 << 16):
+            pass
+
+    return behave
+
+
+@pytest.mark.parametrize("size", [1, 21, 25, 1000])
+@pytest.mark.parametrize("name", ANSWERS)
+def test_every_answer_is_understood(session: Session, name: str, size: int) -> None:
+    words, confirmed, failed = ANSWERS[name]
+    session.set(confirm_timeout="10s")
+    with Peer(answering(words, size)) as peer:
+        broker_id = session.add_broker(peer.url)
+        session.publish(broker_id, "", [1, 2, 3])
+        counts = "SELECT published, confirmed, failed, unconfirmed FROM amqp.status()"
+        counts += f" WHERE broker_id = {broker_id}"
+        assert session.run(counts) == [(3, confirmed, failed, 0)]
+        warnings = [warning.message for warning in session.warnings()]
+        assert len(warnings) == (name in ("one returned",) or failed > 0)
+        # Nothing is left over that the next transaction would take for an answer to itself.
+        session.publish(broker_id, "", [4])
+        assert session.run(counts) == [(4, confirmed + 1, failed, 0)]
+        assert session.warnings() == []
+        assert peer.connections == 1
+
+
+@pytest.mark.parametrize("confirmed", [0, 1, 2])
+def test_what_is_not_confirmed_when_the_connection_breaks_is_written_again(
+    session: Session, confirmed: int
+) -> None:
+    written: list[bytes] = []
+
+    def behave(client: socket.socket) -> None:
+        client.sendall(OPENED)
+        received = b""
+        expected = 3 if not written else 3 - confirmed
+        while received.count(b"\x00\x3c\x00\x28") < expected:
+            received += client.recv(1 << 16)
+        written.append(received)
+        if len(written) == 1:
+            if confirmed:
+                client.sendall(ack(confirmed, multiple=True))
+            return
+        client.sendall(ack(expected, multiple=True))
+        while client.recv(1 << 16):
+            pass
+
+    with Peer(behave) as peer:
+        broker_id = session.add_broker(peer.url)
+        session.publish(broker_id, "", [1, 2, 3])
+        assert session.warnings() == []
+        bodies = [number for number in b"123" if b"\x01" + bytes([number]) + b"\xce" in written[1]]
+        assert bytes(bodies) == b"123"[confirmed:]
+        assert peer.connections == 2
+
+
+def test_with_and_without_confirms_in_turn(
+    session: Session, broker: Broker, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    number = session.add_broker(broker.url())
+    for at, confirms in enumerate(["off", "on", "off", "off", "on", "on", "off"]):
+        session.set(publisher_confirms=confirms)
+        session.publish(number, "events", [at])
+    assert numbers_in(channel, "events", 7) == list(range(7))
+    counts = "SELECT published, confirmed, unconfirmed FROM amqp.status()"
+    assert session.run(counts) == [(7, 3, 0)]
+    assert session.warnings() == []
