@@ -27,8 +27,9 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-# On the hot path: it does for itself what _plain() does for the others.
+# On the hot path: they do for themselves what _plain() does for the others.
 publish = publishing.publish
+publish_change = publishing.publish_change
 
 announce_change = registration.announce_change
 add_broker = _plain(registration.add_broker)

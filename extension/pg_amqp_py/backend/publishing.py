@@ -8,7 +8,7 @@ from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend import server, session, settings
+from pg_amqp_py.backend import rights, server, session, settings
 from pg_amqp_py.backend.broker import Broker
 from pg_amqp_py.backend.delivery import deliver, returned
 from pg_amqp_py.backend.diversion import publisher_or_outbox
@@ -46,6 +46,8 @@ WHERE c.t::pg_catalog.text OPERATOR(pg_catalog.=) $1 AND pg_catalog.isfinite(c.t
 LIMIT 1
 """
 _to_epoch: Any = None
+# Parameters of publish() from delivery_mode on.
+_JSON: Any = (None, "application/json", *(None,) * 12)
 
 
 def publish(
@@ -112,6 +114,17 @@ def publish(
         return False
     except plpy.SPIError as interrupt:
         raise from_server(interrupt) from None
+
+
+def publish_change(
+    broker_id: int | None, exchange: str | None, routing_key: str | None, message: str | None
+) -> bool:
+    """publish() for the messages of triggers, and for whoever has USAGE on schema amqp."""
+    try:
+        rights.check_usage()
+    except AMQPError as error:
+        raise error.with_traceback(None) from None
+    return publish(broker_id, exchange, routing_key, message, *_JSON)
 
 
 def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomous: bool) -> bool:

@@ -32,6 +32,8 @@ _publishing: dict[int, Connection] = {}
 """Those of them on which publish() may go on."""
 diverted: set[int] = set()
 """Brokers whose messages this transaction leaves to the outbox."""
+permitted: dict[int, int] = {}
+"""catalog_version() at which a role (its OID) was found to have USAGE on schema amqp."""
 _client_encoding = server.setting("client_encoding")
 _changed: list[int] = []
 """Subtransactions of this transaction that have changed amqp.broker."""
@@ -135,6 +137,7 @@ def _end() -> None:
     _usable.clear()
     _publishing.clear()
     diverted.clear()
+    permitted.clear()
     _warned.clear()
     _changed.clear()
 
@@ -196,6 +199,8 @@ def _on_pre_prepare() -> None:
 
 def _on_abort_subtransaction(subtransaction: int) -> None:
     buffer.abort(subtransaction)
+    # A GRANT may have gone with it.
+    permitted.clear()
     _forget_rows_since(subtransaction)
 
 
