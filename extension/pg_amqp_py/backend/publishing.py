@@ -121,9 +121,12 @@ def publish_change(
 ) -> bool:
     """publish() for the messages of triggers, and for whoever has USAGE on schema amqp."""
     try:
-        rights.check_usage()
+        if session.permitted.get(server.current_user()) != server.catalog_version():
+            rights.check_usage()
     except AMQPError as error:
         raise error.with_traceback(None) from None
+    except plpy.SPIError as interrupt:
+        raise from_server(interrupt) from None
     return publish(broker_id, exchange, routing_key, message, *_JSON)
 
 
