@@ -84,15 +84,14 @@ pythondir = $(pkglibdir)/$(EXTENSION)
 
 all: $(STAGE)/.staged
 
-# One trigger function for amqp.publish(), the same for amqp.publish_outbox(), which has two more parameters.
-# pg-amqp install-outbox does likewise, in bridge/install.py.
+# One trigger function for amqp.publish(), the same for amqp.publish_outbox(). pg-amqp install-outbox does likewise,
+# in bridge/scripts.py.
 build/publish_change.sql: sql/publish_change.sql.in Makefile
 	mkdir -p build
-	sed 's/@FUNCTION@/publish_change/g; s/@PUBLISH@/publish/g; s/@MORE@//' $< > $@
+	sed 's/@FUNCTION@/publish_change/g; s/@PUBLISH@/publish/g; s/@INNER@/amqp_python/g' $< > $@
 build/publish_change_outbox.sql: sql/publish_change.sql.in Makefile
 	mkdir -p build
-	sed 's/@FUNCTION@/publish_change_outbox/g; s/@PUBLISH@/publish_outbox/g; s/@MORE@/, $(MORE)/' $< > $@
-MORE = NULL::pg_catalog.timestamptz, NULL::pg_catalog.text
+	sed 's/@FUNCTION@/publish_change_outbox/g; s/@PUBLISH@/publish_outbox/g; s/@INNER@/amqp_python/g' $< > $@
 
 $(EXTENSION)--$(EXTVERSION).sql: $(SQL_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
 	cat $(SQL_FILES) > $@

@@ -204,7 +204,8 @@ def test_it_is_the_outbox_of_the_extension(bare: str, database: str) -> None:
     with psycopg.connect(bare) as alone, psycopg.connect(database) as extension:
         ours = {name: (definition, comment) for _, name, definition, _, comment in functions(alone)}
         theirs = {
-            name: (definition, comment) for _, name, definition, _, comment in functions(extension)
+            name: (definition.replace("amqp_python.", "amqp."), comment)
+            for _, name, definition, _, comment in functions(extension)
         }
     del ours["amqp.outbox_version()"]
     # Here it is one under two names.
@@ -285,10 +286,11 @@ def make_older(session: Session) -> None:
         """
         CREATE OR REPLACE FUNCTION amqp.outbox_version() RETURNS text
         LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN '0.9.9';
-        CREATE OR REPLACE FUNCTION amqp.change_message(
-            operation text, schema_name name, table_name name, new_row jsonb, old_row jsonb,
-            changed jsonb
-        ) RETURNS text LANGUAGE sql AS $$ SELECT 'older' $$;
+        CREATE OR REPLACE FUNCTION amqp.publish_outbox_change(
+            broker_id integer, exchange text, routing_key text, message text
+        ) RETURNS boolean LANGUAGE sql AS $$
+            INSERT INTO amqp.outbox (broker_id, exchange, body) VALUES ($1, $2, 'older')
+            RETURNING true $$;
         DROP FUNCTION amqp.outbox_compact();
         DROP VIEW amqp.dead_letters;
         CREATE VIEW amqp.dead_letters AS SELECT id FROM amqp.outbox_dead;

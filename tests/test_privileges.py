@@ -190,6 +190,86 @@ def test_rights_are_those_of_the_moment(
     assert numbers_in(channel, "events", 2) == [1, 2]
 
 
+INNER = {
+    "publish_change": "SELECT amqp_python.publish_change(%s, 'events', 'key', '1')",
+    "publish_outbox_change": "SELECT amqp_python.publish_outbox_change(%s, 'events', 'key', '1')",
+}
+
+
+def test_inner_functions_are_no_way_around_usage(
+    session: Session, database: str, broker_id: int, channel: BlockingChannel, role: str
+) -> None:
+    with Session(database, role=role) as nobody:
+        for query in INNER.values():
+            assert nobody.error(query, broker_id).sqlstate == "42501"
+        # That is no failure of publishing, to be tolerated.
+        nobody.run("SET amqp.on_failure = warn; SET amqp.capture = on")
+        assert nobody.error(INNER["publish_change"], broker_id).sqlstate == "42501"
+        assert nobody.warnings() == []
+        nobody.run("RESET ALL")
+        session.run(f"GRANT USAGE ON SCHEMA amqp TO {role}")
+        for query in INNER.values():
+            nobody.run(query, broker_id)
+        session.run(f"REVOKE USAGE ON SCHEMA amqp FROM {role}")
+        for query in INNER.values():
+            assert nobody.error(query, broker_id).sqlstate == "42501"
+    assert drain(channel, "events", 1) == ["1"]
+    assert session.value("SELECT count(*) FROM amqp.outbox") == 1
+
+
+@pytest.mark.parametrize("function", INNER)
+def test_rights_of_triggers_are_those_of_the_moment(
+    session: Session,
+    database: str,
+    broker_id: int,
+    channel: BlockingChannel,
+    publisher: str,
+    function: str,
+) -> None:
+    """One session, two roles; rights that come and go with a transaction, and within one."""
+    trigger = {"publish_change": "publish_change", "publish_outbox_change": "publish_change_outbox"}
+    session.run("CREATE TABLE orders (n int); GRANT INSERT ON orders TO PUBLIC")
+    session.run(
+        f"""CREATE TRIGGER x AFTER INSERT ON orders FOR EACH ROW
+            EXECUTE FUNCTION amqp.{trigger[function]}({broker_id}, 'events')"""
+    )
+    insert = "INSERT INTO orders VALUES (1)"
+    as_publisher, as_nobody = f"SET LOCAL ROLE {publisher}", "SET LOCAL ROLE pg_monitor"
+
+    session.run("BEGIN")
+    session.run(insert)
+    session.run(as_publisher)
+    session.run(insert)
+    session.run(as_nobody)
+    assert session.error(insert).sqlstate == "42501"
+    session.run("ROLLBACK")
+
+    # A right that was never given.
+    session.run("BEGIN; GRANT USAGE ON SCHEMA amqp TO pg_monitor")
+    session.run(as_nobody)
+    session.run(insert)
+    session.run("ROLLBACK; BEGIN; SAVEPOINT s; GRANT USAGE ON SCHEMA amqp TO pg_monitor")
+    session.run(as_nobody)
+    session.run(insert)
+    session.run("ROLLBACK TO s")
+    session.run(as_nobody)
+    assert session.error(insert).sqlstate == "42501"
+    session.run("ROLLBACK; BEGIN")
+    session.run(as_nobody)
+    assert session.error(insert).sqlstate == "42501"
+    session.run("ROLLBACK")
+
+    # One that somebody else takes away meanwhile.
+    with Session(database, role=publisher) as somebody:
+        somebody.run("BEGIN")
+        somebody.run(insert)
+        session.run(f"REVOKE USAGE ON SCHEMA amqp FROM {publisher}")
+        assert somebody.error(insert).sqlstate == "42501"
+        somebody.run("ROLLBACK")
+    assert drain(channel, "events") == []
+    assert session.value("SELECT count(*) FROM amqp.outbox") == 0
+
+
 # ---- The catalogue ----
 
 
@@ -200,7 +280,7 @@ def test_functions_are_volatile_and_parallel_unsafe(session: Session) -> None:
            WHERE deptype = 'e' AND extname = 'pg_amqp_py' AND classid = 'pg_proc'::regclass"""
     )
     assert len(rows) > 20
-    pure = {"amqp.changed_columns", "amqp.change_routing_key"}
+    pure = {"amqp.change_routing_key", "amqp_python.change_routing_key"}
     for function, volatility, parallel, leakproof in rows:
         assert not leakproof
         if function.startswith("amqp.outbox_due("):
@@ -523,22 +603,24 @@ STRIKES = {
         RETURNS boolean
         LANGUAGE sql
         AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$""",
-    "overload of change_message": """
-        CREATE FUNCTION amqp.change_message(text, name, name, jsonb, jsonb, text) RETURNS text
+    "overload of change_routing_key": """
+        CREATE FUNCTION amqp.change_routing_key(text, text, text, text, jsonb, jsonb) RETURNS text
         LANGUAGE sql
-        AS $$ SELECT attack.strike('message'), attack.strike_pure('message'); SELECT 'x' $$""",
-    "overload of changed_columns": """
-        CREATE FUNCTION amqp.changed_columns(anyelement, anyelement) RETURNS jsonb
+        AS $$ SELECT attack.strike('key'), attack.strike_pure('key'); SELECT 'x' $$""",
+    "overloads of publish_change and publish_outbox_change": """
+        CREATE FUNCTION amqp.publish_change(int, text, text, text) RETURNS boolean
         LANGUAGE sql
-        AS $$ SELECT attack.strike('columns'), attack.strike_pure('columns');
-        SELECT '[]'::jsonb $$""",
+        AS $$ SELECT attack.strike('change'), attack.strike_pure('change'); SELECT true $$;
+        CREATE FUNCTION amqp.publish_outbox_change(int, text, text, json) RETURNS boolean
+        LANGUAGE sql
+        AS $$ SELECT attack.strike('change'), attack.strike_pure('change'); SELECT true $$""",
 }
 
 
 @pytest.fixture
 def owner(session: Session, role: str, publisher: str, broker_id: int) -> str:
     """A role that is no superuser and owns schema and table, as existing installations have it."""
-    session.run("CREATE TABLE victim (n int)")
+    session.run("CREATE TABLE victim (n int); CREATE TABLE outbox_victim (n int)")
     for number, (event, tables) in enumerate(
         {
             "INSERT": "NEW TABLE AS new_rows",
@@ -551,6 +633,11 @@ def owner(session: Session, role: str, publisher: str, broker_id: int) -> str:
                 f"""CREATE TRIGGER t{number}{level} AFTER {event} ON victim {referencing}
                     FOR EACH {level} EXECUTE FUNCTION
                     amqp.publish_change({broker_id}, 'events', '{{op}}.{{new.n}}')"""
+            )
+            session.run(
+                f"""CREATE TRIGGER t{number}{level} AFTER {event} ON outbox_victim {referencing}
+                    FOR EACH {level} EXECUTE FUNCTION
+                    amqp.publish_change_outbox({broker_id}, 'events', '{{op}}.{{new.n}}')"""
             )
     session.run(f"ALTER SCHEMA amqp OWNER TO {role}; ALTER TABLE amqp.broker OWNER TO {role}")
     session.run(f"CREATE SCHEMA attack AUTHORIZATION {role}")
@@ -597,6 +684,9 @@ def use_everything(session: Session, broker_id: int) -> None:
         "INSERT INTO public.victim VALUES (1)",
         "UPDATE public.victim SET n = 2",
         "DELETE FROM public.victim",
+        "INSERT INTO public.outbox_victim VALUES (1)",
+        "UPDATE public.outbox_victim SET n = 2",
+        "DELETE FROM public.outbox_victim",
     ):
         try_to(query)
 
@@ -644,12 +734,15 @@ def test_owner_who_puts_another_schema_in_place_does_not_become_superuser(
             AS $$ SELECT attack.strike('load'), attack.strike_pure('load') $$;
             CREATE FUNCTION amqp.publish{publish} RETURNS boolean LANGUAGE sql
             AS $$ SELECT attack.strike('publish'), attack.strike_pure('publish'); SELECT true $$;
-            CREATE FUNCTION amqp.change_message(text, name, name, jsonb, jsonb, jsonb)
+            CREATE FUNCTION amqp.change_routing_key(text, text, name, name, jsonb, jsonb)
             RETURNS text LANGUAGE sql
-            AS $$ SELECT attack.strike('message'), attack.strike_pure('message'); SELECT 'x' $$;
-            CREATE FUNCTION amqp.changed_columns(jsonb, jsonb) RETURNS jsonb LANGUAGE sql
-            AS $$ SELECT attack.strike('columns'), attack.strike_pure('columns');
-            SELECT '[]'::jsonb $$"""
+            AS $$ SELECT attack.strike('key'), attack.strike_pure('key'); SELECT 'x' $$;
+            CREATE FUNCTION amqp.publish_outbox_change(int, text, text, text)
+            RETURNS boolean LANGUAGE sql
+            AS $$ SELECT attack.strike('outbox'), attack.strike_pure('outbox'); SELECT true $$;
+            CREATE FUNCTION amqp.publish_change(int, text, text, text)
+            RETURNS boolean LANGUAGE sql
+            AS $$ SELECT attack.strike('change'), attack.strike_pure('change'); SELECT true $$"""
         )
     with Session(database) as superuser:
         for query in OPEN.values():
@@ -664,6 +757,11 @@ def test_owner_who_puts_another_schema_in_place_does_not_become_superuser(
             with suppress(psycopg.Error):
                 superuser.run(query)
         assert superuser.error("INSERT INTO public.victim VALUES (1)").sqlstate == "55000"
+        # Nothing in the way of these: they go to the table that was there when they were created.
+        superuser.run("INSERT INTO public.outbox_victim VALUES (1)")
+        superuser.run("UPDATE public.outbox_victim SET n = 2")
+        superuser.run("DELETE FROM public.outbox_victim")
+    assert session.value("SELECT count(*) FROM former.outbox") == 6
     assert session.run("SELECT DISTINCT what FROM attack.log WHERE super") == []
     assert session.run("SELECT FROM pg_roles WHERE rolname = 'conquered'") == []
 

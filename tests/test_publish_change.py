@@ -147,6 +147,22 @@ def test_envelope_of_the_message(session: Session, inbox: Inbox, level: str) -> 
     assert delivery.properties.headers is None
 
 
+def test_time_is_when_the_trigger_ran(session: Session, inbox: Inbox) -> None:
+    session.execute("CREATE TABLE orders (id integer); CREATE TABLE items (id integer)")
+    publish_rows(session, "orders")
+    publish_statements(session, "items")
+    for table in ("orders", "items"):
+        with session.transaction():
+            session.execute("SELECT pg_sleep(0.01)")
+            session.execute(f"INSERT INTO {table} VALUES (1), (2), (3)")
+            row = session.execute("SELECT now(), clock_timestamp()").fetchone()
+        assert row is not None
+        times = [datetime.fromisoformat(delivery.json["time"]) for delivery in inbox.drain()]
+        assert row[0] + timedelta(milliseconds=10) <= times[0] <= times[1] <= times[2] <= row[1]
+        # A trigger for each row runs three times.
+        assert len(set(times)) == (3 if table == "orders" else 1)
+
+
 def test_one_transaction_has_one_id_and_another_one_another(session: Session, inbox: Inbox) -> None:
     session.execute("CREATE TABLE orders (id integer)")
     publish_rows(session, "orders")

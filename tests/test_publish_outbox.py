@@ -269,6 +269,23 @@ def test_it_can_be_prepared(session: Session) -> None:
         assert rows(session, "body") == [(b"COMMIT",)]
 
 
+def test_texts_that_are_long_only_together_are_taken(session: Session) -> None:
+    longest = {
+        name: name[0] * 255
+        for name in (
+            *("exchange", "routing_key", "content_type", "reply_to", "correlation_id"),
+            *("content_encoding", "message_id", "type", "user_id", "app_id"),
+        )
+    }
+    number = put(session, **longest)
+    row = columns(session, number)
+    assert {name: row[name] for name in longest} == longest
+    for name in longest:
+        with pytest.raises(errors.StringDataRightTruncation) as caught:
+            put(session, **{**longest, name: "é" * 128})
+        assert str(caught.value.diag.message_primary) == f"{name} is too long"
+
+
 def test_it_loads_no_language(session: Session) -> None:
     """Every session would pay for that: with PL/Python, 30 ms."""
     for message in ("text", b"bytes"):

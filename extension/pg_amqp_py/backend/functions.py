@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# On the hot path: it does for itself what _plain() does for the others.
+# On the hot path: they do for themselves what _plain() does for the others.
 publish = publishing.publish
+publish_change = publishing.publish_change
 
 _MODULES = {
     "registration": ("add_broker", "announce_change"),

@@ -51,6 +51,8 @@ LIMIT 1
 """
 _to_epoch: Any = None
 _from_iso: Callable[[str], datetime] | None = None
+# Parameters of publish() from delivery_mode on.
+_JSON: Any = (None, "application/json", *(None,) * 12)
 
 
 def publish(
@@ -117,6 +119,23 @@ def publish(
         return False
     except plpy.SPIError as interrupt:
         raise from_server(interrupt) from None
+
+
+def publish_change(
+    broker_id: int | None, exchange: str | None, routing_key: str | None, message: str | None
+) -> bool:
+    """publish() for the messages of triggers, and for whoever has USAGE on schema amqp."""
+    try:
+        if session.permitted.get(server.current_user()) != server.catalog_version():
+            # Here, because most sessions fire no such trigger.
+            from pg_amqp_py.backend.rights import check_usage
+
+            check_usage()
+    except AMQPError as error:
+        raise error.with_traceback(None) from None
+    except plpy.SPIError as interrupt:
+        raise from_server(interrupt) from None
+    return publish(broker_id, exchange, routing_key, message, *_JSON)
 
 
 def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomous: bool) -> bool:

@@ -75,6 +75,9 @@ def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
 current_subtransaction: Callable[[], int] = _function("GetCurrentSubTransactionId", ctypes.c_uint32)
 """Id of the innermost subtransaction; ids only grow within a transaction, the top one is 1."""
 
+current_user: Callable[[], int] = _function("GetUserId", ctypes.c_uint32)
+"""OID of the role whose rights count now."""
+
 _register_xact = _function("RegisterXactCallback", None, _XactCallback, ctypes.c_void_p)
 _register_subxact = _function("RegisterSubXactCallback", None, _SubXactCallback, ctypes.c_void_p)
 _on_proc_exit = _function("on_proc_exit", None, _ExitCallback, ctypes.c_size_t)

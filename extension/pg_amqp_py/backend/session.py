@@ -33,6 +33,8 @@ _publishing: dict[int, Connection] = {}
 """Those of them on which publish() may go on."""
 diverted: set[int] = set()
 """Brokers whose messages this transaction leaves to the outbox."""
+permitted: dict[int, int] = {}
+"""catalog_version() at which a role (its OID) was found to have USAGE on schema amqp."""
 _changed: list[int] = []
 """Subtransactions of this transaction that have changed amqp.broker."""
 _warned: dict[str, int] = {}
@@ -159,9 +161,10 @@ def _end() -> None:
     if _usable:
         _usable.clear()
         _publishing.clear()
-    if _warned or diverted or _changed:
+    if _warned or diverted or permitted or _changed:
         _warned.clear()
         diverted.clear()
+        permitted.clear()
         _changed.clear()
 
 
@@ -230,6 +233,8 @@ def _on_pre_prepare() -> None:
 
 def _on_abort_subtransaction(subtransaction: int) -> None:
     buffer.abort(subtransaction)
+    # A GRANT may have gone with it.
+    permitted.clear()
     _forget_rows_since(subtransaction)
 
 

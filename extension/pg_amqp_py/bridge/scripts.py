@@ -14,7 +14,7 @@ _FILES = _PACKAGED if _PACKAGED.exists() else Path(__file__).parents[3] / "sql"
 # As in the Makefile; but without the extension, both names fill the outbox: triggers read the same.
 _PUBLISH_CHANGE = {
     "@PUBLISH@": "publish_outbox",
-    "@MORE@": ", NULL::pg_catalog.timestamptz, NULL::pg_catalog.text",
+    "@INNER@": "amqp",
 }
 _VERSION_FUNCTION = f"""
 CREATE FUNCTION amqp.outbox_version() RETURNS text

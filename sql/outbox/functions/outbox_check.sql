@@ -1,5 +1,5 @@
--- SET keeps PostgreSQL from even trying to inline this into publish_outbox(), which would cost each call more than all
--- the rest, and each session the loading of PL/pgSQL.
+-- In PL/pgSQL: a function in SQL that is called from another one is planned anew for each row. SET keeps PostgreSQL from
+-- loading that language before it is called.
 CREATE FUNCTION amqp.outbox_check(
     broker_id integer,
     exchange text,
@@ -18,31 +18,64 @@ CREATE FUNCTION amqp.outbox_check(
     user_id text,
     app_id text
 ) RETURNS text
-LANGUAGE sql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT CASE WHEN w.field IS NULL THEN COALESCE($3, '') ELSE amqp.outbox_refuse(w.field, w.problem) END
-    FROM (SELECT p.field, p.problem FROM (VALUES
-        ('broker_id', CASE WHEN $1 IS NULL THEN 'must not be null' END),
-        ('exchange', CASE WHEN octet_length($2) > 255 THEN 'is too long' END),
-        ('routing_key', CASE WHEN octet_length($3) > 255 THEN 'is too long' END),
-        ('delivery_mode', CASE WHEN $4 NOT IN (1, 2) THEN $4::text END),
-        ('content_type', CASE WHEN octet_length($5) > 255 THEN 'is too long' END),
-        ('reply_to', CASE WHEN octet_length($6) > 255 THEN 'is too long' END),
-        ('correlation_id', CASE WHEN octet_length($7) > 255 THEN 'is too long' END),
-        ('headers', CASE WHEN jsonb_typeof($8) <> 'object' THEN 'must be a JSON object'
-                         WHEN octet_length($8::text) > 131000 THEN 'are too large' END),
-        ('content_encoding', CASE WHEN octet_length($9) > 255 THEN 'is too long' END),
-        ('priority', CASE WHEN $10 NOT BETWEEN 0 AND 255 THEN $10::text END),
-        ('expiration', CASE WHEN $11 !~ '^[0-9]{1,10}$' OR $11::bigint > 4294967295 THEN left($11, 40) END),
-        ('message_id', CASE WHEN octet_length($12) > 255 THEN 'is too long' END),
-        ('timestamp', CASE WHEN $13 < 'epoch' OR NOT isfinite($13) THEN $13::text END),
-        ('type', CASE WHEN octet_length($14) > 255 THEN 'is too long' END),
-        ('user_id', CASE WHEN octet_length($15) > 255 THEN 'is too long' END),
-        ('app_id', CASE WHEN octet_length($16) > 255 THEN 'is too long' END)
-    ) AS p (field, problem) WHERE p.problem IS NOT NULL LIMIT 1) AS w
-    RIGHT JOIN (SELECT) AS always ON true;
-END;
+AS $$
+DECLARE
+    field text;
+    invalid text;
+BEGIN
+    IF broker_id IS NULL THEN
+        RAISE EXCEPTION 'broker_id must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    field := CASE
+        WHEN octet_length(exchange) > 255 THEN 'exchange'
+        WHEN octet_length(routing_key) > 255 THEN 'routing_key'
+        WHEN octet_length(content_type) > 255 THEN 'content_type'
+        WHEN octet_length(reply_to) > 255 THEN 'reply_to'
+        WHEN octet_length(correlation_id) > 255 THEN 'correlation_id'
+        WHEN octet_length(content_encoding) > 255 THEN 'content_encoding'
+        WHEN octet_length(message_id) > 255 THEN 'message_id'
+        WHEN octet_length(type) > 255 THEN 'type'
+        WHEN octet_length(user_id) > 255 THEN 'user_id'
+        WHEN octet_length(app_id) > 255 THEN 'app_id'
+        END;
+    IF field IS NOT NULL THEN
+        RAISE EXCEPTION '% is too long', field
+            USING ERRCODE = 'string_data_right_truncation', DETAIL = 'AMQP allows 255 bytes.';
+    END IF;
+    IF jsonb_typeof(headers) <> 'object' THEN
+        RAISE EXCEPTION 'headers must be a JSON object'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give an object, such as ''{"key": "value"}''.';
+    ELSIF octet_length(headers::text) > 131000 THEN
+        RAISE EXCEPTION 'headers are too large'
+            USING ERRCODE = 'program_limit_exceeded', DETAIL = 'As text, 131,000 bytes are allowed.',
+                  HINT = 'Move what is large into the message.';
+    END IF;
+    IF delivery_mode <> ALL ('{1,2}') THEN
+        field := 'delivery_mode';
+        invalid := delivery_mode;
+    ELSIF priority < 0 OR priority > 255 THEN
+        field := 'priority';
+        invalid := priority;
+    ELSIF expiration !~ '^[0-9]{1,10}$' OR expiration::bigint > 4294967295 THEN
+        field := 'expiration';
+        invalid := left(expiration, 40);
+    ELSIF "timestamp" < 'epoch' OR NOT isfinite("timestamp") THEN
+        field := 'timestamp';
+        invalid := "timestamp";
+    ELSE
+        RETURN COALESCE(routing_key, '');
+    END IF;
+    RAISE EXCEPTION 'invalid value for %: %', field, invalid
+        USING ERRCODE = 'invalid_parameter_value',
+              HINT = CASE
+                  WHEN field = 'delivery_mode' THEN 'Use 1 (transient) or 2 (persistent).'
+                  WHEN field = 'priority' THEN 'A priority is between 0 and 255.'
+                  WHEN field = 'expiration' THEN 'An expiration is a number of milliseconds, such as ''60000'', below 2^32.'
+                  ELSE 'A timestamp is not before 1970-01-01 00:00:00 UTC and is finite.' END;
+END
+$$;
 
 COMMENT ON FUNCTION amqp.outbox_check(integer, text, text, integer, text, text, text, jsonb, text, integer, text, text, timestamptz, text, text, text) IS
 'Part of amqp.publish_outbox(): returns the routing key, or raises what is wrong with a message.';

@@ -1,0 +1,36 @@
+"""Who may publish by the functions of schema amqp_python, which everybody may call."""
+
+from __future__ import annotations
+
+import plpy
+
+from pg_amqp_py.backend import server, session
+from pg_amqp_py.backend.errors import INSUFFICIENT_PRIVILEGE, WRONG_STATE, AMQPError
+
+# Names and operators are qualified: the caller's search_path means nothing here.
+_FIND = """
+SELECT n.nspname OPERATOR(pg_catalog.=) 'amqp' AS named,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usable
+FROM pg_catalog.pg_extension AS e
+JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+WHERE e.extname OPERATOR(pg_catalog.=) 'pg_amqp_py'
+"""
+_find = plpy.prepare(_FIND)
+
+
+def check_usage() -> None:
+    """Raise AMQPError unless the current user has USAGE on the extension's schema.
+
+    It costs as much as several messages, so `session.permitted` remembers who has it, until the end
+    of the transaction or a change to a catalog.
+    """
+    version = server.catalog_version()
+    found = plpy.execute(_find)
+    # Not what an owner of the schema has put in its place: see docs/design.md, Rights.
+    if not len(found) or not found[0]["named"]:
+        raise AMQPError(
+            'the schema of extension "pg_amqp_py" is no longer named "amqp"', sqlstate=WRONG_STATE
+        )
+    if not found[0]["usable"]:
+        raise AMQPError("permission denied for schema amqp", sqlstate=INSUFFICIENT_PRIVILEGE)
+    session.permitted[server.current_user()] = version
