@@ -6,22 +6,27 @@ from functools import partial
 
 from bench.clock import in_turn, median
 from bench.finding import Cell, Finding, Goal, Plot, Table
-from bench.lab import PEER, Lab
+from bench.lab import BODY, IN_C, PEER, Lab
 from bench.pgbench import Rate, rate
+from bench.roundtrip import MISSING
 
-_PUBLISH = f"SELECT amqp.publish(1, 'events', 'bench', '{'x' * 100}'::text);\n"
-_SELECT_1 = "SELECT 1;\n"
+_PUBLISH = f"SELECT amqp.publish(1, 'events', 'bench', '{BODY}'::text);\n"
+_SHARE = 0.85
+_CPU = 60
+"""The goal where there is nothing in C to compare with."""
 
 
 def measure(lab: Lab) -> Finding:
-    """Beside `SELECT 1`, which is the limit of client, server and machine."""
+    """Beside `SELECT 1`, and beside a function in C that does the same round trip."""
     found: dict[int, dict[str, list[Rate]]] = {}
     for clients in lab.sizes.clients:
         lab.say(f"clients: {clients}")
         contestants = {
-            "SELECT 1": partial(rate, lab, _SELECT_1, clients),
+            "SELECT 1": partial(rate, lab, "SELECT 1;\n", clients),
             "publish": partial(rate, lab, _PUBLISH, clients),
         }
+        if lab.in_c:
+            contestants[IN_C] = partial(rate, lab, f"{lab.in_c};\n", clients)
         if lab.peer:
             contestants[PEER] = partial(rate, lab, _PUBLISH, clients, lab.peer)
         found[clients] = in_turn(lab.sizes.clients_rounds, contestants)
@@ -47,15 +52,36 @@ def _finding(found: dict[int, dict[str, list[Rate]]]) -> Finding:
         "transactions a second",
         {name: [*rates.items()] for name, rates in tps.items()},
     )
-    goals = [
+    caption = "Transactions a second, and CPU of the backend for each"
+    if IN_C not in names:
+        caption += f" ({MISSING})"
+    return Finding([Table(caption, columns, rows)], [plot], _goals(tps, used))
+
+
+def _goals(tps: dict[str, dict[int, float]], used: dict[str, dict[int, float]]) -> list[Goal]:
+    if IN_C in tps:
+        return [
+            Goal(
+                f"one publish per transaction, {_clients(n)}: share of {IN_C}",
+                tps["publish"][n] / limit,
+                "",
+                _SHARE,
+                f"{limit:,.0f} a second; ours {tps['publish'][n]:,.0f}",
+                at_least=True,
+            )
+            for n, limit in tps[IN_C].items()
+        ]
+    return [
         Goal(
-            f"CPU of the backend for a transaction with one publish, {n} client{'s'[: n > 1]}",
+            f"CPU of the backend for a transaction with one publish, {_clients(n)}",
             used["publish"][n],
             "us",
-            60,
+            _CPU,
             f"`SELECT 1`: {used['SELECT 1'][n]:.0f} us",
         )
-        for n in (min(found), max(found))
+        for n in (min(used["publish"]), max(used["publish"]))
     ]
-    caption = "Transactions a second, and CPU of the backend for each"
-    return Finding([Table(caption, columns, rows)], [plot], goals)
+
+
+def _clients(number: int) -> str:
+    return "1 client" if number == 1 else f"{number} clients"

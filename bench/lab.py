@@ -12,15 +12,20 @@ import click
 import psycopg
 from psycopg.pq import ExecStatus
 
-from bench.limit import Limit
+from bench import roundtrip
+from bench.limit import Limit, repeated
 from bench.sizes import Sizes
 from servers.postgres import PostgreSQL
+from servers.processes import temporary_folder
 from servers.rabbitmq import RabbitMQ
 
 Session = psycopg.Connection[tuple[Any, ...]]
 
 PEER = "peer"
 """How the other extension is called in all tables."""
+IN_C = "the same round trip in C"
+BODY = "x" * 100
+"""Of a message that is alone in its transaction."""
 _SETTINGS = {"shared_buffers": "256MB", "max_connections": "200"}
 # What is measured beside the extension: a PL/Python function that does nothing at all, and one that
 # is handed what amqp.publish() is handed; and the role of an ordinary application.
@@ -72,6 +77,8 @@ class Lab:
     sizes: Sizes
     peer: str | None
     """The connection string of a database with another amqp.publish()."""
+    in_c: str | None
+    """The statement with the same round trip in C, as far as it could be compiled."""
 
     def say(self, what: str) -> None:
         """Tell who waits what is measured now."""
@@ -158,7 +165,19 @@ def open_lab(sizes: Sizes, peer: str | None) -> Iterator[Lab]:
         stack.callback(limit.close)
         if peer is not None:
             _point_peer_at(peer, rabbitmq)
-        yield Lab(postgres, rabbitmq, session, limit, sizes, peer)
+        in_c = _round_trip_in_c(postgres, rabbitmq, session, stack)
+        yield Lab(postgres, rabbitmq, session, limit, sizes, peer, in_c)
+
+
+def _round_trip_in_c(
+    postgres: PostgreSQL, rabbitmq: RabbitMQ, session: Session, stack: ExitStack
+) -> str | None:
+    library = roundtrip.build(postgres.bindir, stack.enter_context(temporary_folder()))
+    if library is None:
+        click.echo(roundtrip.MISSING, err=True)
+        return None
+    session.execute(roundtrip.CREATE.format(library=library).encode())
+    return roundtrip.statement(rabbitmq.amqp_port, repeated(1, BODY.encode(), None))
 
 
 def _point_peer_at(dsn: str, rabbitmq: RabbitMQ) -> None:

@@ -132,6 +132,15 @@ class Limit:
         self._await(expected)
         return time.perf_counter() - start
 
+    def send(self, stream: Stream) -> float:
+        """Seconds of sending alone; the confirms are read when the clock has stopped."""
+        expected = self._confirms.count + stream.messages
+        start = time.perf_counter()
+        self._socket.sendall(stream.frames)
+        duration = time.perf_counter() - start
+        self._await(expected)
+        return duration
+
     def _await(self, count: int) -> None:
         while self._confirms.count < count:
             data = self._socket.recv(_RECEIVE)

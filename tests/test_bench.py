@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pika
+import psycopg
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from bench import roundtrip
 from bench.__main__ import GROUPS, PAGE
 from bench.clock import in_turn
 from bench.finding import Finding, Goal, Table, shown
@@ -20,6 +22,8 @@ from bench.limit import EXCHANGE, QUEUE, Confirms, Limit, encoded, repeated
 from bench.page import render
 from pg_amqp_py.wire.encode import decode_messages
 from pg_amqp_py.wire.message import Envelope
+from servers.postgres import PostgreSQL, bindir
+from servers.processes import temporary_folder
 from servers.rabbitmq import RabbitMQ
 
 PROJECT = Path(__file__).parent.parent
@@ -87,9 +91,36 @@ def test_the_limit_waits_for_every_message_it_wrote(
     limit = Limit(rabbitmq.amqp_port)
     limit.publish(repeated(3_000, b"x" * 100, 1))
     limit.publish(repeated(2_000, b"", 2))
-    limit.round_trip(repeated(1, b"last", None))
-    assert queue.queue_declare(QUEUE, passive=True).method.message_count == 5_001
+    limit.round_trip(repeated(1, b"last but one", None))
+    limit.send(repeated(1, b"last", None))
+    assert queue.queue_declare(QUEUE, passive=True).method.message_count == 5_002
     limit.close()
+
+
+def test_the_round_trip_in_c_publishes_what_is_committed(
+    postgres: PostgreSQL, database: str, rabbitmq: RabbitMQ, queue: BlockingChannel
+) -> None:
+    with temporary_folder() as folder, psycopg.connect(database, autocommit=True) as session:
+        library = roundtrip.build(postgres.bindir, folder)
+        if library is None:
+            pytest.skip(roundtrip.MISSING)
+        session.execute("CREATE SCHEMA bench")
+        session.execute(roundtrip.CREATE.format(library=library).encode())
+        publish = roundtrip.statement(rabbitmq.amqp_port, repeated(1, b"body", None)).encode()
+        session.execute(publish)
+        session.execute("BEGIN")
+        session.execute(publish)
+        session.execute("ROLLBACK")
+        session.execute(publish)
+        assert queue.queue_declare(QUEUE, passive=True).method.message_count == 2
+        assert queue.basic_get(QUEUE, auto_ack=True)[2] == b"body"
+
+
+def test_without_a_compiler_there_is_no_round_trip_in_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert roundtrip.build(bindir(), tmp_path) is None
 
 
 def test_confirms_are_counted_once_in_whatever_order_and_pieces_they_come() -> None:
