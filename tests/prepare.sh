@@ -27,6 +27,8 @@ fi
 /usr/bin/python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
 /usr/bin/python3 -m pip --version >/dev/null 2>&1 || need python3-pip
 [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates
+# Counts the system calls of a publish.
+command -v strace >/dev/null || need strace
 
 [ -n "$missing" ] || exit 0
 
