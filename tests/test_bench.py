@@ -119,8 +119,9 @@ def test_the_round_trip_in_c_publishes_what_is_committed(
 def test_without_a_compiler_there_is_no_round_trip_in_c(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    programs = bindir()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert roundtrip.build(bindir(), tmp_path) is None
+    assert roundtrip.build(programs, tmp_path) is None
 
 
 def test_confirms_are_counted_once_in_whatever_order_and_pieces_they_come() -> None:

@@ -39,8 +39,8 @@ _HANDSHAKE = b"".join(
 
 def build(bindir: Path, folder: Path) -> Path | None:
     """Compile the function for the server of these programs; None if something for it lacks."""
-    headers = _headers(bindir)
-    if headers is None or shutil.which(_COMPILE[0]) is None:
+    headers = _headers(bindir) if shutil.which(_COMPILE[0]) else None
+    if headers is None:
         return None
     library = folder / "roundtrip.so"
     # The server's headers as the system's: warnings are for what is ours.
