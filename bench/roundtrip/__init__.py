@@ -23,7 +23,7 @@ MISSING = "no C compiler here, or no headers of this server: the same round trip
 _SOURCE = Path(__file__).parent / "roundtrip.c"
 _CHANNELS = 2047
 """What RabbitMQ offers."""
-_COMPILE = ("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared")
+_COMPILE = ("cc", "-O2", "-Wall", "-Wextra", "-fPIC", "-shared")
 # RabbitMQ reads on while it answers, so that nothing here needs to wait for the answers.
 _HANDSHAKE = b"".join(
     [
