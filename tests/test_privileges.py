@@ -730,6 +730,12 @@ def test_owner_who_puts_another_schema_in_place_does_not_become_superuser(
             CREATE SCHEMA amqp;
             GRANT USAGE ON SCHEMA amqp TO PUBLIC;
             CREATE TABLE amqp.broker (LIKE former.broker INCLUDING ALL);
+            INSERT INTO amqp.broker (broker_id, host, port) VALUES (99, '127.0.0.1', 1);
+            CREATE TABLE amqp.outbox (LIKE former.outbox INCLUDING ALL);
+            CREATE FUNCTION attack.divert() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM attack.strike('outbox'), attack.strike_pure('outbox'); RETURN NEW; END $$;
+            CREATE TRIGGER strike BEFORE INSERT ON amqp.outbox
+            FOR EACH ROW EXECUTE FUNCTION attack.divert();
             CREATE FUNCTION amqp.load_python() RETURNS void LANGUAGE sql
             AS $$ SELECT attack.strike('load'), attack.strike_pure('load') $$;
             CREATE FUNCTION amqp.publish{publish} RETURNS boolean LANGUAGE sql
@@ -757,6 +763,9 @@ def test_owner_who_puts_another_schema_in_place_does_not_become_superuser(
             with suppress(psycopg.Error):
                 superuser.run(query)
         assert superuser.error("INSERT INTO public.victim VALUES (1)").sqlstate == "55000"
+        superuser.set(on_failure="outbox")
+        diverted = superuser.error("SELECT former.publish(99, 'events', 'key', 'x')")
+        assert diverted.sqlstate == "55000"
         # Nothing in the way of these: they go to the table that was there when they were created.
         superuser.run("INSERT INTO public.outbox_victim VALUES (1)")
         superuser.run("UPDATE public.outbox_victim SET n = 2")

@@ -13,6 +13,7 @@ import plpy
 
 from pg_amqp_py.backend import operation, server, session, settings
 from pg_amqp_py.backend.errors import AMQPError, warn
+from pg_amqp_py.backend.rights import check_usage
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.encode import encode_envelope
 from pg_amqp_py.wire.message import Envelope
@@ -53,6 +54,9 @@ def publisher_or_outbox(
     number = operation.required("broker_id", broker_id)
     envelope = Envelope(*fields)
     encode_envelope(envelope)
+    if session.permitted.get(server.current_user()) != server.catalog_version():
+        # Below, a table is found by its name: not one that somebody has put in its place.
+        check_usage()
     if number not in session.diverted:
         settings.check()
         session.broker(number)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-
 import plpy
 
 from pg_amqp_py.backend import server, session, settings
@@ -149,7 +147,7 @@ def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomou
         stream = bytearray()
         connection.encoder.append(stream, fields, body)
         assert broker_id is not None
-        batch = Batch(stream, array("Q", (0,)), connection.encoder.frame_max)
+        batch = Batch(stream, [0], connection.encoder.frame_max)
         _publish_now(session.brokers[broker_id], batch)
         return True
     known = session.publishing_to(broker_id)  # type: ignore[arg-type]

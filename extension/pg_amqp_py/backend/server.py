@@ -126,6 +126,8 @@ _PLAN_BY_INDEX = (
     " pg_catalog.set_config('jit', 'off', true)"
 )
 _plan_by_index: Any = None
+_options: dict[str, ctypes.c_char_p] = {}
+"""Settings of ours that the server knows, and where it puts their values."""
 _kept: list[Any] = []
 """What PostgreSQL holds bare pointers to until the process ends."""
 
@@ -142,6 +144,9 @@ def define_option(name: str, default: str, description: str) -> ctypes.c_char_p:
     Looking there costs a tenth of what GetConfigOption() does, and it is done for every message. A
     value that was set before, or for the role or the database, is taken over.
     """
+    if name in _options:
+        # What came after it failed to load, and is tried again.
+        return _options[name]
     known = _get_option(name.encode(), True, False) is not None
     if known and not _option_flags(name.encode(), True) & _GUC_NO_SHOW_ALL:
         # Defining it again would be an ERROR.
@@ -150,9 +155,9 @@ def define_option(name: str, default: str, description: str) -> ctypes.c_char_p:
             sqlstate=DUPLICATE_OBJECT,
             hint="Look for it in session_preload_libraries and shared_preload_libraries.",
         )
-    value = ctypes.c_char_p()
+    value = _options[name] = ctypes.c_char_p()
     texts = name.encode(), description.encode(), None
-    _kept.append((value, texts))
+    _kept.append(texts)
     hooks = None, None, None
     _define_option(*texts, ctypes.byref(value), default.encode(), _PGC_USERSET, 0, *hooks)
     return value

@@ -13,16 +13,27 @@ too, and when an ancestor aborts, every mark from that ancestor's id on goes.
 
 from __future__ import annotations
 
-from array import array
-
 from pg_amqp_py.wire.encode import decode_messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterator
 
     from pg_amqp_py.wire.encode import Encoder
     from pg_amqp_py.wire.message import Message
+
+    Numbers = list[int] | array[int]
+
+_MANY = 1_000
+
+
+def _compact(numbers: Numbers) -> Numbers:
+    """The same in a fourth of the memory."""
+    # Here, because a session's first publish() shall not wait for it.
+    from array import array
+
+    return array("Q", numbers)
 
 
 class Destination:
@@ -48,7 +59,7 @@ class Outgoing:
     __slots__ = ("destination", "starts", "stream")
 
     def __init__(
-        self, destination: Destination, stream: bytes | bytearray, starts: array[int]
+        self, destination: Destination, stream: bytes | bytearray, starts: Numbers
     ) -> None:
         self.destination = destination
         self.stream = stream
@@ -60,9 +71,9 @@ class TransactionBuffer:
 
     def __init__(self) -> None:
         self._stream = bytearray()
-        self._starts = array("Q")
+        self._starts: Numbers = []
         """Offset of every message in the stream."""
-        self._marks = array("Q")
+        self._marks: Numbers = []
         """Three numbers each: subtransaction id, number of messages and of runs before it."""
         self._runs: list[tuple[int, Destination]] = []
         """(number of the first message, destination) of neighbours with one destination"""
@@ -89,12 +100,16 @@ class TransactionBuffer:
         """
         start = len(self._stream)
         encoder.append(self._stream, fields, body)
-        marks, runs = self._marks, self._runs
+        marks, runs, starts = self._marks, self._runs, self._starts
         if not marks or subtransaction > marks[-3]:
-            marks.extend((subtransaction, len(self._starts), len(runs)))
+            marks.extend((subtransaction, len(starts), len(runs)))
+            if len(marks) == 3 * _MANY:
+                self._marks = _compact(marks)
         if not runs or (runs[-1][1] is not destination and runs[-1][1] != destination):
-            runs.append((len(self._starts), destination))
-        self._starts.append(start)
+            runs.append((len(starts), destination))
+        starts.append(start)
+        if len(starts) == _MANY:
+            self._starts = _compact(starts)
 
     def abort(self, subtransaction: int) -> None:
         """Forget what `subtransaction` and its descendants published."""
@@ -130,10 +145,10 @@ class TransactionBuffer:
         """What is to be sent, by destination; the captured messages are left out."""
         if len(self._runs) == 1 and not self._runs[0][1].captured:
             return [Outgoing(self._runs[0][1], self._stream, self._starts)]
-        found: dict[Destination, tuple[bytearray, array[int]]] = {}
+        found: dict[Destination, tuple[bytearray, Numbers]] = {}
         for first, last, destination in self._spans():
             if not destination.captured:
-                stream, starts = found.setdefault(destination, (bytearray(), array("Q")))
+                stream, starts = found.setdefault(destination, (bytearray(), self._starts[:0]))
                 shift = len(stream) - self._starts[first]
                 starts.extend(start + shift for start in self._starts[first:last])
                 stream += self._part(first, last)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import time
-from array import array
 from bisect import bisect_left
 from itertools import chain, islice
 
@@ -101,7 +100,7 @@ class Batch:
         """Encode anew if the broker's largest frame is smaller than that used so far."""
         if encoder.frame_max >= self._frame_max:
             return
-        stream, starts = bytearray(), array("Q")
+        stream, starts = bytearray(), list[int]()
         for message in decode_messages(self._stream):
             starts.append(len(stream))
             encoder.append(stream, tuple(message.envelope), message.body)
