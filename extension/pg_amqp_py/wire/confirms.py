@@ -27,6 +27,11 @@ class Confirms:
         self._refused: set[int] = set()
 
     @property
+    def first_open(self) -> int:
+        """The first tag that is not answered yet."""
+        return self._next
+
+    @property
     def count(self) -> int:
         """How many messages there are."""
         return self._end - self._first

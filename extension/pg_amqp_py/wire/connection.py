@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pg_amqp_py.wire.address import Address
+    from pg_amqp_py.wire.confirms import Confirms
     from pg_amqp_py.wire.transport import Bytes, Transport
 
 _CLOSING_SECONDS = 1.0
@@ -66,6 +67,10 @@ class Connection:
         """How often the channel was opened."""
         self.on_publisher: Callable[[Ack | Returned], None] = ignore
         """Called with every Ack, and with every Returned."""
+        self.awaited: Confirms | None = None
+        """Of what is being written: confirms that arrive one after the other are counted there
+        all at once. Nearly all do, and each by itself would cost as much as encoding its message.
+        """
         self.unconfirmed = False
         """Whether messages were published whose confirms nobody awaited."""
         self.late_refusal: ChannelClosedError | None = None
@@ -129,6 +134,11 @@ class Connection:
         refusal = None
         try:
             data, self._ahead = self._ahead or self._transport.receive_some(), b""
+            if self.awaited is not None and not self.frames.partial:
+                behind = next_unconfirmed(data, self.awaited.first_open) if data else 0
+                if behind:
+                    self.awaited.answer(Ack(True, behind - 1, True))
+                    return
             for channel, frame in self.frames.feed(data):
                 if isinstance(frame, Ack):
                     self.on_publisher(frame)

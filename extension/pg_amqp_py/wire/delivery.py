@@ -221,6 +221,7 @@ class Batch:
                 self.returned.append(answer)
 
         connection.on_publisher = on_publisher
+        connection.awaited = confirms
         deadline = time.monotonic() + timeout
         try:
             while outgoing.left or (confirm and confirms.outstanding):
@@ -260,6 +261,7 @@ class Batch:
         """Settle what is answered."""
         connection, confirms = attempt.connection, attempt.confirms
         connection.unconfirmed = confirms.outstanding > 0
+        connection.awaited = None
         if not connection.unconfirmed:
             connection.on_publisher = ignore
         if confirm:
