@@ -731,11 +731,10 @@ def test_owner_who_puts_another_schema_in_place_does_not_become_superuser(
             GRANT USAGE ON SCHEMA amqp TO PUBLIC;
             CREATE TABLE amqp.broker (LIKE former.broker INCLUDING ALL);
             INSERT INTO amqp.broker (broker_id, host, port) VALUES (99, '127.0.0.1', 1);
-            CREATE TABLE amqp.outbox (LIKE former.outbox INCLUDING ALL);
-            CREATE FUNCTION attack.divert() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN PERFORM attack.strike('outbox'), attack.strike_pure('outbox'); RETURN NEW; END $$;
-            CREATE TRIGGER strike BEFORE INSERT ON amqp.outbox
-            FOR EACH ROW EXECUTE FUNCTION attack.divert();
+            CREATE FUNCTION attack.seen() RETURNS boolean LANGUAGE sql
+            AS $$ SELECT attack.strike('outbox'), attack.strike_pure('outbox'); SELECT true $$;
+            CREATE VIEW amqp.outbox AS
+            SELECT 99 AS broker_id, NULL::timestamptz AS next_attempt_at WHERE attack.seen();
             CREATE FUNCTION amqp.load_python() RETURNS void LANGUAGE sql
             AS $$ SELECT attack.strike('load'), attack.strike_pure('load') $$;
             CREATE FUNCTION amqp.publish{publish} RETURNS boolean LANGUAGE sql

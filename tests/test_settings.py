@@ -102,3 +102,12 @@ def test_another_library_has_one_of_the_same_name(database: str) -> None:
             assert error.sqlstate == "42710"
             assert 'parameter "amqp.capture" is defined by another library' in error.message
         assert session.run("SHOW amqp.capture") == [("x",)]
+
+
+def test_the_server_keeps_the_defaults(database: str) -> None:
+    with Session(database) as session:
+        session.run("SELECT * FROM amqp.status()")
+        for _ in range(20):
+            session.run("SELECT amqp.pending() FROM generate_series(1, 100)")
+        kept = "SELECT boot_val FROM pg_settings WHERE name LIKE 'amqp.%' ORDER BY name"
+        assert session.run(kept) == [("off",), ("5s",), ("5s",), ("error",), ("on",)]

@@ -190,3 +190,72 @@ def test_with_and_without_confirms_in_turn(
     counts = "SELECT published, confirmed, unconfirmed FROM amqp.status()"
     assert session.run(counts) == [(7, 3, 0)]
     assert session.warnings() == []
+
+
+def test_what_cannot_be_reported_is_kept_all_the_same(session: Session) -> None:
+    def behave(client: socket.socket) -> None:
+        client.sendall(OPENED)
+        while data := client.recv(1 << 16):
+            if b"\x00\x3c\x00\x28" in data:
+                if not healthy:
+                    return
+                client.sendall(ack(1))
+            if method(spec.Channel.Flow(True)) in data:
+                client.sendall(method(spec.Channel.FlowOk(True)))
+
+    healthy = False
+    session.set(confirm_timeout="200ms")
+    with Peer(behave) as peer:
+        broker_id = session.add_broker(peer.url)
+        session.run("SELECT * FROM amqp.status()")
+        session.run("""DO LANGUAGE plpython3u $$
+            from pg_amqp_py.backend import delivery
+            def fail(*arguments):
+                raise ImportError("no such module")
+            delivery._report_pending = fail
+        $$""")
+        session.publish(broker_id, "", [1])
+        (warning,) = session.warnings()
+        assert warning.sqlstate == "XX000"
+        unconfirmed = "SELECT unconfirmed FROM amqp.status()"
+        assert session.value(unconfirmed) == 1
+        healthy = True
+        session.run("SELECT amqp.ping(%s)", broker_id)
+        session.run("SELECT 1")
+        assert session.value(unconfirmed) == 0
+
+
+def test_a_connection_with_smaller_frames_takes_over_within_the_transaction(
+    session: Session,
+) -> None:
+    received: list[bytes] = []
+    large = method(spec.Connection.Tune(2047, 131072, 0), 0)
+    small = method(spec.Connection.Tune(2047, 4096, 0), 0)
+
+    def behave(client: socket.socket) -> None:
+        received.append(b"")
+        client.sendall(OPENED if len(received) == 1 else OPENED.replace(large, small))
+        asked = confirmed = False
+        while data := client.recv(1 << 16):
+            received[-1] += data
+            if not asked and method(spec.Channel.Flow(True)) in received[-1]:
+                asked = True
+                client.sendall(method(spec.Channel.FlowOk(True)))
+            if not confirmed and received[-1].count(b"y") >= 20_000:
+                confirmed = True
+                client.sendall(ack(1))
+
+    with Peer(behave) as peer:
+        broker_id = session.add_broker(peer.url)
+        with session.connection.transaction():
+            session.run("SELECT amqp.publish(%s, '', 'key', repeat('y', 20000))", broker_id)
+            session.run("SELECT amqp.disconnect(%s)", broker_id)
+            session.run("SELECT amqp.ping(%s)", broker_id)
+        assert session.warnings() == []
+        assert peer.connections == 2
+    stream = received[1][received[1].index(b"\x00\x3c\x00\x28") - 7 :]
+    sizes = []
+    while stream:
+        sizes.append(int.from_bytes(stream[3:7], "big") + 8)
+        stream = stream[sizes[-1] :]
+    assert max(sizes) == 4096

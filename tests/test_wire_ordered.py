@@ -33,6 +33,7 @@ class Broker:
     usable = True
     unconfirmed = False
     late_refusal = None
+    ahead = b""
 
     def __init__(self, judge: Judge = lambda _: "ack") -> None:
         self.encoder = Encoder()

@@ -110,6 +110,8 @@ class Broker:
         self.read_at: int | None = None
         """server.catalog_version() when the addresses were read; None to read them again."""
         self.connection: Connection | None = None
+        self.frame_max = 0
+        """Bytes of the largest frame with which this transaction has encoded messages to it."""
         self.published = 0
         self.confirmed = 0
         self.returned = 0

@@ -21,7 +21,6 @@ from pg_amqp_py.backend.errors import (
     warn,
 )
 from pg_amqp_py.wire.delivery import Batch, write_small
-from pg_amqp_py.wire.encode import FRAME_MAX
 from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError
 from pg_amqp_py.wire.refusal import Cause
 
@@ -72,9 +71,13 @@ def deliver_committed(outgoing: list[Outgoing], brokers: dict[int, Broker]) -> N
 def _begin(broker: Broker, part: Outgoing, confirm: bool) -> Batch | None:
     """Publish at once if all is well; otherwise return the batch that is left to be delivered."""
     connection = broker.connection
-    if connection is None or not connection.usable or connection.blocked is not None:
-        frame_max = connection.encoder.frame_max if connection else FRAME_MAX
-        return Batch(part.stream, part.starts, frame_max)
+    if (
+        connection is None
+        or not connection.usable
+        or connection.blocked is not None
+        or connection.encoder.frame_max < broker.frame_max
+    ):
+        return Batch(part.stream, part.starts, broker.frame_max)
     batch = write_small(connection, part.stream, part.starts, confirm=confirm)
     if batch is None:
         messages = len(part.starts)
@@ -85,11 +88,15 @@ def _begin(broker: Broker, part: Outgoing, confirm: bool) -> Batch | None:
 
 
 def _finish(broker: Broker, batch: Batch, confirm: bool) -> None:
-    error = deliver(broker, batch, confirm=confirm, on_wait=_go_on)
-    _report_refused(broker, batch)
-    if batch.pending:
-        _report_pending(broker, batch, error)
-        broker.kept.append(Kept(batch, confirm=confirm))
+    try:
+        error = deliver(broker, batch, confirm=confirm, on_wait=_go_on)
+        _report_refused(broker, batch)
+        if batch.pending:
+            _report_pending(broker, batch, error)
+    finally:
+        # Whatever goes wrong with delivering and reporting: what is pending must not be lost.
+        if batch.pending:
+            broker.kept.append(Kept(batch, confirm=confirm))
 
 
 def _retry(broker: Broker) -> None:

@@ -156,10 +156,12 @@ def define_option(name: str, default: str, description: str) -> ctypes.c_char_p:
             hint="Look for it in session_preload_libraries and shared_preload_libraries.",
         )
     value = _options[name] = ctypes.c_char_p()
+    # The server keeps pointers to these, and puts the default in force again, whenever it likes.
     texts = name.encode(), description.encode(), None
-    _kept.append(texts)
+    start = default.encode()
+    _kept.append((texts, start))
     hooks = None, None, None
-    _define_option(*texts, ctypes.byref(value), default.encode(), _PGC_USERSET, 0, *hooks)
+    _define_option(*texts, ctypes.byref(value), start, _PGC_USERSET, 0, *hooks)
     return value
 
 

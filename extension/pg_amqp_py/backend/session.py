@@ -94,7 +94,8 @@ def unchanged(broker_id: int | None, exchange: str) -> Connection | None:
     settings.check()
     if settings.on_failure.value() == "outbox" or not found.quiet():
         return None
-    _usable[known.broker_id] = _publishing[known.broker_id] = found
+    _usable[known.broker_id] = found
+    let_publish(known.broker_id, found)
     return found
 
 
@@ -104,6 +105,9 @@ publishing_to = _publishing.get
 
 def let_publish(broker_id: int, connection: Connection) -> None:
     """Let the rest of the transaction publish to a broker without looking at anything again."""
+    known, frame_max = brokers[broker_id], connection.encoder.frame_max
+    # What was encoded for a connection that this one replaces may be too large for it.
+    known.frame_max = max(known.frame_max, frame_max) if buffer else frame_max
     _publishing[broker_id] = connection
 
 

@@ -77,7 +77,7 @@ class Connection:
         """How the broker refused one of those; whoever reports it sets it back to None."""
         self._transport = transport
         self.frames = FrameReader()
-        self._ahead = b""
+        self.ahead = b""
         """What was received and is taken in by the next receive()."""
         self._replies: list[Method] = []
         self._return: Method | None = None
@@ -115,7 +115,7 @@ class Connection:
         Only what a blocked broker has received whole may wait there: when it takes messages
         again it says so, and the connection goes on.
         """
-        if self._ahead:
+        if self.ahead and not sending:
             return
         try:
             self._transport.wait(deadline, sending=sending)
@@ -133,7 +133,7 @@ class Connection:
             raise self._broken
         refusal = None
         try:
-            data, self._ahead = self._ahead or self._transport.receive_some(), b""
+            data, self.ahead = self.ahead or self._transport.receive_some(), b""
             if self.awaited is not None and not self.frames.partial:
                 behind = next_unconfirmed(data, self.awaited.first_open) if data else 0
                 if behind:
@@ -165,17 +165,17 @@ class Connection:
 
         Otherwise receive() tells what has happened. Confirms that nobody awaits count as nothing.
         """
-        if self._ahead or self._broken is not None:
+        if self.ahead or self._broken is not None:
             return False
         try:
             if not self._transport.arrives(0):
                 return True
-            self._ahead = self._transport.receive_some()
+            self.ahead = self._transport.receive_some()
         except ConnectionLostError as error:
             self.abandon(error)
             return False
-        if self.unconfirmed and not self.frames.partial and next_unconfirmed(self._ahead, 0):
-            self._ahead = b""
+        if self.unconfirmed and not self.frames.partial and next_unconfirmed(self.ahead, 0):
+            self.ahead = b""
             return True
         return False
 
@@ -186,13 +186,13 @@ class Connection:
         anything else: receive() tells what. Returns `end` if none is.
         """
         try:
-            while tag < end and not self._ahead and self._transport.arrives(SLICE):
+            while tag < end and not self.ahead and self._transport.arrives(SLICE):
                 data = self._transport.receive_some()
                 confirmed = 0 if self.frames.partial else next_unconfirmed(data, tag)
                 if confirmed:
                     tag = confirmed
                 else:
-                    self._ahead = data
+                    self.ahead = data
         except ConnectionLostError as error:
             self.abandon(error)
         return tag

@@ -24,7 +24,7 @@ from itertools import chain, islice
 
 from pg_amqp_py.wire.confirms import Confirms
 from pg_amqp_py.wire.connection import ignore
-from pg_amqp_py.wire.encode import decode_messages
+from pg_amqp_py.wire.encode import decode_messages, exchange_of
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
 from pg_amqp_py.wire.frames import Ack
 from pg_amqp_py.wire.refusal import Cause, Fault, cause
@@ -94,7 +94,11 @@ class Batch:
 
     def pending_exchanges(self) -> list[str]:
         """The exchange of each message that is not settled yet."""
-        return [message.envelope.exchange for _, message in self._pending_messages()]
+        return [
+            exchange_of(self._part(range(at, at + 1)))
+            for at, state in enumerate(self._states)
+            if state == _PENDING
+        ]
 
     def _fit(self, encoder: Encoder) -> None:
         """Encode anew if the broker's largest frame is smaller than that used so far."""
@@ -225,6 +229,9 @@ class Batch:
         deadline = time.monotonic() + timeout
         try:
             while outgoing.left or (confirm and confirms.outstanding):
+                if connection.ahead:
+                    connection.receive()
+                    continue
                 if outgoing.left and stop():
                     self._cut(attempt)
                 before = confirms.outstanding

@@ -139,6 +139,12 @@ class Encoder:
         return encoded
 
 
+def exchange_of(message: memoryview) -> str:
+    """The exchange of an encoded message: for a report at commit, where nothing may be loaded."""
+    method, _ = _payload(message, 0)
+    return method[7 : 7 + method[6]].decode()
+
+
 def decode_messages(stream: bytes | bytearray | memoryview) -> Iterator[Message]:
     """The messages in a stream of frames that `Encoder` wrote, in order."""
     from pg_amqp_py.wire.message import Envelope, Message
