@@ -23,7 +23,7 @@ from messages import Session
 from servers.processes import wait_for
 from servers.relay import RelayProcess
 
-LIMIT = 60.0
+LIMIT = 300.0
 """Seconds that bound what would otherwise hang; nothing comes near it."""
 
 SCHEMA = """

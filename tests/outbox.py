@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from messages import Session
 from servers.processes import wait_for
 
-LIMIT = 30.0
+LIMIT = 120.0
 """Seconds that bound what would otherwise hang; nothing comes near it."""
 
 CLASS = 1634562416
