@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from pg_amqp_py.wire.delivery import Batch
     from pg_amqp_py.wire.errors import WireError
 
+_MOST_UNCONFIRMED = 200
+"""RabbitMQ's flow control stops a channel at 400 messages that a queue has not taken."""
 _FIRST_BACKOFF = 1.0
 _LONGEST_BACKOFF = 30.0
 
@@ -126,6 +128,27 @@ class Broker:
         """Number of messages that are kept."""
         return sum(kept.batch.pending for kept in self.kept)
 
+    def stuck_places(self) -> set[tuple[str, str]]:
+        """Exchange and routing key of kept messages that a queue has not confirmed in time."""
+        return {place for kept in self.kept for place in kept.batch.pending_places()}
+
+    def refuse_if_stuck(self, exchange: str, routing_key: str) -> None:
+        """Raise AMQPError for one message more to where too many wait for a confirm already.
+
+        They take memory here, and RabbitMQ would soon stop reading the whole connection.
+        """
+        if self.unconfirmed >= _MOST_UNCONFIRMED and (exchange, routing_key) in self.stuck_places():
+            raise self.note(
+                AMQPError(
+                    f"broker {self.broker_id} does not confirm messages"
+                    f' to exchange "{exchange}" with routing key "{routing_key}"',
+                    sqlstate=INSUFFICIENT_RESOURCES,
+                    detail=f"Number of messages of this session that are not confirmed:"
+                    f" {self.unconfirmed}.",
+                    hint="A queue that they are routed to is stuck: see rabbitmqctl list_queues.",
+                )
+            )
+
     def configure(self, addresses: list[Address]) -> None:
         """Take the rows of amqp.broker; a connection to what they no longer name is closed."""
         if addresses != self.addresses:
@@ -171,7 +194,7 @@ class Broker:
         """Take in what an idle connection received; whether it is still of use."""
         connection.on_wait = on_wait
         try:
-            if self.kept and connection.unconfirmed:
+            if self.kept and connection.late:
                 # Their batch, which waits for answers, knows what to do about a refusal.
                 connection.settle_unconfirmed(time.monotonic() + timeout, wait=False)
             else:
