@@ -15,7 +15,6 @@ from failing import (
     Session,
     declare,
     drain,
-    drain,
     numbers_in,
     open_channel,
 )

@@ -173,6 +173,25 @@ def numbers_in_all(channel: BlockingChannel) -> list[bytes]:
     return found
 
 
+def test_so_many_that_rabbitmq_stops_reading(
+    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    numbers = list(range(3_000))
+    with suspended(broker, "mailer"):
+        session.publish(through, "orders", numbers)
+        assert len(session.warnings()) == 1
+        for _ in range(20):
+            session.run("SELECT 1")
+        # On another connection.
+        session.publish(through, "events", [1])
+        assert numbers_in(channel, "events", 1) == [1]
+        assert session.warnings() == []
+    wait_for(lambda: session.run("SELECT 1") and unconfirmed(session) == 0, LIMIT, "the confirms")
+    assert numbers_in(channel, "mailer", 3_000) == numbers
+    assert numbers_in(channel, "ledger", 3_000) == numbers
+    assert proxy.connections == 2
+
+
 def test_autonomous_publish_says_so(
     session: Session, broker: Broker, through: int, channel: BlockingChannel, management: Management
 ) -> None:

@@ -23,7 +23,6 @@ from pg_amqp_py.backend.errors import (
 )
 from pg_amqp_py.wire.delivery import Batch, write_small
 from pg_amqp_py.wire.errors import (
-    ChannelClosedError,
     ConnectError,
     ConnectionLostError,
     StalledError,
@@ -53,7 +52,6 @@ _GRACE = 0.1
 _BARRIER = 5.0
 """Seconds after which a commit stops waiting where the whole server waits for this backend, as
 DROP DATABASE makes it do (src/backend/storage/ipc/procsignal.c)."""
-_UNCONFIRMED = "the broker answers, but a queue has not confirmed them"
 
 
 class _CommitWait:
@@ -141,6 +139,10 @@ def _finish(broker: Broker, batch: Batch, confirm: bool, wait: _CommitWait) -> N
 def _retry(broker: Broker, wait: _CommitWait) -> None:
     """Try at a commit to deliver what is kept, in silence: that it is, has been reported."""
     try:
+        broker.listen(wait)
+        _collect(broker)
+        if all(kept.batch.awaited for kept in broker.kept):
+            return
         ready(broker, _RETRY / len(broker.addresses), wait)
     except (AMQPError, StalledError):
         # The broker has noted it.
@@ -160,8 +162,9 @@ def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -
     `on_wait` raises.
     """
     while True:
-        connection = broker.ready(connect_timeout, on_wait)
+        broker.listen(on_wait)
         _collect(broker)
+        connection = broker.ready(connect_timeout, on_wait)
         again = next((kept for kept in broker.kept if not kept.batch.awaited), None)
         if again is None:
             return connection
@@ -171,8 +174,8 @@ def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -
             timeout = min(settings.confirm_timeout.value_or_default(), _RETRY)
             batch.write(connection, timeout, confirm=again.confirm)
         except (ConnectionLostError, StalledError) as error:
-            if _awaits(batch, connection):
-                broker.last_error = _UNCONFIRMED
+            if _awaits(broker, batch, connection):
+                broker.last_error = _unconfirmed(broker)
                 continue
             broker.give_up(connection, error)
             if batch.pending:
@@ -197,20 +200,25 @@ def _collect(broker: Broker) -> None:
             broker.forget_failures()
 
 
-def _awaits(batch: Batch, connection: Connection) -> bool:
-    """Whether the confirms that did not come in time may still come: the broker answers.
+def _awaits(broker: Broker, batch: Batch, connection: Connection) -> bool:
+    """Whether the confirms that did not come in time may still come: the connection lives.
 
-    A round trip tells a queue that is slow or stuck from a peer that is gone. A blocked broker
-    reads nothing, and has said so.
+    An answer tells a queue that is slow or stuck from a peer that is gone. A blocked broker reads
+    nothing, and has said so. One that reads nothing because queues do not take what it has read
+    already (RabbitMQ's flow control) says nothing: it is given more time.
     """
-    if not connection.usable or connection.blocked is not None:
-        return connection.usable and batch.awaited
-    try:
-        connection.settle_unconfirmed(time.monotonic() + _RETRY)
-    except (ConnectionLostError, StalledError, ChannelClosedError) as silent:
-        connection.abandon(ConnectionLostError(str(silent)))
-        return False
+    if connection.usable and connection.blocked is None and not server.interrupted():
+        try:
+            if not connection.answers(time.monotonic() + _RETRY) and connection.usable:
+                broker.park(connection)
+        except ConnectionLostError:
+            return False
     return batch.awaited
+
+
+def _unconfirmed(broker: Broker) -> str:
+    answers = "answers, but" if broker.connection else "does not answer;"
+    return f"the broker {answers} a queue has not confirmed them"
 
 
 def _still_unconfirmed(broker: Broker, error: WireError) -> AMQPError:
@@ -283,11 +291,11 @@ def _deliver(
                 # Others, which have a right to be waited for.
                 grace = timeout
                 continue
-            if _awaits(batch, connection):
-                failure = StalledError(_UNCONFIRMED)
-                break
+            awaited = _awaits(broker, batch, connection)
             if not connection.usable:
                 broker.connection = None
+            if awaited or not connection.usable:
+                failure = StalledError(_unconfirmed(broker)) if awaited else failure
                 break
         except ConnectionLostError as error:
             failure = error
