@@ -154,6 +154,7 @@ def _take(
         session.buffer.append(subtransaction, user, captured, _capturing, fields, body)
         return True
     if autonomous:
+        server.refuse_parallel_mode()
         connection = publisher(broker_id, *fields[:2])
         stream = bytearray()
         connection.encoder.append(stream, fields, body)
@@ -163,6 +164,7 @@ def _take(
         return True
     known = session.publishing_to(broker_id)  # type: ignore[arg-type]
     if known is None or fields[0] not in known.exchanges:
+        server.refuse_parallel_mode()
         known = session.unchanged(broker_id, fields[0]) or _publisher(broker_id, fields, body)
         if known is None:
             return True
@@ -223,6 +225,7 @@ def _epoch(timestamp: str) -> int:
         since = _from_iso(timestamp) - _EPOCH
         epoch = since.days * 86400 + since.seconds
     except ValueError:
+        server.refuse_parallel_mode()
         if _to_epoch is None:
             _to_epoch = plpy.prepare(_TO_EPOCH, ["pg_catalog.text"])
         found = plpy.execute(_to_epoch, [timestamp])
