@@ -331,9 +331,10 @@ class _Files:
     def _open(self, path: str) -> str:
         import errno
         import stat
+        from pathlib import Path
 
         # Before opening it, which may already do something to a device.
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not stat.S_ISREG(Path(path).stat().st_mode):
             raise OSError("not a regular file")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._descriptors.append(descriptor)
@@ -345,7 +346,7 @@ class _Files:
         if not found.st_size:
             raise OSError("the file is empty")
         opened = f"/proc/self/fd/{descriptor}"
-        return opened if os.path.exists(opened) else path
+        return opened if Path(opened).exists() else path
 
 
 def _no_password() -> str:
