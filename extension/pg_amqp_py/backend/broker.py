@@ -158,8 +158,8 @@ class Broker:
         if self.unconfirmed >= _MOST_UNCONFIRMED and (exchange, routing_key) in self.stuck_places():
             raise self.note(
                 AMQPError(
-                    f"broker {self.broker_id} does not confirm messages"
-                    f' to exchange "{exchange}" with routing key "{routing_key}"',
+                    f"broker {self.broker_id} does not confirm messages to exchange"
+                    f' "{exchange}" with routing key "{routing_key}"',
                     sqlstate=INSUFFICIENT_RESOURCES,
                     detail=f"Number of messages of this session that are not confirmed:"
                     f" {self.unconfirmed}.",
