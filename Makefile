@@ -100,13 +100,13 @@ build/publish_change_outbox.sql: sql/publish_change.sql.in Makefile
 	mkdir -p build
 	sed 's/@FUNCTION@/publish_change_outbox/g; s/@PUBLISH@/publish_outbox/g; s/@INNER@/amqp_python/g' $< > $@
 
-$(EXTENSION)--$(EXTVERSION).sql: $(SQL_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
-	cat $(SQL_FILES) > $@
+$(EXTENSION)--$(EXTVERSION).sql: $(SQL_FILES) $(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
+	cat $(SQL_FILES) | sed -f sql/python.sed > $@
 
 $(UPGRADES): $(EXTENSION)--%--$(EXTVERSION).sql: $(SQL_FILES) $(wildcard sql/upgrades/*.sql sql/outbox/upgrades/*.sql) \
-		$(SQL_FOLDERS) $(EXTENSION).control Makefile
+		$(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
 	sed -E 's/^CREATE (FUNCTION|VIEW|TRIGGER)/CREATE OR REPLACE \1/; s/^CREATE (TABLE|INDEX)/CREATE \1 IF NOT EXISTS/' \
-		$(UPGRADE_FILES_$*) > $@
+		$(UPGRADE_FILES_$*) | sed -f sql/python.sed > $@
 
 $(PIKA)/.fetched: extension/requirements.txt
 	@test -n '$(PYTHON_VERSION)' || \

@@ -8,8 +8,8 @@ from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend import session, settings
-from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError
+from pg_amqp_py.backend import server, session, settings
+from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, showable
 from pg_amqp_py.backend.operation import ask, required
 from pg_amqp_py.wire.connection import Connection
 
@@ -21,6 +21,7 @@ SELECT pg_catalog.to_char(
 """
 _from_epoch: Any = None
 _from_utf8: Any = None
+_has_role: Any = None
 
 
 def pending() -> list[tuple[Any, ...]]:
@@ -30,7 +31,13 @@ def pending() -> list[tuple[Any, ...]]:
 
 def _pending() -> Iterator[tuple[Any, ...]]:
     capturing = settings.capture.value()
-    for destination, message in session.buffer.messages():
+    shown: dict[int, bool] = {}
+    for publisher, destination, message in session.buffer.messages():
+        # Not what other roles have published in this transaction: it is theirs to show.
+        if publisher not in shown:
+            shown[publisher] = _has_privileges_of(publisher)
+        if not shown[publisher]:
+            continue
         envelope = message.envelope
         when = None if envelope.timestamp is None else _timestamp(envelope.timestamp)
         yield (
@@ -46,6 +53,16 @@ def _pending() -> Iterator[tuple[Any, ...]]:
             # What is captured at commit is not sent either, whenever it was published.
             destination.captured or capturing,
         )
+
+
+def _has_privileges_of(role: int) -> bool:
+    global _has_role
+    if _has_role is None:
+        _has_role = plpy.prepare(
+            "SELECT pg_catalog.pg_has_role($1, 'USAGE') AS found", ["pg_catalog.oid"]
+        )
+    found: bool | None = plpy.execute(_has_role, [role])[0]["found"]
+    return bool(found)
 
 
 def _text(body: bytes) -> str | None:
@@ -77,6 +94,8 @@ def status() -> list[tuple[Any, ...]]:
     """amqp.status(): the brokers that this session has used."""
     rows = []
     for broker in session.brokers.values():
+        # Whoever asks wants to know what is, not what was when the connection was last used.
+        broker.listen(server.check_interrupts)
         connection = broker.connection
         address = connection.address if connection else None
         rows.append(
@@ -87,8 +106,8 @@ def status() -> list[tuple[Any, ...]]:
                 address and address.port,
                 address and address.vhost,
                 address and address.ssl,
-                connection and connection.server_product,
-                connection and connection.server_version,
+                connection and showable(connection.server_product),
+                connection and showable(connection.server_version),
                 connection and _timestamp(connection.connected_at),
                 broker.published,
                 broker.confirmed,
@@ -124,12 +143,12 @@ def ping(broker_id: int | None) -> tuple[Any, ...]:
         return (
             address.host,
             address.port,
-            connection.server_product,
-            connection.server_version,
+            showable(connection.server_product),
+            showable(connection.server_version),
             f"{microseconds:.0f} microseconds",
         )
 
-    return ask(number, "a round trip", question)
+    return ask(number, "a round trip", question, writes=False)
 
 
 def disconnect(broker_id: int | None) -> None:

@@ -15,8 +15,8 @@ import time
 from pg_amqp_py.wire import methods
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
-from pg_amqp_py.wire.frames import Ack, Content, FrameReader, next_unconfirmed
-from pg_amqp_py.wire.methods import Method
+from pg_amqp_py.wire.frames import ANY, Ack, Content, FrameReader, next_unconfirmed
+from pg_amqp_py.wire.methods import CHANNEL, Method
 from pg_amqp_py.wire.transport import SLICE
 
 TYPE_CHECKING = False
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from pg_amqp_py.wire.transport import Bytes, Transport
 
 _CLOSING_SECONDS = 1.0
+_HANDSHAKE = 5
+"""Methods that a peer may say before they are asked for: those of a whole handshake."""
+_GREETING = 64
 
 
 class Returned:
@@ -71,6 +74,8 @@ class Connection:
         """Of what is being written: confirms that arrive one after the other are counted there
         all at once. Nearly all do, and each by itself would cost as much as encoding its message.
         """
+        self.late: list[Confirms] = []
+        """Of earlier batches, confirms that are still awaited: a queue may be slow or stuck."""
         self.unconfirmed = False
         """Whether messages were published whose confirms nobody awaited."""
         self.late_refusal: ChannelClosedError | None = None
@@ -80,6 +85,10 @@ class Connection:
         self.ahead = b""
         """What was received and is taken in by the next receive()."""
         self._replies: list[Method] = []
+        self._expected = 0
+        """The method that is waited for."""
+        self._asked = 0
+        """How many answers are missing to a question that may be answered at any time."""
         self._return: Method | None = None
         """The Basic.Return whose content follows."""
         self._broken: ConnectionLostError | None = None
@@ -88,6 +97,16 @@ class Connection:
     def usable(self) -> bool:
         """Whether the connection is open as far as this side knows."""
         return self._broken is None
+
+    @property
+    def owes_answer(self) -> bool:
+        """Whether answers() has asked in vain so far."""
+        return self._asked > 0
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the peer's machine has acknowledged all that was sent to it."""
+        return self._transport.acknowledged
 
     # -- the stream ------------------------------------------------------------------
 
@@ -111,16 +130,16 @@ class Connection:
     def wait(self, deadline: float, *, sending: bool = False) -> None:
         """Wait until there is something to receive, or room to send; StalledError at `deadline`.
 
-        Whoever gives up waiting leaves an operation half done, so the connection goes with it.
-        Only what a blocked broker has received whole may wait there: when it takes messages
-        again it says so, and the connection goes on.
+        Whoever gives up sending leaves a frame half written, so the connection goes with it; so it
+        does where something else than the time ends the wait. What was written whole may be
+        answered later, when a queue or a blocked broker goes on: the connection stays.
         """
         if self.ahead and not sending:
             return
         try:
             self._transport.wait(deadline, sending=sending)
         except BaseException as error:
-            if sending or self.blocked is None or not isinstance(error, StalledError):
+            if sending or not isinstance(error, StalledError):
                 self.abandon(ConnectionLostError(str(error)))
             raise
 
@@ -134,31 +153,59 @@ class Connection:
         refusal = None
         try:
             data, self.ahead = self.ahead or self._transport.receive_some(), b""
-            if self.awaited is not None and not self.frames.partial:
+            if self.awaited is not None and not self.late and not self.frames.partial:
                 behind = next_unconfirmed(data, self.awaited.first_open) if data else 0
-                if behind:
+                if 0 < behind <= self.published + 1:
                     self.awaited.answer(Ack(True, behind - 1, True))
                     return
             for channel, frame in self.frames.feed(data):
                 if isinstance(frame, Ack):
-                    self.on_publisher(frame)
+                    self._on_ack(channel, frame)
                 elif isinstance(frame, Content):
                     self._on_content(frame)
                 elif frame is None:
                     continue
                 elif channel == 0:
                     self._on_connection_method(frame)
-                elif frame.index == methods.BASIC_RETURN:
-                    self._return = frame
-                elif frame.index == methods.CHANNEL_CLOSE:
-                    refusal = ChannelClosedError(*frame.reply())
+                elif channel == CHANNEL:
+                    refusal = self._on_channel_method(frame) or refusal
                 else:
-                    self._replies.append(frame)
+                    raise ConnectionLostError("received a method on a channel that is not open")
         except ConnectionLostError as error:
             self.abandon(error)
             raise
         if refusal is not None:
             raise refusal
+
+    def _on_ack(self, channel: int, ack: Ack) -> None:
+        # Tag 0 is all that is outstanding, which only `multiple` can mean.
+        if channel != CHANNEL or ack.tag > self.published or not (ack.tag or ack.multiple):
+            raise ConnectionLostError("received a confirm of what was never published")
+        self.on_publisher(ack)
+        for confirms in self.late:
+            confirms.answer(ack)
+
+    def _on_channel_method(self, method: Method) -> ChannelClosedError | None:
+        if method.index == methods.CHANNEL_CLOSE:
+            return ChannelClosedError(*method.reply())
+        if method.index == methods.BASIC_RETURN:
+            self._return = method
+        else:
+            self._on_reply(method)
+        return None
+
+    def _on_reply(self, method: Method) -> None:
+        """Keep the reply that is waited for: whoever sends anything else speaks another protocol.
+
+        But for a peer that says at once all that the handshake asks for one after the other.
+        """
+        if method.index == methods.CHANNEL_FLOW_OK and self._asked:
+            self._asked -= 1
+            return
+        opening = not self.channels and len(self._replies) < _HANDSHAKE
+        if method.index != self._expected and not opening:
+            raise ConnectionLostError("received a method that nobody asked for")
+        self._replies.append(method)
 
     def quiet(self) -> bool:
         """Whether all is as it was when the connection was last used, at little cost.
@@ -174,9 +221,11 @@ class Connection:
         except ConnectionLostError as error:
             self.abandon(error)
             return False
-        if self.unconfirmed and not self.frames.partial and next_unconfirmed(self.ahead, 0):
-            self.ahead = b""
-            return True
+        if self.unconfirmed and not self.late and not self.frames.partial:
+            behind = next_unconfirmed(self.ahead, ANY)
+            if 0 < behind <= self.published + 1:
+                self.ahead = b""
+                return True
         return False
 
     def confirms(self, tag: int, end: int) -> int:
@@ -189,7 +238,7 @@ class Connection:
             while tag < end and not self.ahead and self._transport.arrives(SLICE):
                 data = self._transport.receive_some()
                 confirmed = 0 if self.frames.partial else next_unconfirmed(data, tag)
-                if confirmed:
+                if 0 < confirmed <= end:
                     tag = confirmed
                 else:
                     self.ahead = data
@@ -218,7 +267,7 @@ class Connection:
         elif method.index == methods.CONNECTION_UNBLOCKED:
             self.blocked = None
         else:
-            self._replies.append(method)
+            self._on_reply(method)
 
     def _post(self, frame: bytes) -> None:
         """Send a small method to which no answer is awaited; if it does not fit, never mind."""
@@ -238,18 +287,22 @@ class Connection:
 
     def expect(self, index: int, deadline: float) -> Method:
         """Wait for the method with this index."""
-        while True:
-            for at, method in enumerate(self._replies):
-                if method.index == index:
-                    del self._replies[: at + 1]
-                    return method
-            try:
-                self.wait(deadline)
-            except StalledError as error:
-                # A reply that comes later would be taken for that to a later request.
-                self.abandon(ConnectionLostError(str(error)))
-                raise
-            self.receive()
+        self._expected = index
+        try:
+            while True:
+                for at, method in enumerate(self._replies):
+                    if method.index == index:
+                        del self._replies[: at + 1]
+                        return method
+                try:
+                    self.wait(deadline)
+                except StalledError as error:
+                    # A reply that comes later would be taken for that to a later request.
+                    self.abandon(ConnectionLostError(str(error)))
+                    raise
+                self.receive()
+        finally:
+            self._expected = 0
 
     # -- the channel -------------------------------------------------------------------
 
@@ -265,6 +318,8 @@ class Connection:
     def reopen(self, deadline: float) -> None:
         """Open the channel again after a ChannelClosedError; delivery tags begin anew."""
         self._replies.clear()
+        self._asked = 0
+        self.late.clear()
         self.send(methods.CONFIRM_CLOSED_CHANNEL, deadline)
         self.open_channel(deadline)
 
@@ -290,19 +345,16 @@ class Connection:
         It must not be taken for a refusal of what comes next. Without `wait` only what has
         arrived already is noticed. The refusal is kept in `late_refusal`.
         """
-        if not self.unconfirmed:
+        if not self.unconfirmed and not self.late:
             return
-        try:
-            if wait:
-                self.unconfirmed = False
-                self._call(methods.RESUME_FLOW, methods.CHANNEL_FLOW_OK, deadline)
-            else:
+        if not wait:
+            try:
                 self.receive()
-        except ChannelClosedError as refusal:
-            if not wait:
-                self.reopen(deadline)
-            self.late_refusal = refusal
-            self.forget_exchanges()
+            except ChannelClosedError as refusal:
+                self._refused_late(refusal, deadline)
+            return
+        self.unconfirmed = False
+        self.round_trip(deadline)
 
     def require_exchange(self, exchange: str, deadline: float) -> None:
         """Make sure, once a connection, that an exchange exists. Raises ChannelClosedError."""
@@ -317,7 +369,37 @@ class Connection:
 
     def round_trip(self, deadline: float) -> None:
         """Ask the broker for an answer that changes nothing."""
-        self.call(methods.RESUME_FLOW, methods.CHANNEL_FLOW_OK, deadline)
+        if not self.answers(deadline):
+            silent = StalledError("no answer in time")
+            self.abandon(ConnectionLostError(str(silent)))
+            raise silent
+
+    def answers(self, deadline: float) -> bool:
+        """Whether the broker answers within the time, though confirms of messages are missing.
+
+        This tells a queue that is slow or stuck from a peer that is gone. If not, the answer may
+        still come, and the connection stays as it is. Raises ConnectionLostError.
+        """
+        written = len(self.late)
+        try:
+            self.send(methods.RESUME_FLOW, deadline)
+            self._asked += 1
+            while self._asked:
+                self.wait(deadline)
+                self.receive()
+        except StalledError:
+            return False
+        except ChannelClosedError as refusal:
+            self._refused_late(refusal, deadline)
+            return True
+        for confirms in self.late[:written]:
+            confirms.routed = True
+        return True
+
+    def _refused_late(self, refusal: ChannelClosedError, deadline: float) -> None:
+        self.reopen(deadline)
+        self.late_refusal = refusal
+        self.forget_exchanges()
 
     def close(self) -> None:
         """Say goodbye and wait at most a second for the answer."""
@@ -337,10 +419,22 @@ class Connection:
         self.abandon(ConnectionLostError("closed"))
 
     def abandon(self, reason: ConnectionLostError) -> None:
-        """Close the socket; every later use raises `reason`."""
+        """Close the socket; every later use raises `reason`.
+
+        What is held for this connection goes with it, however long somebody may keep hold of it.
+        """
         if self._broken is None:
-            self._broken = reason
+            # Without its traceback, whose frames hold whatever they were busy with.
+            self._broken = reason.with_traceback(None)
         self._transport.close()
+        self.on_publisher = ignore
+        self.awaited = None
+        self.late.clear()
+        self._replies.clear()
+        self._return = None
+        self.ahead = b""
+        # Whoever looks for the reason of a failed handshake reads the beginning.
+        del self.frames.partial[_GREETING:]
 
 
 def ignore(answer: Ack | Returned) -> None:

@@ -79,6 +79,7 @@ def _log_in(connection: Connection, name: str, deadline: float) -> None:
     channels, frame_max = methods.tuning(tune)
     frame_max = min(frame_max or FRAME_MAX, FRAME_MAX)
     connection.encoder = Encoder(frame_max)
+    connection.frames.limit(frame_max)
     # No heartbeats: a backend cannot answer one while it is idle; TCP keepalive watches.
     connection.send(methods.tune_ok(channels, frame_max), deadline)
     connection.send(methods.open_vhost(address.vhost), deadline)
