@@ -9,7 +9,10 @@ BEGIN
     RETURN EXISTS (
         SELECT FROM pg_locks AS l
         LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
-        LEFT JOIN pg_prepared_xacts AS x ON l.pid IS NULL AND l.virtualtransaction = concat('-1/', x.transaction)
+        -- A prepared transaction has no session, but the lock of its own number.
+        LEFT JOIN pg_locks AS t ON l.pid IS NULL AND t.pid IS NULL AND t.locktype = 'transactionid'
+            AND t.virtualtransaction = l.virtualtransaction
+        LEFT JOIN pg_prepared_xacts AS x ON x.transaction = t.transactionid
         CROSS JOIN LATERAL (SELECT COALESCE(a.usesysid, to_regrole(quote_ident(x.owner))::oid) AS id) AS u
         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
           AND (l.classid::bigint << 32 | l.objid::bigint) = outbox_worked.lock_key
