@@ -95,7 +95,7 @@ def test_order_holds_until_the_outbox_is_empty(
     assert waiting(session) == ["1", "2", "3"]
     assert numbers_in(channel, "events") == []
     # What is delayed, or for another broker, or dead, is not waited for.
-    session.run("UPDATE amqp.outbox SET next_attempt_at = 'infinity' WHERE body = '1'")
+    session.run("UPDATE amqp.outbox SET next_attempt_at = '2090-01-01+00' WHERE body = '1'")
     session.run("UPDATE amqp.outbox SET broker_id = 77 WHERE body = '2'")
     session.run("DELETE FROM amqp.outbox WHERE body = '3'")
     session.publish(through, "events", [4])

@@ -779,7 +779,7 @@ def test_routing_key_that_gets_too_long(session: Session, inbox: Inbox) -> None:
 WRONG = {
     "no arguments": ("AFTER INSERT", "", "ROW", "", "22023"),
     "no exchange": ("AFTER INSERT", "", "ROW", "'1'", "22023"),
-    "too many arguments": ("AFTER INSERT", "", "ROW", "'1', 'amq.topic', 'a', 'b'", "22023"),
+    "too many arguments": ("AFTER INSERT", "", "ROW", "'1', 'amq.topic', 'a', '{}', 'b'", "22023"),
     "broker is no number": ("AFTER INSERT", "", "ROW", "'one', 'amq.topic'", "22P02"),
     "no such broker": ("AFTER INSERT", "", "ROW", "'99', 'amq.topic'", "42704"),
     "no such exchange": ("AFTER INSERT", "", "ROW", "'1', 'nowhere'", "42704"),

@@ -14,14 +14,33 @@ import plpy
 from pg_amqp_py.backend import operation, server, session, settings
 from pg_amqp_py.backend.errors import AMQPError, warn
 from pg_amqp_py.backend.rights import check_usage
+from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.encode import encode_envelope
 from pg_amqp_py.wire.message import Envelope
 
+# Run as the owner of the table, with a search_path of pg_catalog. A message that a dead or a
+# waiting one of its ordering key keeps from going may stand there for ever, and thousands behind
+# it. So the look is at the oldest and at the newest: nearly always the first one decides.
 _HOLDS_MESSAGES = """
 SELECT EXISTS (
-    SELECT FROM amqp.outbox AS o
-    WHERE o.broker_id OPERATOR(pg_catalog.=) $1 AND o.next_attempt_at IS NULL
+    SELECT FROM (
+        (SELECT o.id, o.ordering_key FROM amqp.outbox AS o
+         WHERE o.broker_id = $1 AND o.next_attempt_at IS NULL
+         ORDER BY o.broker_id, o.id LIMIT 1000)
+        UNION ALL
+        (SELECT o.id, o.ordering_key FROM amqp.outbox AS o
+         WHERE o.broker_id = $1 AND o.next_attempt_at IS NULL
+         ORDER BY o.broker_id DESC, o.id DESC LIMIT 1000)
+    ) AS r
+    WHERE r.ordering_key IS NULL
+       OR NOT EXISTS (
+              SELECT FROM amqp.outbox AS w
+              WHERE w.broker_id = $1 AND w.ordering_key = r.ordering_key AND w.id < r.id
+                AND w.next_attempt_at IS NOT NULL)
+          AND NOT EXISTS (
+              SELECT FROM amqp.outbox_dead AS d
+              WHERE d.broker_id = $1 AND d.ordering_key = r.ordering_key AND d.id < r.id)
 ) AS found
 """
 # What amqp.publish_outbox() does. Called from here, it would be planned anew for every message, and
@@ -71,9 +90,9 @@ def publisher_or_outbox(
 
 
 def _wait_for(broker_id: int) -> bool:
-    """Whether messages to the broker wait in the outbox that could go now."""
+    """Whether messages to the broker wait in the outbox, but for their turn."""
     global _holds_messages
-    with server.planning_by_index():
+    with server.acting_as(owner_of("outbox")), server.planning_by_index():
         if _holds_messages is None:
             _holds_messages = plpy.prepare(_HOLDS_MESSAGES, ["pg_catalog.int4"])
         found: bool = plpy.execute(_holds_messages, [broker_id])[0]["found"]

@@ -20,10 +20,12 @@ from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     FEATURE_NOT_SUPPORTED,
     INVALID_PARAMETER,
+    LOCK_NOT_AVAILABLE,
     WRONG_STATE,
     AMQPError,
     from_server,
     showable,
+    warn,
 )
 from pg_amqp_py.backend.operation import required, tolerated
 from pg_amqp_py.backend.tables import owner_of
@@ -60,27 +62,34 @@ WHERE EXISTS (SELECT FROM amqp.outbox AS o
 ORDER BY 1
 """
 _LOCK = "SELECT amqp.outbox_lock_batch($1) AS locked"
-_DUE = "SELECT * FROM amqp.outbox_due($1, NULL::int8, 0::int8, $2, 16777216::int8)"
+_DUE = "SELECT * FROM amqp.outbox_due($1, NULL::int8, 0::int8, $2, $3)"
 _WAKE = "SELECT amqp.outbox_wake($1)"
-_SETTLE = "SELECT amqp.outbox_settle($1, $2, $3, $4, $5)"
+_SETTLE = "SELECT amqp.outbox_settle($1, $2, $3, $4, $5, $6, $7) AS locked"
 _NOTE = "SELECT amqp.outbox_note($1, $2)"
 _COMPACT = "SELECT amqp.outbox_compact()"
 _TYPES = {
     _BROKERS: [],
     _LOCK: ["pg_catalog.int4"],
-    _DUE: ["pg_catalog.int4", "pg_catalog.int4"],
+    _DUE: ["pg_catalog.int4", "pg_catalog.int4", "pg_catalog.int8"],
     _WAKE: ["pg_catalog.int4"],
     _SETTLE: [
         "pg_catalog.int4",
         "pg_catalog.int8[]",
+        "pg_catalog.text[]",
         "pg_catalog.int8[]",
+        "pg_catalog.text[]",
         "pg_catalog.text[]",
         "pg_catalog.text[]",
     ],
     _NOTE: ["pg_catalog.int4", "pg_catalog.text"],
     _COMPACT: [],
 }
+_MOST_BYTES = 16 << 20
+_LARGEST_HEADERS = 131_000
 _plans: dict[str, Any] = {}
+_confirmed: dict[tuple[int, int], str] = {}
+"""Of a broker and an id, the message_id of what it has confirmed and could not be settled: somebody
+else had locked the row. It is not sent again."""
 
 Row = dict[str, Any]
 
@@ -163,31 +172,79 @@ class _Outbox:
             # A relay works it.
             return
         # What would fail afterwards shall fail before anything is sent.
-        self._run(_SETTLE, broker_id, [], [], [], [])
-        while self.left:
-            rows = self._run(_DUE, broker_id, self.left)
-            if not rows:
-                break
-            self.left -= len(rows)
-            # An earlier call of this transaction may have lost it.
-            session.forget_connection(broker_id)
-            run = _encoded(session.connection(broker_id), rows)
-            try:
-                _send(broker_id, run)
-            finally:
-                self._settle(broker_id, run)
-        # Not before: what this transaction has changed counts as what it has published itself.
+        self._run(_SETTLE, broker_id, [], [], [], [], [], [])
+        passed_over = _PassedOver()
+        try:
+            while self.left:
+                rows = passed_over.others(
+                    self._run(
+                        _DUE,
+                        broker_id,
+                        self.left + len(passed_over.rows),
+                        _MOST_BYTES + passed_over.bytes,
+                    )
+                )
+                if not rows:
+                    break
+                self.left -= len(rows)
+                self._send(broker_id, rows, passed_over)
+        finally:
+            passed_over.report(broker_id)
         self._run(_WAKE, broker_id)
 
-    def _settle(self, broker_id: int, run: Run) -> None:
-        if run.delivered or run.refused:
-            ids, verdicts, texts = (
-                [refusal[at] for refusal in run.refused] for at in range(len(Refusal._fields))
-            )
-            shown = [showable(str(text)) for text in texts]
-            self._run(_SETTLE, broker_id, run.delivered, ids, verdicts, shown)
+    def _send(self, broker_id: int, rows: list[Row], passed_over: _PassedOver) -> None:
+        """Deliver messages but for those that are delivered already, and settle all."""
+        known: list[int] = []
+        new: list[Row] = []
+        for row in rows:
+            if _confirmed.get((broker_id, row["id"])) == row["message_id"]:
+                known.append(row["id"])
+            else:
+                new.append(row)
+        if not new:
+            self._settle(broker_id, rows, known, [], passed_over)
+            return
+        # An earlier call of this transaction may have lost it.
+        session.forget_connection(broker_id)
+        run = _encoded(session.connection(broker_id), new)
+        try:
+            _send(broker_id, run)
+        finally:
             self.delivered += len(run.delivered)
-            self.settled = True
+            self._settle(broker_id, rows, [*known, *run.delivered], run.refused, passed_over)
+
+    def _settle(
+        self,
+        broker_id: int,
+        rows: list[Row],
+        delivered: list[int],
+        refused: list[Refusal],
+        passed_over: _PassedOver,
+    ) -> None:
+        if not delivered and not refused:
+            return
+        names: dict[int, str] = {row["id"]: row["message_id"] for row in rows}
+        (answer,) = self._run(
+            _SETTLE,
+            broker_id,
+            delivered,
+            [names[one] for one in delivered],
+            [refusal.id for refusal in refused],
+            [names[refusal.id] for refusal in refused],
+            [refusal.verdict for refusal in refused],
+            [showable(refusal.text) for refusal in refused],
+        )
+        locked = set(answer["locked"])
+        self.settled = True
+        for one in delivered:
+            if one in locked:
+                _confirmed[broker_id, one] = names[one]
+            else:
+                _confirmed.pop((broker_id, one), None)
+        failed = {refusal.id for refusal in refused}
+        for row in rows:
+            if row["id"] in locked:
+                passed_over.add(row, delivered=row["id"] not in failed)
 
     def note(self, broker_id: int, failure: AMQPError) -> None:
         """Remember for amqp.outbox_status() why a broker took nothing."""
@@ -206,6 +263,45 @@ class _Outbox:
             if plan is None:
                 plan = _plans[query] = plpy.prepare(query, _TYPES[query])
             return list(plpy.execute(plan, list(arguments)))
+
+
+class _PassedOver:
+    """Messages of one broker whose rows somebody else has locked: they stay due."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, bool] = {}
+        """Ids, and whether they are delivered."""
+        self.bytes = 0
+        """How many bytes outbox_due() may count for them."""
+        self._held: set[str] = set()
+
+    def add(self, row: Row, *, delivered: bool) -> None:
+        """Leave a message alone for the rest of the call."""
+        self.rows[row["id"]] = delivered
+        self.bytes += len(row["body"]) + _LARGEST_HEADERS
+        if not delivered and row["ordering_key"] is not None:
+            self._held.add(row["ordering_key"])
+
+    def others(self, rows: list[Row]) -> list[Row]:
+        """What may be delivered of these: not what is behind one that was refused."""
+        for row in rows:
+            if row["id"] not in self.rows and row["ordering_key"] in self._held:
+                self.add(row, delivered=False)
+        return [row for row in rows if row["id"] not in self.rows]
+
+    def report(self, broker_id: int) -> None:
+        """Say which are delivered and not settled."""
+        ids = sorted(number for number, delivered in self.rows.items() if delivered)
+        if ids:
+            shown = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+            warn(
+                f"delivered messages to broker {broker_id} stay in the outbox",
+                sqlstate=LOCK_NOT_AVAILABLE,
+                detail=f"Another session has locked their rows. Number of messages: {len(ids)},"
+                f" ids: {shown}.",
+                hint="This session does not send them again; another one does, with the same"
+                " message_id, as long as the rows are there.",
+            )
 
 
 def _encoded(connection: Connection, rows: list[Row]) -> Run:

@@ -139,10 +139,41 @@ def _check_usage() -> None:
 
 
 def publish_change(
-    broker_id: int | None, exchange: str | None, routing_key: str | None, message: str | None
+    broker_id: int | None,
+    exchange: str | None,
+    routing_key: str | None,
+    message: str | None,
+    properties: str | None = None,
 ) -> bool:
-    """publish() for the messages of triggers."""
-    return publish(broker_id, exchange, routing_key, message, *_JSON)
+    """publish() for the messages of triggers; `properties` is a JSON object, or there are none."""
+    if properties is None:
+        return publish(broker_id, exchange, routing_key, message, *_JSON)
+    return publish(broker_id, exchange, routing_key, message, *_properties(properties))
+
+
+def _properties(text: str) -> tuple[Any, ...]:
+    """Parameters of publish() from delivery_mode on, by a JSON object of some of them."""
+    # Here, because most sessions fire no such trigger.
+    from json import dumps, loads
+
+    given = loads(text)
+    headers = dumps(given["headers"], ensure_ascii=False) if "headers" in given else None
+    return (
+        given.get("delivery_mode"),
+        "application/json",
+        None,
+        None,
+        given.get("mandatory"),
+        headers,
+        None,
+        given.get("priority"),
+        given.get("expiration"),
+        None,
+        None,
+        given.get("type"),
+        None,
+        given.get("app_id"),
+    )
 
 
 def _take(

@@ -211,7 +211,7 @@ class Database:
         if locked:
             self._locked = True
             # What would fail afterwards shall fail before anything is sent.
-            self.settle(broker_id, [], [])
+            self.settle(broker_id, [], [], {})
         return bool(locked)
 
     def due(
@@ -228,15 +228,15 @@ class Database:
         )
         return [Entry(row[0], row[1], row[_ENVELOPE], row[-1]) for row in found]
 
-    def first_due(self, broker_id: int, after: int | None, settled: int) -> int | None:
-        """The id of the message that `due` would give first."""
+    def first_due(self, broker_id: int, after: int | None, settled: int) -> tuple[int, str] | None:
+        """The id and message_id of the message that `due` would give first."""
         found = self._ask(
-            "SELECT id FROM amqp.outbox_due(%s, %s::int8, %s, 1, 1)",
+            "SELECT id, message_id FROM amqp.outbox_due(%s, %s::int8, %s, 1, 1)",
             Int4(broker_id),
             None if after is None else Int8(after),
             Int8(settled),
         )
-        return found[0][0] if found else None
+        return found[0] if found else None
 
     def wake(self, broker_id: int) -> None:
         """Let what waited and is due be read in order of id: see amqp.outbox_wake()."""
@@ -254,13 +254,25 @@ class Database:
         """Which ids, of these with their message_id, are in the outbox and have that message_id."""
         return {found for (found,) in self._ask(_SAME, list(messages), list(messages.values()))}
 
-    def settle(self, broker_id: int, delivered: Sequence[int], refused: Sequence[Refusal]) -> None:
-        """Report what became of messages: see amqp.outbox_settle()."""
+    def settle(
+        self,
+        broker_id: int,
+        delivered: Sequence[int],
+        refused: Sequence[Refusal],
+        message_ids: Mapping[int, object],
+    ) -> None:
+        """Report what became of messages, all of which `message_ids` knows.
+
+        See amqp.outbox_settle().
+        """
         self._ask(
-            "SELECT amqp.outbox_settle(%s, %s::int8[], %s::int8[], %s::text[], %s::text[])",
+            "SELECT amqp.outbox_settle(%s, %s::int8[], %s::text[], %s::int8[], %s::text[],"
+            " %s::text[], %s::text[])",
             Int4(broker_id),
             list(delivered),
+            [message_ids[one] for one in delivered],
             [refusal.id for refusal in refused],
+            [message_ids[refusal.id] for refusal in refused],
             [refusal.verdict for refusal in refused],
             [self._storable(refusal.text) for refusal in refused],
         )

@@ -31,6 +31,7 @@ _LOCK_POLL = 0.5
 _HEARTBEAT = 0.5
 _MOST_ROWS = 10_000
 _MOST_BYTES = 8 << 20
+_LARGEST_HEADERS = 131_000
 _HEADERS = Envelope._fields.index("headers")
 _SWEEP_SHARE = 20
 _LONGEST_WITHOUT_SWEEP = 1.0
@@ -220,7 +221,11 @@ class Worker:
         if not self._database.lease.valid:
             # The answer took long, and may do so each time.
             self._database.prove()
-        size = sum(len(entry.body) + len(str(entry.fields[_HEADERS] or "")) for entry in entries)
+        # At least as much as amqp.outbox_due() counts.
+        size = sum(
+            len(entry.body) + (_LARGEST_HEADERS if entry.fields[_HEADERS] is not None else 0)
+            for entry in entries
+        )
         self._cut = len(entries) >= _MOST_ROWS or size >= _MOST_BYTES
         self._keyed = False
         if not entries:
@@ -256,8 +261,9 @@ class Worker:
     def _set_aside(self, after: int | None, settled: int, text: str) -> None:
         first = self._database.first_due(self.broker_id, after, settled)
         if first is not None:
-            refusal = Refusal(first, "invalid", text)
-            self._database.settle(self.broker_id, [], [refusal])
+            number, message_id = first
+            refusal = Refusal(number, "invalid", text)
+            self._database.settle(self.broker_id, [], [refusal], {number: message_id})
             self._count([], [refusal])
 
     def _without_late_keys(self, entries: list[Entry], after: int) -> list[Entry]:
@@ -294,8 +300,7 @@ class Worker:
         """
         if not self._done:
             return
-        messages = {entry.id: entry.message_id for run in self._done for entry in run.entries}
-        self._report(self._database.still_there(messages))
+        self._report(self._database.still_there(self._message_ids()))
 
     def _report(self, known: Container[int] | None = None) -> None:
         """Report what is known; it is kept until the database has taken it.
@@ -308,9 +313,13 @@ class Worker:
             delivered = [one for one in delivered if one in known]
             refused = [refusal for refusal in refused if refusal.id in known]
         if delivered or refused:
-            self._database.settle(self.broker_id, delivered, refused)
+            self._database.settle(self.broker_id, delivered, refused, self._message_ids())
             self._count(delivered, refused)
         self._done.clear()
+
+    def _message_ids(self) -> dict[int, object]:
+        """Of all messages whose runs are done, by id."""
+        return {entry.id: entry.message_id for run in self._done for entry in run.entries}
 
     def _count(self, delivered: Sequence[int], refused: Sequence[Refusal]) -> None:
         """Tell the metrics and the log what was reported."""

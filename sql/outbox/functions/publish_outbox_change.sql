@@ -3,14 +3,26 @@ CREATE FUNCTION amqp.publish_outbox_change(broker_id integer, exchange text, rou
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 BEGIN ATOMIC
     INSERT INTO amqp.outbox (broker_id, exchange, routing_key, body, content_type)
-    VALUES (
-        $1, $2,
-        CASE WHEN octet_length($2) > 255 OR octet_length($3) > 255
-             THEN amqp.outbox_check($1, $2, $3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)
-             ELSE $3 END,
-        convert_to($4, 'UTF8'), 'application/json')
+    VALUES ($1, $2, $3, convert_to($4, 'UTF8'), 'application/json')
     RETURNING true;
 END;
 
 COMMENT ON FUNCTION amqp.publish_outbox_change(integer, text, text, text) IS
 'Part of amqp.publish_change_outbox(): puts the message for one row into amqp.outbox.';
+
+CREATE FUNCTION amqp.publish_outbox_change(
+    broker_id integer, exchange text, routing_key text, message text, properties jsonb, ordering_key text
+) RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+BEGIN ATOMIC
+    INSERT INTO amqp.outbox (
+        broker_id, exchange, routing_key, body, content_type, delivery_mode, headers, type, app_id, priority, expiration,
+        mandatory, ordering_key)
+    VALUES (
+        $1, $2, $3, convert_to($4, 'UTF8'), 'application/json', ($5 ->> 'delivery_mode')::integer, $5 -> 'headers',
+        $5 ->> 'type', $5 ->> 'app_id', ($5 ->> 'priority')::integer, $5 ->> 'expiration', ($5 ->> 'mandatory')::boolean, $6)
+    RETURNING true;
+END;
+
+COMMENT ON FUNCTION amqp.publish_outbox_change(integer, text, text, text, jsonb, text) IS
+'Part of amqp.publish_change_outbox(): puts the message for one row into amqp.outbox, with properties as amqp.change_properties() gives them.';
