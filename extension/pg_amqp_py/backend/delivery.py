@@ -153,7 +153,7 @@ def _still_unconfirmed(broker: Broker, error: WireError) -> AMQPError:
 
 def lost(broker: Broker) -> str:
     """What to say of the kept messages of a broker when nobody will deliver them any more."""
-    exchanges = [name for kept in broker.kept for name in kept.batch.pending_exchanges()]
+    exchanges = [name for kept in broker.kept for name, _ in kept.batch.pending_places()]
     return (
         f"amqp: {_messages(broker.unconfirmed)} not confirmed by broker {broker.broker_id} lost at"
         f" the end of the session; exchange and number of messages: {_places(exchanges)};"
@@ -256,7 +256,7 @@ def _report_pending(broker: Broker, batch: Batch, error: WireError | None) -> No
     warn(
         f"{_messages(batch.pending)} not confirmed by broker {number}",
         sqlstate=CONNECTION_FAILURE,
-        detail=f"Exchange and number of messages: {_places(batch.pending_exchanges())}."
+        detail=f"Exchange and number of messages: {_places(name for name, _ in batch.pending_places())}."
         f" Last error: {reason}",
         hint="The transaction is committed. These messages may or may not have arrived;"
         " they are kept, and tried again at the next transactions of this session.",

@@ -25,11 +25,20 @@ class Confirms:
         self._early: set[int] = set()
         """Answered tags above the watermark."""
         self._refused: set[int] = set()
+        self._last = first - 1
+        self.routed = False
+        """Whether the broker is known to have taken all of them: it has answered something later,
+        and a channel works in order. What is missing is a queue's word."""
 
     @property
     def first_open(self) -> int:
         """The first tag that is not answered yet."""
         return self._next
+
+    @property
+    def answered(self) -> int:
+        """How many messages there are up to the last one that is answered."""
+        return self._last + 1 - self._first
 
     @property
     def count(self) -> int:
@@ -51,10 +60,14 @@ class Confirms:
         return self._end - self._first - self.outstanding - len(self._refused)
 
     def answer(self, ack: Ack) -> None:
-        """Take one answer of the broker; answers to older messages are none of ours."""
-        tag = min(ack.tag, self._end - 1) if ack.tag else self._end - 1
-        if tag < self._next:
+        """Take one answer of the broker; answers to older and newer messages are none of ours."""
+        tag = ack.tag
+        if ack.multiple and (tag >= self._end or not tag):
+            tag = self._end - 1
+        if not self._next <= tag < self._end:
             return
+        if tag > self._last:
+            self._last = tag
         if not ack.positive:
             tags = range(self._next, tag + 1) if ack.multiple else (tag,)
             self._refused.update(t for t in tags if t not in self._early)

@@ -15,8 +15,8 @@ import time
 from pg_amqp_py.wire import methods
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
-from pg_amqp_py.wire.frames import Ack, Content, FrameReader, next_unconfirmed
-from pg_amqp_py.wire.methods import Method
+from pg_amqp_py.wire.frames import ANY, Ack, Content, FrameReader, next_unconfirmed
+from pg_amqp_py.wire.methods import CHANNEL, Method
 from pg_amqp_py.wire.transport import SLICE
 
 TYPE_CHECKING = False
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from pg_amqp_py.wire.transport import Bytes, Transport
 
 _CLOSING_SECONDS = 1.0
+_HANDSHAKE = 5
+"""Methods that a peer may say before they are asked for: those of a whole handshake."""
+_GREETING = 64
 
 
 class Returned:
@@ -71,6 +74,8 @@ class Connection:
         """Of what is being written: confirms that arrive one after the other are counted there
         all at once. Nearly all do, and each by itself would cost as much as encoding its message.
         """
+        self.late: list[Confirms] = []
+        """Of earlier batches, confirms that are still awaited: a queue may be slow or stuck."""
         self.unconfirmed = False
         """Whether messages were published whose confirms nobody awaited."""
         self.late_refusal: ChannelClosedError | None = None
@@ -80,6 +85,8 @@ class Connection:
         self.ahead = b""
         """What was received and is taken in by the next receive()."""
         self._replies: list[Method] = []
+        self._expected = 0
+        """The method that is waited for."""
         self._return: Method | None = None
         """The Basic.Return whose content follows."""
         self._broken: ConnectionLostError | None = None
@@ -112,16 +119,19 @@ class Connection:
     def send_some(self, data: Bytes) -> int:
         """Bytes of `data` that went out without waiting."""
         try:
-            if self.heartbeat:
-                self._sent_at = time.monotonic()
-                if self._owed:
-                    self._owed = self._owed[self._transport.send_some(self._owed) :]
-                    if self._owed:
-                        return 0
+            if self.heartbeat and not self._beat_is_out():
+                return 0
             return self._transport.send_some(data)
         except ConnectionLostError as error:
             self.abandon(error)
             raise
+
+    def _beat_is_out(self) -> bool:
+        """Whether no half of a heartbeat stands before what is to be sent."""
+        if self._owed:
+            self._owed = self._owed[self._transport.send_some(self._owed) :]
+        self._sent_at = time.monotonic()
+        return not self._owed
 
     def start_heartbeats(self, seconds: int) -> None:
         """Expect heartbeats from now on, and send them."""
@@ -142,17 +152,21 @@ class Connection:
             self.abandon(lost)
             raise lost
         if now - self._sent_at >= self.heartbeat / 2 and not self._half_sent:
-            if not self._owed:
-                self._owed = methods.HEARTBEAT
-            self.send_some(b"")
+            self._owed = self._owed or methods.HEARTBEAT
+            try:
+                self._beat_is_out()
+            except ConnectionLostError as error:
+                self.abandon(error)
+                raise
 
     def wait(self, deadline: float, *, sending: bool = False) -> None:
         """Wait until there is something to receive, or room to send; StalledError at `deadline`.
 
-        Whoever gives up waiting leaves an operation half done, so the connection goes with it.
-        Only what a blocked broker has received whole may wait there: when it takes messages
-        again it says so, and the connection goes on. With heartbeats, silence says nothing of
-        the connection: it is the caller's to give up, or to go on with what is half done.
+        Whoever gives up sending leaves a frame half written, so the connection goes with it; so it
+        does where something else than the time ends the wait. What was written whole may be
+        answered later, when a queue or a blocked broker goes on: the connection stays. With
+        heartbeats it stays in any case: whether the broker lives is known, and the caller may go
+        on with what is half written.
         """
         if self.ahead and not sending:
             return
@@ -160,8 +174,7 @@ class Connection:
         try:
             self._transport.wait(deadline, sending=sending)
         except BaseException as error:
-            keep = self.heartbeat or (self.blocked is not None and not sending)
-            if not (keep and isinstance(error, StalledError)):
+            if not isinstance(error, StalledError) or (sending and not self.heartbeat):
                 self.abandon(ConnectionLostError(str(error)))
             raise
 
@@ -177,31 +190,56 @@ class Connection:
             data, self.ahead = self.ahead or self._transport.receive_some(), b""
             if data and self.heartbeat:
                 self.received_at = time.monotonic()
-            if self.awaited is not None and not self.frames.partial:
+            if self.awaited is not None and not self.late and not self.frames.partial:
                 behind = next_unconfirmed(data, self.awaited.first_open) if data else 0
-                if behind:
+                if 0 < behind <= self.published + 1:
                     self.awaited.answer(Ack(True, behind - 1, True))
                     return
             for channel, frame in self.frames.feed(data):
                 if isinstance(frame, Ack):
-                    self.on_publisher(frame)
+                    self._on_ack(channel, frame)
                 elif isinstance(frame, Content):
                     self._on_content(frame)
                 elif frame is None:
                     continue
                 elif channel == 0:
                     self._on_connection_method(frame)
-                elif frame.index == methods.BASIC_RETURN:
-                    self._return = frame
-                elif frame.index == methods.CHANNEL_CLOSE:
-                    refusal = ChannelClosedError(*frame.reply())
+                elif channel == CHANNEL:
+                    refusal = self._on_channel_method(frame) or refusal
                 else:
-                    self._replies.append(frame)
+                    raise ConnectionLostError("received a method on a channel that is not open")
         except ConnectionLostError as error:
             self.abandon(error)
             raise
         if refusal is not None:
             raise refusal
+
+    def _on_ack(self, channel: int, ack: Ack) -> None:
+        # Tag 0 is all that is outstanding, which only `multiple` can mean.
+        if channel != CHANNEL or ack.tag > self.published or not (ack.tag or ack.multiple):
+            raise ConnectionLostError("received a confirm of what was never published")
+        self.on_publisher(ack)
+        for confirms in self.late:
+            confirms.answer(ack)
+
+    def _on_channel_method(self, method: Method) -> ChannelClosedError | None:
+        if method.index == methods.CHANNEL_CLOSE:
+            return ChannelClosedError(*method.reply())
+        if method.index == methods.BASIC_RETURN:
+            self._return = method
+        else:
+            self._on_reply(method)
+        return None
+
+    def _on_reply(self, method: Method) -> None:
+        """Keep the reply that is waited for: whoever sends anything else speaks another protocol.
+
+        But for a peer that says at once all that the handshake asks for one after the other.
+        """
+        opening = not self.channels and len(self._replies) < _HANDSHAKE
+        if method.index != self._expected and not opening:
+            raise ConnectionLostError("received a method that nobody asked for")
+        self._replies.append(method)
 
     def quiet(self) -> bool:
         """Whether all is as it was when the connection was last used, at little cost.
@@ -217,9 +255,11 @@ class Connection:
         except ConnectionLostError as error:
             self.abandon(error)
             return False
-        if self.unconfirmed and not self.frames.partial and next_unconfirmed(self.ahead, 0):
-            self.ahead = b""
-            return True
+        if self.unconfirmed and not self.late and not self.frames.partial:
+            behind = next_unconfirmed(self.ahead, ANY)
+            if 0 < behind <= self.published + 1:
+                self.ahead = b""
+                return True
         return False
 
     def confirms(self, tag: int, end: int) -> int:
@@ -232,7 +272,7 @@ class Connection:
             while tag < end and not self.ahead and self._transport.arrives(SLICE):
                 data = self._transport.receive_some()
                 confirmed = 0 if self.frames.partial else next_unconfirmed(data, tag)
-                if confirmed:
+                if 0 < confirmed <= end:
                     tag = confirmed
                 else:
                     self.ahead = data
@@ -261,7 +301,7 @@ class Connection:
         elif method.index == methods.CONNECTION_UNBLOCKED:
             self.blocked = None
         else:
-            self._replies.append(method)
+            self._on_reply(method)
 
     def _post(self, frame: bytes) -> None:
         """Send a small method to which no answer is awaited; if it does not fit, never mind."""
@@ -285,18 +325,22 @@ class Connection:
 
     def expect(self, index: int, deadline: float) -> Method:
         """Wait for the method with this index."""
-        while True:
-            for at, method in enumerate(self._replies):
-                if method.index == index:
-                    del self._replies[: at + 1]
-                    return method
-            try:
-                self.wait(deadline)
-            except StalledError as error:
-                # A reply that comes later would be taken for that to a later request.
-                self.abandon(ConnectionLostError(str(error)))
-                raise
-            self.receive()
+        self._expected = index
+        try:
+            while True:
+                for at, method in enumerate(self._replies):
+                    if method.index == index:
+                        del self._replies[: at + 1]
+                        return method
+                try:
+                    self.wait(deadline)
+                except StalledError as error:
+                    # A reply that comes later would be taken for that to a later request.
+                    self.abandon(ConnectionLostError(str(error)))
+                    raise
+                self.receive()
+        finally:
+            self._expected = 0
 
     # -- the channel -------------------------------------------------------------------
 
@@ -312,6 +356,7 @@ class Connection:
     def reopen(self, deadline: float) -> None:
         """Open the channel again after a ChannelClosedError; delivery tags begin anew."""
         self._replies.clear()
+        self.late.clear()
         self.send(methods.CONFIRM_CLOSED_CHANNEL, deadline)
         self.open_channel(deadline)
 
@@ -337,12 +382,14 @@ class Connection:
         It must not be taken for a refusal of what comes next. Without `wait` only what has
         arrived already is noticed. The refusal is kept in `late_refusal`.
         """
-        if not self.unconfirmed:
+        if not self.unconfirmed and not self.late:
             return
         try:
             if wait:
                 self.unconfirmed = False
                 self._call(methods.RESUME_FLOW, methods.CHANNEL_FLOW_OK, deadline)
+                for confirms in self.late:
+                    confirms.routed = True
             else:
                 self.receive()
         except ChannelClosedError as refusal:
@@ -363,7 +410,11 @@ class Connection:
         self.exchanges = {""}
 
     def round_trip(self, deadline: float) -> None:
-        """Ask the broker for an answer that changes nothing."""
+        """Ask the broker for an answer that changes nothing.
+
+        It comes though confirms of earlier messages do not: so it tells a queue that is slow or
+        stuck from a peer that is gone. Raises ConnectionLostError or StalledError if none comes.
+        """
         self.call(methods.RESUME_FLOW, methods.CHANNEL_FLOW_OK, deadline)
 
     def close(self) -> None:
@@ -384,10 +435,22 @@ class Connection:
         self.abandon(ConnectionLostError("closed"))
 
     def abandon(self, reason: ConnectionLostError) -> None:
-        """Close the socket; every later use raises `reason`."""
+        """Close the socket; every later use raises `reason`.
+
+        What is held for this connection goes with it, however long somebody may keep hold of it.
+        """
         if self._broken is None:
-            self._broken = reason
+            # Without its traceback, whose frames hold whatever they were busy with.
+            self._broken = reason.with_traceback(None)
         self._transport.close()
+        self.on_publisher = ignore
+        self.awaited = None
+        self.late.clear()
+        self._replies.clear()
+        self._return = None
+        self.ahead = b""
+        # Whoever looks for the reason of a failed handshake reads the beginning.
+        del self.frames.partial[_GREETING:]
 
 
 def ignore(answer: Ack | Returned) -> None:

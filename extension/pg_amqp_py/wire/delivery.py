@@ -19,13 +19,18 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from itertools import chain, islice
 
 from pg_amqp_py.wire.confirms import Confirms
 from pg_amqp_py.wire.connection import ignore
-from pg_amqp_py.wire.encode import decode_messages, exchange_of
-from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
+from pg_amqp_py.wire.encode import decode_messages, place_of
+from pg_amqp_py.wire.errors import (
+    ChannelClosedError,
+    ConnectionLostError,
+    MessageError,
+    StalledError,
+)
 from pg_amqp_py.wire.frames import Ack
 from pg_amqp_py.wire.refusal import Cause, Fault, cause
 
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
 
 _PENDING, _CONFIRMED, _REFUSED, _ACCEPTED = range(4)
 _NACK = "the broker refused it (basic.nack)"
+_NOT_WRITTEN = "received a confirm of what was not written yet"
 _SMALL = 1 << 14
 """Bytes of a stream that goes out with one call: less than a socket's buffer holds."""
 
@@ -92,22 +98,45 @@ class Batch:
         """Positions of the messages that the broker has taken."""
         return [at for at, state in enumerate(self._states) if state in (_CONFIRMED, _ACCEPTED)]
 
-    def pending_exchanges(self) -> list[str]:
-        """The exchange of each message that is not settled yet."""
+    def pending_places(self) -> list[tuple[str, str]]:
+        """Exchange and routing key of each message that is not settled yet."""
         return [
-            exchange_of(self._part(range(at, at + 1)))
+            place_of(self._part(range(at, at + 1)))
             for at, state in enumerate(self._states)
             if state == _PENDING
         ]
 
+    def collect(self) -> bool:
+        """Settle what has been answered since the wait was given up, without waiting.
+
+        Returns whether all that is pending is written and can still be answered: the connection
+        that it was written to lives.
+        """
+        attempt = self._attempt
+        if attempt is None or not attempt.lives:
+            return False
+        self._settle(attempt.todo, attempt.confirms)
+        if attempt.confirms.outstanding:
+            return True
+        self._resume(attempt.connection)
+        return False
+
     def _fit(self, encoder: Encoder) -> None:
-        """Encode anew if the broker's largest frame is smaller than that used so far."""
+        """Encode anew if the broker's largest frame is smaller than that used so far.
+
+        What does not fit it cannot be had by this broker.
+        """
         if encoder.frame_max >= self._frame_max:
             return
         stream, starts = bytearray(), list[int]()
-        for message in decode_messages(self._stream):
+        for at, message in enumerate(decode_messages(self._stream)):
             starts.append(len(stream))
-            encoder.append(stream, tuple(message.envelope), message.body)
+            try:
+                encoder.append(stream, tuple(message.envelope), message.body)
+            except MessageError as error:
+                if self._states[at] == _PENDING:
+                    text = f"frames have at most {encoder.frame_max} bytes ({error.field}: {error})"
+                    self._refuse([(at, message)], Fault(text, nacked=False))
         self._stream, self._starts, self._frame_max = stream, starts, encoder.frame_max
 
     def write(
@@ -125,7 +154,8 @@ class Batch:
         then is answered. Raises ConnectionLostError or StalledError (no byte and no confirm
         moved for `timeout` seconds; a broker that has said that it is blocked is waited for
         without end if `patient`); what was confirmed by then is settled. If the connection is
-        still usable after a StalledError, the next call waits for the answers that are missing.
+        still usable after a StalledError, all is written, and the answers that are missing may
+        come at any time: collect() looks for them, and so does the next call.
         """
         attempt = self._resume(connection)
         if attempt is None:
@@ -148,7 +178,7 @@ class Batch:
             except BaseException:
                 self._end(attempt, confirm)
                 if connection.usable:
-                    self._attempt = attempt
+                    self._leave(attempt)
                 raise
             else:
                 self._end(attempt, confirm)
@@ -189,18 +219,35 @@ class Batch:
         attempt, self._attempt = self._attempt, None
         if attempt is None:
             return None
+        if attempt.confirms in attempt.connection.late:
+            attempt.connection.late.remove(attempt.confirms)
         if attempt.connection is not connection:
             # What was answered after the wait was given up and before that connection went.
             self._settle(attempt.todo, attempt.confirms)
             return None
         if attempt.channel == connection.channels:
             return attempt
-        # Somebody else has noticed that the broker refused one of the messages.
+        # Somebody else has noticed that the broker has closed the channel: for one of these
+        # messages, or for a later one.
         self._end(attempt, confirm=True)
-        if connection.late_refusal is not None:
+        if attempt.confirms.routed and not self._rewrite:
+            # For a later one.
+            for run in attempt.todo:
+                for at in run:
+                    if self._states[at] == _PENDING:
+                        self._states[at] = _ACCEPTED
+        elif connection.late_refusal is not None:
             self._blame(connection.late_refusal, attempt.todo)
             connection.late_refusal = None
         return None
+
+    def _leave(self, attempt: _Attempt) -> None:
+        """Let the answers that are missing come whenever they will, beside those to other batches."""
+        connection = attempt.connection
+        connection.late.append(attempt.confirms)
+        connection.on_publisher = ignore
+        connection.unconfirmed = False
+        self._attempt = attempt
 
     def _pump(
         self,
@@ -217,12 +264,15 @@ class Batch:
         wait for it for ever.
         """
         connection, confirms, outgoing = attempt.connection, attempt.confirms, attempt.outgoing
+        returnable = len(self.returned) + confirms.count
 
         def on_publisher(answer: Ack | Returned) -> None:
             if isinstance(answer, Ack):
                 confirms.answer(answer)
-            else:
+            elif len(self.returned) < returnable:
                 self.returned.append(answer)
+            else:
+                raise ConnectionLostError("received more messages than were published")
 
         connection.on_publisher = on_publisher
         connection.awaited = confirms
@@ -241,6 +291,9 @@ class Batch:
                     connection.wait(math.inf if blocked else deadline, sending=outgoing.left)
                 if outgoing.left or not sent:
                     connection.receive()
+                if outgoing.left and confirms.answered > attempt.written(outgoing.at(self._starts)):
+                    connection.abandon(lost := ConnectionLostError(_NOT_WRITTEN))
+                    raise lost
                 if sent or confirms.outstanding < before or blocked:
                     deadline = time.monotonic() + timeout
         except ChannelClosedError:
@@ -257,10 +310,7 @@ class Batch:
 
     def _cut(self, attempt: _Attempt) -> None:
         """Write no more than the message that is being written."""
-        behind = attempt.outgoing.stop_at_message_end(self._starts)
-        written = sum(
-            min(run.stop, behind) - run.start for run in attempt.todo if run.start < behind
-        )
+        written = attempt.written(attempt.outgoing.stop_at_message_end(self._starts))
         attempt.connection.published -= attempt.confirms.count - written
         attempt.confirms.cut(written)
 
@@ -347,7 +397,11 @@ def write_small(
     Returns None if they are confirmed (written, without `confirm`), else the batch to go on with.
     Nearly every transaction is of this kind, and a Batch would cost it more than all the rest.
     """
-    if len(stream) > _SMALL or (connection.unconfirmed and (confirm or not connection.quiet())):
+    if (
+        len(stream) > _SMALL
+        or connection.late
+        or (connection.unconfirmed and (confirm or not connection.quiet()))
+    ):
         return Batch(stream, starts, connection.encoder.frame_max)
     first = unconfirmed = connection.published + 1
     end = first + len(starts)
@@ -381,6 +435,15 @@ class _Attempt:
         self.confirms = confirms
         self.outgoing = outgoing
 
+    @property
+    def lives(self) -> bool:
+        """Whether answers can still come."""
+        return self.connection.usable and self.channel == self.connection.channels
+
+    def written(self, behind: int) -> int:
+        """How many of its messages stand before the batch's message `behind`."""
+        return sum(min(run.stop, behind) - run.start for run in self.todo if run.start < behind)
+
 
 class _Outgoing:
     """The bytes still to be written, as a run of neighbouring messages at a time."""
@@ -402,6 +465,10 @@ class _Outgoing:
         if not self._run:
             self._advance()
         return sent
+
+    def at(self, starts: Sequence[int]) -> int:
+        """The message that is being written."""
+        return bisect_right(starts, self._at) - 1
 
     def stop_at_message_end(self, starts: Sequence[int]) -> int:
         """Forget everything behind the message that is being written; return its successor."""

@@ -139,10 +139,12 @@ class Encoder:
         return encoded
 
 
-def exchange_of(message: memoryview) -> str:
-    """The exchange of an encoded message: for a report at commit, where nothing may be loaded."""
+def place_of(message: memoryview) -> tuple[str, str]:
+    """Exchange and routing key of an encoded message: for commit, where nothing may be loaded."""
     method, _ = _payload(message, 0)
-    return method[7 : 7 + method[6]].decode()
+    behind = 7 + method[6]
+    end = behind + 1 + method[behind]
+    return method[7:behind].decode(), method[behind + 1 : end].decode()
 
 
 def decode_messages(stream: bytes | bytearray | memoryview) -> Iterator[Message]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 
+from pg_amqp_py.wire.encode import FRAME_MAX
 from pg_amqp_py.wire.errors import ConnectionLostError
 from pg_amqp_py.wire.methods import (
     BASIC_ACK,
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 _header = struct.Struct(">BHI").unpack_from
 _index = struct.Struct(">I").unpack_from
 _acknowledgement = struct.Struct(">QB").unpack_from
-_LARGEST_FRAME = 1 << 24
+_SMALLEST_LIMIT = 4096
+"""What both sides must always accept (AMQP 0-9-1, section 4.2.3: frame-min-size)."""
+ANY = -1
+"""For next_unconfirmed(): any delivery tag may be the first."""
 _PROPERTIES = 7 + 12
 """Where in a header frame the property flags are (AMQP 0-9-1, section 4.2.6.1)."""
 _ACK = struct.pack(">BHII", METHOD_FRAME, CHANNEL, 13, BASIC_ACK)
@@ -50,7 +54,7 @@ class Ack:
 
 
 def next_unconfirmed(data: bytes, tag: int) -> int:
-    """The first delivery tag from `tag` on (0: from any on) that `data` does not confirm.
+    """The first delivery tag from `tag` on (ANY: from any on) that `data` does not confirm.
 
     Returns 0 if that is anything but whole frames of Basic.Ack which confirm one message after the
     other. This is what a publisher nearly always receives, and a FrameReader would cost it more
@@ -61,7 +65,11 @@ def next_unconfirmed(data: bytes, tag: int) -> int:
     for start, confirmed, bits, end in _whole_ack.iter_unpack(data):
         if start != _ACK or end != FRAME_END:
             return 0
-        if confirmed != tag and tag and not (bits & 1 and confirmed > tag):
+        if (
+            confirmed != tag
+            and (tag != ANY or not confirmed)
+            and not (bits & 1 and confirmed > tag)
+        ):
             return 0
         tag = confirmed + 1
     return tag
@@ -81,10 +89,15 @@ Frame = Method | Ack | Content | None
 
 
 class FrameReader:
-    """Cuts a received stream into frames."""
+    """Cuts a received stream into frames, none larger than was agreed upon."""
 
-    def __init__(self) -> None:
+    def __init__(self, frame_max: int = FRAME_MAX) -> None:
         self._data = bytearray()
+        self._limit = frame_max
+
+    def limit(self, frame_max: int) -> None:
+        """From now on the largest frame may have so many bytes, its header and end included."""
+        self._limit = max(frame_max, _SMALLEST_LIMIT)
 
     @property
     def partial(self) -> bytearray:
@@ -101,7 +114,7 @@ class FrameReader:
         try:
             while end - at >= 8:
                 kind, channel, size = _header(self._data, at)
-                if size > _LARGEST_FRAME:
+                if size + 8 > self._limit:
                     raise ConnectionLostError(f"received a frame of {size} bytes")
                 after = at + size + 8
                 if after > end:

@@ -89,6 +89,7 @@ def _log_in(connection: Connection, name: str, deadline: float, heartbeat: int) 
     channels, frame_max, offered = methods.tuning(tune)
     frame_max = min(frame_max or FRAME_MAX, FRAME_MAX)
     connection.encoder = Encoder(frame_max)
+    connection.frames.limit(frame_max)
     # Without heartbeats TCP keepalive watches.
     heartbeat = min(heartbeat, offered or heartbeat)
     connection.send(methods.tune_ok(channels, frame_max, heartbeat), deadline)
