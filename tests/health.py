@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from outbox import LIMIT
 from servers.processes import wait_for
 from servers.relay import RelayProcess
-
-
-class Health(Protocol):
-    """Waits until /health answers with this code, and returns what it says."""
-
-    def __call__(self, code: int) -> dict[str, Any]: ...
 
 
 class WatchedRelay(RelayProcess):
@@ -56,7 +50,7 @@ class WatchedRelay(RelayProcess):
 
 
 @contextmanager
-def watched(dsn: str) -> Iterator[tuple[WatchedRelay, Health]]:
+def watched(dsn: str) -> Iterator[tuple[WatchedRelay, Callable[[int], dict[str, Any]]]]:
     """A relay that runs, and its health."""
     with WatchedRelay(dsn) as relay:
         assert isinstance(relay, WatchedRelay)

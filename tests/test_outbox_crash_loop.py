@@ -12,10 +12,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 from fix_servers import Broker
 from messages import Session
 from outbox import LIMIT, put_many, rows, wait_until_empty
+from queues import count, take
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction
 from servers.relay import RelayProcess
-from stuck import take
 
 MESSAGES = 6000
 LIFE = 1500
@@ -50,18 +50,14 @@ def test_a_relay_in_a_crash_loop_makes_progress(
     session.execute("UPDATE amqp.broker SET port = %s", [proxy.port])
     put_many(session, MESSAGES)
 
-    def arrived() -> int:
-        count: int = channel.queue_declare("queue", passive=True).method.message_count
-        return count
-
     lives = 0
     with slowed_down(proxy):
         while len(left := rows(session)) > LIFE:
             lives += 1
-            before = arrived()
+            before = count(channel, "queue")
             with RelayProcess(database) as relay:
                 wait_for(
-                    lambda before=before: arrived() >= before + LIFE,  # type: ignore[misc]
+                    lambda before=before: count(channel, "queue") >= before + LIFE,  # type: ignore[misc]
                     LIMIT,
                     "some to arrive",
                 )

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from pg_amqp_py.wire.delivery import Batch
     from pg_amqp_py.wire.errors import WireError
 
+_MOST_UNCONFIRMED = 200
+"""RabbitMQ's flow control stops a channel at 400 messages that a queue has not taken."""
+_MOST_SILENT = 4
+_SILENCE = 60.0
+"""Seconds after which a connection on which nothing is answered counts as broken."""
 _FIRST_BACKOFF = 1.0
 _LONGEST_BACKOFF = 30.0
 
@@ -110,6 +115,9 @@ class Broker:
         self.read_at: int | None = None
         """server.catalog_version() when the addresses were read; None to read them again."""
         self.connection: Connection | None = None
+        self.silent: list[tuple[float, Connection]] = []
+        """Connections that do not answer, with messages whose confirms may still come, and until
+        when (time.monotonic()) they have time for it."""
         self.frame_max = 0
         """Bytes of the largest frame with which this transaction has encoded messages to it."""
         self.published = 0
@@ -126,6 +134,27 @@ class Broker:
         """Number of messages that are kept."""
         return sum(kept.batch.pending for kept in self.kept)
 
+    def stuck_places(self) -> set[tuple[str, str]]:
+        """Exchange and routing key of kept messages that a queue has not confirmed in time."""
+        return {place for kept in self.kept for place in kept.batch.pending_places()}
+
+    def refuse_if_stuck(self, exchange: str, routing_key: str) -> None:
+        """Raise AMQPError for one message more to where too many wait for a confirm already.
+
+        They take memory here, and RabbitMQ would soon stop reading the whole connection.
+        """
+        if self.unconfirmed >= _MOST_UNCONFIRMED and (exchange, routing_key) in self.stuck_places():
+            raise self.note(
+                AMQPError(
+                    f"broker {self.broker_id} does not confirm messages"
+                    f' to exchange "{exchange}" with routing key "{routing_key}"',
+                    sqlstate=INSUFFICIENT_RESOURCES,
+                    detail=f"Number of messages of this session that are not confirmed:"
+                    f" {self.unconfirmed}.",
+                    hint="A queue that they are routed to is stuck: see rabbitmqctl list_queues.",
+                )
+            )
+
     def configure(self, addresses: list[Address]) -> None:
         """Take the rows of amqp.broker; a connection to what they no longer name is closed."""
         if addresses != self.addresses:
@@ -137,10 +166,38 @@ class Broker:
     def close(self) -> None:
         """Close the connection if there is one, and forget past failures to connect."""
         self._backoffs.clear()
+        for _, silent in self.silent:
+            silent.leave()
+        self.silent.clear()
         if self.connection is not None:
             connection, self.connection = self.connection, None
             connection.on_wait = server.check_interrupts
             connection.close()
+
+    def park(self, connection: Connection) -> None:
+        """Use another connection from here on: this one does not answer.
+
+        With many messages on it that a queue has not taken, RabbitMQ may have stopped reading from
+        it, and may go on. With fewer, or if not even its machine answers, the peer is gone.
+        """
+        self.connection = None
+        unconfirmed = sum(confirms.outstanding for confirms in connection.late)
+        throttled = unconfirmed >= _MOST_UNCONFIRMED and connection.acknowledged
+        if throttled and len(self.silent) < _MOST_SILENT:
+            self.silent.append((time.monotonic() + _SILENCE, connection))
+        else:
+            connection.abandon(ConnectionLostError("no answer in time"))
+
+    def listen(self, on_wait: Callable[[], None]) -> None:
+        """Take in what the broker has said on the connections that there are, without waiting."""
+        if self.connection is not None and not self._look(self.connection, _SILENCE, on_wait):
+            self.connection = None
+        for silent in self.silent[:]:
+            until, connection = silent
+            lives = self._look(connection, _SILENCE, on_wait) and connection.late
+            if not lives or (connection.owes_answer and time.monotonic() >= until):
+                connection.leave()
+                self.silent.remove(silent)
 
     def ready(self, timeout: float, on_wait: Callable[[], None]) -> Connection:
         """A connection that is alive as far as one can see without asking the broker.
@@ -171,7 +228,7 @@ class Broker:
         """Take in what an idle connection received; whether it is still of use."""
         connection.on_wait = on_wait
         try:
-            if self.kept and connection.unconfirmed:
+            if self.kept and connection.late:
                 # Their batch, which waits for answers, knows what to do about a refusal.
                 connection.settle_unconfirmed(time.monotonic() + timeout, wait=False)
             else:

@@ -1,8 +1,9 @@
 """Delivering a batch to a broker, on as many connections as it takes, and saying what failed.
 
 After a commit there is nothing left to fail: the transaction is durable. So nothing raises there
-for a message's sake; what did not arrive is reported by WARNING, and kept on its broker. It is
-tried again before anything newer: when a transaction first needs the broker, and at every commit.
+for a message's sake; what did not arrive is reported by WARNING, and kept on its broker. What was
+written whole stays awaited on its connection; what was not, or whose connection broke, is written
+again before anything newer: when a transaction first needs the broker, and at every commit.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import time
 from itertools import cycle
 
-from pg_amqp_py.backend import settings
+from pg_amqp_py.backend import server, settings
 from pg_amqp_py.backend.broker import Kept
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
@@ -21,7 +22,11 @@ from pg_amqp_py.backend.errors import (
     warn,
 )
 from pg_amqp_py.wire.delivery import Batch, write_small
-from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError
+from pg_amqp_py.wire.errors import (
+    ConnectError,
+    ConnectionLostError,
+    StalledError,
+)
 from pg_amqp_py.wire.refusal import Cause
 
 TYPE_CHECKING = False
@@ -40,26 +45,52 @@ if TYPE_CHECKING:
 MOST_WARNINGS = 10
 """Distinct causes that are reported one by one; a bulk load may have one for every row."""
 _PAUSE = 0.1
+_RETRY = 1.0
+"""Seconds that a transaction spends at most on what earlier ones have left: they have waited."""
+_GRACE = 0.1
+"""Seconds to wait for queues that have kept others waiting in vain already."""
+_BARRIER = 5.0
+"""Seconds after which a commit stops waiting where the whole server waits for this backend, as
+DROP DATABASE makes it do (src/backend/storage/ipc/procsignal.c)."""
+
+
+class _CommitWait:
+    """Called while a commit waits: nothing may raise there but what ends the wait."""
+
+    def __init__(self) -> None:
+        self._barrier_at = time.monotonic() + _BARRIER
+
+    def __call__(self) -> None:
+        """Raise StalledError if the server wants this backend to go on."""
+        if self.ended:
+            raise StalledError("the wait was ended by a cancel or a shutdown request")
+
+    @property
+    def ended(self) -> bool:
+        """Whether an administrator, or the client, has ended the wait."""
+        return server.interrupted() or (
+            server.barrier_pending() and time.monotonic() > self._barrier_at
+        )
 
 
 def deliver_committed(outgoing: list[Outgoing], brokers: dict[int, Broker]) -> None:
     """Publish what a transaction left behind; runs inside the commit callback.
 
-    First what is kept. Where new messages are pending nothing is: they were only taken when it had
-    been delivered.
+    First what is kept, so that nothing newer overtakes it.
     """
     if settings.capture.value_or_default():
         return
+    wait = _CommitWait()
     for broker in brokers.values():
         if broker.kept:
-            _retry(broker)
+            _retry(broker, wait)
     confirm = settings.publisher_confirms.value_or_default()
     for part in outgoing:
         broker = brokers[part.destination.broker_id]
         try:
             batch = _begin(broker, part, confirm)
             if batch is not None:
-                _finish(broker, batch, confirm)
+                _finish(broker, batch, confirm, wait)
         except Exception as error:
             # A defect of ours, which must stop neither the others nor the commit.
             warn(
@@ -76,6 +107,7 @@ def _begin(broker: Broker, part: Outgoing, confirm: bool) -> Batch | None:
         or not connection.usable
         or connection.blocked is not None
         or connection.encoder.frame_max < broker.frame_max
+        or broker.kept
     ):
         return Batch(part.stream, part.starts, broker.frame_max)
     batch = write_small(connection, part.stream, part.starts, confirm=confirm)
@@ -87,10 +119,15 @@ def _begin(broker: Broker, part: Outgoing, confirm: bool) -> Batch | None:
     return batch
 
 
-def _finish(broker: Broker, batch: Batch, confirm: bool) -> None:
+def _finish(broker: Broker, batch: Batch, confirm: bool, wait: _CommitWait) -> None:
     try:
-        error = deliver(broker, batch, confirm=confirm, on_wait=_go_on)
-        _report_refused(broker, batch)
+        if all(kept.batch.awaited for kept in broker.kept):
+            error = deliver(broker, batch, confirm=confirm, on_wait=wait)
+            _report_refused(broker, batch)
+        else:
+            # What could not be written again yet must not be overtaken.
+            broker.published += batch.pending
+            error = ConnectionLostError(broker.last_error or "")
         if batch.pending:
             _report_pending(broker, batch, error)
     finally:
@@ -99,12 +136,15 @@ def _finish(broker: Broker, batch: Batch, confirm: bool) -> None:
             broker.kept.append(Kept(batch, confirm=confirm))
 
 
-def _retry(broker: Broker) -> None:
+def _retry(broker: Broker, wait: _CommitWait) -> None:
     """Try at a commit to deliver what is kept, in silence: that it is, has been reported."""
-    timeout = settings.confirm_timeout.value_or_default() / len(broker.addresses)
     try:
-        ready(broker, timeout, _go_on)
-    except AMQPError:
+        broker.listen(wait)
+        _collect(broker)
+        if all(kept.batch.awaited for kept in broker.kept):
+            return
+        ready(broker, _RETRY / len(broker.addresses), wait)
+    except (AMQPError, StalledError):
         # The broker has noted it.
         pass
     except Exception as error:
@@ -115,20 +155,28 @@ def _retry(broker: Broker) -> None:
 
 
 def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -> Connection:
-    """The connection of a broker to which everything kept has been delivered, in order.
+    """The connection of a broker to which everything kept has been written, in order.
 
-    Raises AMQPError if there is none or if something remains, and whatever `on_wait` raises.
+    What was written whole stays awaited on its connection for as long as that lives. Raises
+    AMQPError if there is no connection or if something could not be written, and whatever
+    `on_wait` raises.
     """
     while True:
+        broker.listen(on_wait)
+        _collect(broker)
         connection = broker.ready(connect_timeout, on_wait)
-        if not broker.kept:
+        again = next((kept for kept in broker.kept if not kept.batch.awaited), None)
+        if again is None:
             return connection
-        batch, confirm = broker.kept[0].batch, broker.kept[0].confirm
+        batch = again.batch
         confirmed = batch.confirmed
         try:
-            timeout = settings.confirm_timeout.value_or_default()
-            batch.write(connection, timeout, confirm=confirm)
+            timeout = min(settings.confirm_timeout.value_or_default(), _RETRY)
+            batch.write(connection, timeout, confirm=again.confirm)
         except (ConnectionLostError, StalledError) as error:
+            if _awaits(broker, batch, connection):
+                broker.last_error = _unconfirmed(broker)
+                continue
             broker.give_up(connection, error)
             if batch.pending:
                 broker.refuse_if_blocked(connection)
@@ -136,10 +184,41 @@ def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -
         finally:
             _count(broker, batch, confirmed)
             _report_refused(broker, batch)
-        del broker.kept[0]
+
+
+def _collect(broker: Broker) -> None:
+    """Take in what has become of kept messages meanwhile."""
+    for kept in broker.kept:
+        confirmed = kept.batch.confirmed
+        kept.batch.collect()
+        _count(broker, kept.batch, confirmed)
+        _report_refused(broker, kept.batch)
+    if broker.kept and not all(kept.batch.pending for kept in broker.kept):
+        broker.kept[:] = [kept for kept in broker.kept if kept.batch.pending]
         if not broker.kept:
             # A host that has confirmed them has made up for whatever it failed in before.
             broker.forget_failures()
+
+
+def _awaits(broker: Broker, batch: Batch, connection: Connection) -> bool:
+    """Whether the confirms that did not come in time may still come: the connection lives.
+
+    An answer tells a queue that is slow or stuck from a peer that is gone. A blocked broker reads
+    nothing, and has said so. One that reads nothing because queues do not take what it has read
+    already (RabbitMQ's flow control) says nothing: it is given more time.
+    """
+    if connection.usable and connection.blocked is None and not server.interrupted():
+        try:
+            if not connection.answers(time.monotonic() + _RETRY) and connection.usable:
+                broker.park(connection)
+        except ConnectionLostError:
+            return False
+    return batch.awaited
+
+
+def _unconfirmed(broker: Broker) -> str:
+    answers = "answers, but" if broker.connection else "does not answer;"
+    return f"the broker {answers} a queue has not confirmed them"
 
 
 def _still_unconfirmed(broker: Broker, error: WireError) -> AMQPError:
@@ -153,10 +232,10 @@ def _still_unconfirmed(broker: Broker, error: WireError) -> AMQPError:
 
 def lost(broker: Broker) -> str:
     """What to say of the kept messages of a broker when nobody will deliver them any more."""
-    exchanges = [name for kept in broker.kept for name, _ in kept.batch.pending_places()]
+    places = [place for kept in broker.kept for place in kept.batch.pending_places()]
     return (
         f"amqp: {_messages(broker.unconfirmed)} not confirmed by broker {broker.broker_id} lost at"
-        f" the end of the session; exchange and number of messages: {_places(exchanges)};"
+        f" the end of the session; exchange and number of messages: {_exchanges(places)};"
         f" last error: {broker.last_error}"
     )
 
@@ -191,40 +270,53 @@ def _deliver(
     # Until when to go on without progress. While bytes and confirms move, write() sees to it.
     give_up = time.monotonic() + timeout
     confirmed = None
+    stuck = broker.stuck_places()
+    grace = min(timeout, _GRACE) if stuck else timeout
+    failure: WireError
     while True:
+        connection = broker.connection
         try:
-            connection = broker.connection
             if connection is None:
                 left = max(give_up - time.monotonic(), _PAUSE) / len(broker.addresses)
                 connection = broker.connect(next(hosts), left, on_wait)
             connection.on_wait = on_wait
-            batch.write(connection, timeout, confirm=confirm)
+            batch.write(connection, grace, confirm=confirm)
             return None
         except StalledError as error:
-            failure: WireError = error
+            failure = error
             if connection is None or not connection.usable:
                 broker.connection = None
-            break
+                break
+            if grace < timeout and not stuck.issuperset(batch.pending_places()):
+                # Others, which have a right to be waited for.
+                grace = timeout
+                continue
+            awaited = _awaits(broker, batch, connection)
+            if not connection.usable:
+                broker.connection = None
+            if awaited or not connection.usable:
+                failure = StalledError(_unconfirmed(broker)) if awaited else failure
+                break
         except ConnectionLostError as error:
             failure = error
             broker.connection = None
             if confirmed is None or batch.confirmed > confirmed:
                 give_up, confirmed = time.monotonic() + timeout, batch.confirmed
             else:
-                _pause(on_wait)
+                time.sleep(_PAUSE)
         except ConnectError as error:
             failure = error
-            _pause(on_wait)
+            # A host that refuses does so at once: it is not asked without a pause.
+            time.sleep(_PAUSE)
         if not batch.pending or time.monotonic() >= give_up:
+            break
+        try:
+            on_wait()
+        except StalledError as ended:
+            failure = ended
             break
     broker.last_error = showable(str(failure))
     return failure if batch.pending else None
-
-
-def _pause(on_wait: Callable[[], None]) -> None:
-    """A host that refuses does so at once: it is not asked without a pause."""
-    time.sleep(_PAUSE)
-    on_wait()
 
 
 def _hosts(broker: Broker) -> Iterator[Address]:
@@ -233,10 +325,6 @@ def _hosts(broker: Broker) -> Iterator[Address]:
     current = broker.connection.address if broker.connection else None
     first = addresses.index(current) if current in addresses else 0
     return cycle(addresses[first:] + addresses[:first])
-
-
-def _go_on() -> None:
-    """Nothing may interrupt the delivery of what is committed."""
 
 
 def _report_refused(broker: Broker, batch: Batch) -> None:
@@ -253,18 +341,27 @@ def _report_pending(broker: Broker, batch: Batch, error: WireError | None) -> No
     number = broker.broker_id
     blocked = broker.connection.blocked if broker.connection else None
     reason = f"the broker blocks publishers: {blocked}" if blocked else str(error)
+    if batch.awaited:
+        hint = (
+            "The transaction is committed. These messages are written, and their confirms are"
+            " awaited; they are only written again if the connection breaks."
+        )
+    else:
+        hint = (
+            "The transaction is committed. These messages may or may not have arrived;"
+            " they are kept, and tried again at the next transactions of this session."
+        )
     warn(
         f"{_messages(batch.pending)} not confirmed by broker {number}",
         sqlstate=CONNECTION_FAILURE,
-        detail=f"Exchange and number of messages: {_places(name for name, _ in batch.pending_places())}."
+        detail=f"Exchange and number of messages: {_exchanges(batch.pending_places())}."
         f" Last error: {reason}",
-        hint="The transaction is committed. These messages may or may not have arrived;"
-        " they are kept, and tried again at the next transactions of this session.",
+        hint=hint,
     )
 
 
-def _places(exchanges: Iterable[str]) -> str:
-    return ", ".join(f'"{name}" ({n})' for name, n in _most_common(exchanges))
+def _exchanges(places: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f'"{name}" ({n})' for name, n in _most_common(name for name, _ in places))
 
 
 def _most_common(items: Iterable[Item]) -> list[tuple[Item, int]]:

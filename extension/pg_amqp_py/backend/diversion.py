@@ -62,7 +62,7 @@ def publisher_or_outbox(
         session.broker(number)
         if session.publishing_to(number) or not _wait_for(number):
             try:
-                return operation.publisher(number, envelope.exchange)
+                return operation.publisher(number, *envelope[:2])
             except AMQPError as failure:
                 _warn(number, failure)
         session.divert(number)

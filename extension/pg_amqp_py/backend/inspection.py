@@ -129,7 +129,7 @@ def ping(broker_id: int | None) -> tuple[Any, ...]:
             f"{microseconds:.0f} microseconds",
         )
 
-    return ask(number, "a round trip", question)
+    return ask(number, "a round trip", question, writes=False)
 
 
 def disconnect(broker_id: int | None) -> None:

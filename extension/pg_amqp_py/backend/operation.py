@@ -40,15 +40,20 @@ def tolerated(error: AMQPError) -> bool:
 
 
 def ask(
-    broker_id: int | None, what: str, question: Callable[[Connection, float], Result]
+    broker_id: int | None,
+    what: str,
+    question: Callable[[Connection, float], Result],
+    *,
+    writes: bool = True,
 ) -> Result:
     """Ask the broker something, on a new connection if the idle one turns out to be dead.
 
-    `question` gets the connection and a deadline. Raises AMQPError.
+    `question` gets the connection and a deadline. Unless it `writes`, what is kept for the broker
+    is not written before it. Raises AMQPError.
     """
     number = required("broker_id", broker_id)
     for last_try in (False, True):
-        connection = session.connection(number)
+        connection = session.connection(number) if writes else session.reach(number)
         connection.on_wait = server.check_interrupts
         broker = session.brokers[number]
         try:
@@ -66,7 +71,7 @@ def ask(
     raise AssertionError("unreachable")
 
 
-def publisher(broker_id: int | None, exchange: str) -> Connection:
+def publisher(broker_id: int | None, exchange: str, routing_key: str) -> Connection:
     """The connection to publish on, to an exchange that exists. Raises AMQPError."""
     number = required("broker_id", broker_id)
 
@@ -88,7 +93,9 @@ def publisher(broker_id: int | None, exchange: str) -> Connection:
             ) from None
         return current
 
-    return ask(number, f'exchange "{exchange}"', look)
+    connection = ask(number, f'exchange "{exchange}"', look)
+    session.brokers[number].refuse_if_stuck(exchange, routing_key)
+    return connection
 
 
 def _literal(text: str) -> str:

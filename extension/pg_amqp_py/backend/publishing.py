@@ -143,7 +143,7 @@ def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomou
         session.buffer.append(subtransaction, captured, _capturing, fields, body)
         return True
     if autonomous:
-        connection = publisher(broker_id, fields[0])
+        connection = publisher(broker_id, *fields[:2])
         stream = bytearray()
         connection.encoder.append(stream, fields, body)
         assert broker_id is not None
@@ -167,7 +167,7 @@ def _publisher(broker_id: int | None, fields: tuple[Any, ...], body: bytes) -> C
 
         found = publisher_or_outbox(broker_id, fields, body)
     else:
-        found = publisher(broker_id, fields[0])
+        found = publisher(broker_id, *fields[:2])
     if found is not None:
         assert broker_id is not None
         session.let_publish(broker_id, found)

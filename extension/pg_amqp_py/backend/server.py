@@ -112,6 +112,9 @@ _errmsg = _function("errmsg_internal", ctypes.c_int, ctypes.c_char_p, ctypes.c_c
 _errdetail = _function("errdetail_internal", ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
 _errhint = _function("errhint", ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
 _errfinish = _function("errfinish", None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)
+_die_pending = _variable("ProcDiePending", ctypes.c_int)
+_cancel_pending = _variable("QueryCancelPending", ctypes.c_int)
+_barrier_pending = _variable("ProcSignalBarrierPending", ctypes.c_int)
 _isolation = _variable("XactIsoLevel", ctypes.c_int)
 _invalidations = _variable("SharedInvalidMessageCounter", ctypes.c_uint64)
 
@@ -171,6 +174,19 @@ def check_interrupts() -> None:
     The executor looks for interrupts while it runs even the emptiest query.
     """
     plpy.execute(_interrupts)
+
+
+def interrupted() -> bool:
+    """Whether this backend was told to end, or to cancel what it does, and has not obeyed yet.
+
+    For the commit callback, where interrupts are held off (src/include/miscadmin.h).
+    """
+    return bool(_die_pending.value or _cancel_pending.value)
+
+
+def barrier_pending() -> bool:
+    """Whether the server waits for this backend to take part in something that all must."""
+    return bool(_barrier_pending.value)
 
 
 class acting_as:  # noqa: N801 -- as contextlib's, which would cost a first publish() 1 ms

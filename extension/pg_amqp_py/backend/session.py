@@ -79,6 +79,12 @@ def connection(broker_id: int) -> Connection:
     return usable
 
 
+def reach(broker_id: int) -> Connection:
+    """The connection of a broker for a question that nothing kept must go before."""
+    settings.check()
+    return broker(broker_id).ready(settings.connect_timeout.value(), server.check_interrupts)
+
+
 def unchanged(broker_id: int | None, exchange: str) -> Connection | None:
     """The connection to publish on, if all is as it was when it was last used.
 

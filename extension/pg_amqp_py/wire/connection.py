@@ -87,6 +87,8 @@ class Connection:
         self._replies: list[Method] = []
         self._expected = 0
         """The method that is waited for."""
+        self._asked = 0
+        """How many answers are missing to a question that may be answered at any time."""
         self._return: Method | None = None
         """The Basic.Return whose content follows."""
         self._broken: ConnectionLostError | None = None
@@ -104,6 +106,16 @@ class Connection:
     def usable(self) -> bool:
         """Whether the connection is open as far as this side knows."""
         return self._broken is None
+
+    @property
+    def owes_answer(self) -> bool:
+        """Whether answers() has asked in vain so far."""
+        return self._asked > 0
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the peer's machine has acknowledged all that was sent to it."""
+        return self._transport.acknowledged
 
     # -- the stream ------------------------------------------------------------------
 
@@ -236,6 +248,9 @@ class Connection:
 
         But for a peer that says at once all that the handshake asks for one after the other.
         """
+        if method.index == methods.CHANNEL_FLOW_OK and self._asked:
+            self._asked -= 1
+            return
         opening = not self.channels and len(self._replies) < _HANDSHAKE
         if method.index != self._expected and not opening:
             raise ConnectionLostError("received a method that nobody asked for")
@@ -356,6 +371,7 @@ class Connection:
     def reopen(self, deadline: float) -> None:
         """Open the channel again after a ChannelClosedError; delivery tags begin anew."""
         self._replies.clear()
+        self._asked = 0
         self.late.clear()
         self.send(methods.CONFIRM_CLOSED_CHANNEL, deadline)
         self.open_channel(deadline)
@@ -384,19 +400,14 @@ class Connection:
         """
         if not self.unconfirmed and not self.late:
             return
-        try:
-            if wait:
-                self.unconfirmed = False
-                self._call(methods.RESUME_FLOW, methods.CHANNEL_FLOW_OK, deadline)
-                for confirms in self.late:
-                    confirms.routed = True
-            else:
+        if not wait:
+            try:
                 self.receive()
-        except ChannelClosedError as refusal:
-            if not wait:
-                self.reopen(deadline)
-            self.late_refusal = refusal
-            self.forget_exchanges()
+            except ChannelClosedError as refusal:
+                self._refused_late(refusal, deadline)
+            return
+        self.unconfirmed = False
+        self.round_trip(deadline)
 
     def require_exchange(self, exchange: str, deadline: float) -> None:
         """Make sure, once a connection, that an exchange exists. Raises ChannelClosedError."""
@@ -410,12 +421,38 @@ class Connection:
         self.exchanges = {""}
 
     def round_trip(self, deadline: float) -> None:
-        """Ask the broker for an answer that changes nothing.
+        """Ask the broker for an answer that changes nothing."""
+        if not self.answers(deadline):
+            silent = StalledError("no answer in time")
+            self.abandon(ConnectionLostError(str(silent)))
+            raise silent
 
-        It comes though confirms of earlier messages do not: so it tells a queue that is slow or
-        stuck from a peer that is gone. Raises ConnectionLostError or StalledError if none comes.
+    def answers(self, deadline: float) -> bool:
+        """Whether the broker answers within the time, though confirms of messages are missing.
+
+        This tells a queue that is slow or stuck from a peer that is gone. If not, the answer may
+        still come, and the connection stays as it is. Raises ConnectionLostError.
         """
-        self.call(methods.RESUME_FLOW, methods.CHANNEL_FLOW_OK, deadline)
+        written = len(self.late)
+        try:
+            self.send(methods.RESUME_FLOW, deadline)
+            self._asked += 1
+            while self._asked:
+                self.wait(deadline)
+                self.receive()
+        except StalledError:
+            return False
+        except ChannelClosedError as refusal:
+            self._refused_late(refusal, deadline)
+            return True
+        for confirms in self.late[:written]:
+            confirms.routed = True
+        return True
+
+    def _refused_late(self, refusal: ChannelClosedError, deadline: float) -> None:
+        self.reopen(deadline)
+        self.late_refusal = refusal
+        self.forget_exchanges()
 
     def close(self) -> None:
         """Say goodbye and wait at most a second for the answer."""

@@ -100,6 +100,12 @@ class Batch:
         """Positions of the messages that the broker has taken."""
         return [at for at, state in enumerate(self._states) if state in (_CONFIRMED, _ACCEPTED)]
 
+    @property
+    def awaited(self) -> bool:
+        """Whether all that is pending is written whole and may still be answered."""
+        attempt = self._attempt
+        return attempt is not None and attempt.lives and not attempt.outgoing.left
+
     def pending_places(self) -> list[tuple[str, str]]:
         """Exchange and routing key of each message that is not settled yet."""
         return [
@@ -113,10 +119,10 @@ class Batch:
         if self._current is not None:
             self._settle(self._current.todo, self._current.confirms)
 
-    def awaited(self) -> list[int]:
-        """Positions of what was written and may still be answered on its connection.
+    def stop_writing(self) -> list[int]:
+        """Write nothing more but the rest of what is half written.
 
-        Nothing more is written there but the rest of what is half written.
+        Returns the positions of what may still be answered on its connection.
         """
         attempt = self._attempt
         if attempt is None or not attempt.lives:
@@ -126,20 +132,13 @@ class Batch:
         written = list(islice(chain.from_iterable(attempt.todo), attempt.confirms.count))
         return [written[position] for position in attempt.confirms.unanswered()]
 
-    def collect(self) -> bool:
-        """Settle what has been answered since the wait was given up, without waiting.
-
-        Returns whether all that is pending is written and can still be answered: the connection
-        that it was written to lives.
-        """
+    def collect(self) -> None:
+        """Settle what has been answered since the wait was given up, without waiting."""
         attempt = self._attempt
-        if attempt is None or not attempt.lives:
-            return False
-        self._settle(attempt.todo, attempt.confirms)
-        if attempt.confirms.outstanding:
-            return True
-        self._resume(attempt.connection)
-        return False
+        if attempt is not None and attempt.lives:
+            self._settle(attempt.todo, attempt.confirms)
+            if not attempt.confirms.outstanding:
+                self._resume(attempt.connection)
 
     def _fit(self, encoder: Encoder) -> None:
         """Encode anew if the broker's largest frame is smaller than that used so far.
@@ -180,7 +179,8 @@ class Batch:
         attempt = self._resume(connection)
         if attempt is None:
             self._fit(connection.encoder)
-            connection.settle_unconfirmed(time.monotonic() + timeout, wait=confirm)
+            if connection.blocked is None:
+                connection.settle_unconfirmed(time.monotonic() + timeout, wait=confirm)
         while attempt or ((first := self._states.find(_PENDING)) >= 0 and not stop()):
             if attempt is None:
                 attempt = self._begin(connection, self._todo(first))
@@ -262,7 +262,7 @@ class Batch:
         return None
 
     def _leave(self, attempt: _Attempt) -> None:
-        """Let the answers that are missing come whenever they will, beside those to other batches."""
+        """Let the answers that are missing come whenever they will, beside those to others."""
         connection = attempt.connection
         connection.late.append(attempt.confirms)
         connection.on_publisher = ignore

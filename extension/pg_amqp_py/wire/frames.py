@@ -65,13 +65,10 @@ def next_unconfirmed(data: bytes, tag: int) -> int:
     for start, confirmed, bits, end in _whole_ack.iter_unpack(data):
         if start != _ACK or end != FRAME_END:
             return 0
-        if (
-            confirmed != tag
-            and (tag != ANY or not confirmed)
-            and not (bits & 1 and confirmed > tag)
-        ):
+        if confirmed == tag or (bits & 1 and confirmed > tag) or (tag == ANY and confirmed):
+            tag = confirmed + 1
+        else:
             return 0
-        tag = confirmed + 1
     return tag
 
 

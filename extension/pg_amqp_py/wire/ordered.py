@@ -81,14 +81,14 @@ class Wave:
 
         That is what is written and may still be answered.
         """
-        awaited = [at for at in self.batch.awaited() if at not in self._told]
+        awaited = [at for at in self.batch.stop_writing() if at not in self._told]
         self._told = set(range(len(self.entries))).difference(awaited)
         return [self.entries[at] for at in awaited]
 
     @property
     def awaited(self) -> list[Entry]:
         """What may still be answered."""
-        return [self.entries[at] for at in self.batch.awaited()]
+        return [self.entries[at] for at in self.batch.stop_writing()]
 
     def news(self) -> Iterator[tuple[Entry, str | None, str]]:
         """What became of messages since the last call: each with verdict and text.

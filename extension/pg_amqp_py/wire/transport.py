@@ -41,6 +41,9 @@ _KEEPALIVE = {
     "TCP_KEEPCNT": 3,
 }
 
+_UNACKED = 24
+"""Where tcpi_unacked is in struct tcp_info (linux/tcp.h)."""
+
 # What OpenSSL makes of an answer that is no TLS record, in its different versions.
 _NO_TLS = {
     "wrong version number",
@@ -125,6 +128,18 @@ class Transport:
         interrupts it.
         """
         return bool(self._arrivals.poll(seconds * 1000))
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the peer's TCP has acknowledged all that it was sent; false if nobody can say."""
+        if not hasattr(socket, "TCP_INFO"):
+            return False
+        try:
+            info = self._stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED + 4)
+        except OSError:
+            return False
+        # The bytes in flight; what a full window keeps back is not among them.
+        return len(info) == _UNACKED + 4 and not any(info[_UNACKED:])
 
     def _last_words(self) -> str | None:
         """The TLS alert with which the peer explained why it closed, if there is one to read."""
