@@ -21,7 +21,7 @@ def count(channel: BlockingChannel, queue: str) -> int:
 
 def take(channel: BlockingChannel, queue: str) -> list[str]:
     """Take everything out of a queue, in order, as text."""
-    found = []
+    found: list[str] = []
     while True:
         method, _, body = channel.basic_get(queue, auto_ack=True)
         if method is None:
