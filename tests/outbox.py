@@ -14,9 +14,6 @@ from servers.processes import wait_for
 LIMIT = 120.0
 """Seconds that bound what would otherwise hang; nothing comes near it."""
 
-CLASS = 1634562416
-"""The first key of the advisory locks with which relays work a broker's outbox."""
-
 
 def put(session: Session, message: object = "message", /, **parameters: object) -> int:
     """Call amqp.publish_outbox() and return the id; to broker 1, amq.topic, key, if not said."""
@@ -116,9 +113,25 @@ def settle(
     delivered: Sequence[int] = (),
     refused: Sequence[tuple[int, str, str]] = (),
     broker_id: int = 1,
-) -> None:
-    """Call amqp.outbox_settle(); what was refused is triples of id, verdict and error."""
-    session.execute(
-        "SELECT amqp.outbox_settle(%s, %s::bigint[], %s::bigint[], %s::text[], %s::text[])",
-        [broker_id, list(delivered), *[[one[at] for one in refused] for at in range(3)]],
-    )
+) -> list[int]:
+    """Call amqp.outbox_settle() for messages as they are in the outbox, if they are.
+
+    What was refused is triples of id, verdict and error. Returns the ids that it passed over.
+    """
+    known: dict[int, str] = dict(session.execute("SELECT id, message_id FROM amqp.outbox"))
+    row = session.execute(
+        "SELECT amqp.outbox_settle(%s, %s::bigint[], %s::text[], %s::bigint[], %s::text[],"
+        " %s::text[], %s::text[])",
+        [
+            broker_id,
+            list(delivered),
+            [known.get(one, "gone") for one in delivered],
+            [one[0] for one in refused],
+            [known.get(one[0], "gone") for one in refused],
+            [one[1] for one in refused],
+            [one[2] for one in refused],
+        ],
+    ).fetchone()
+    assert row is not None
+    passed_over: list[int] = row[0]
+    return passed_over

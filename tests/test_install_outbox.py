@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from psycopg import errors, sql
 
 from messages import Session
+from outbox import settle
 from pg_amqp_py.bridge import install, scripts
 from pg_amqp_py.bridge.cli import main
 from servers.postgres import PostgreSQL
@@ -368,7 +369,8 @@ def test_removing(installed: Session, shop: str) -> None:
 def test_removing_with_messages(installed: Session, shop: str) -> None:
     publish(installed, "one")
     publish(installed, "two")
-    installed.execute("INSERT INTO amqp.outbox_dead SELECT * FROM amqp.outbox LIMIT 1")
+    settle(installed, refused=[(2, "invalid", "no")])
+    publish(installed, "three")
     before = objects(installed)
     said = refusal(shop, "--uninstall")
     assert said.startswith("undelivered messages: 2, dead letters: 1; ")

@@ -103,7 +103,8 @@ def test_all_properties_arrive(session: Session, broker: Broker, channel: Blocki
         "app_id": "a",
     }
     assert second.body == b"\x00\xff"
-    assert [k for k, v in vars(second.properties).items() if v is not None] == ["message_id"]
+    given = {k for k, v in vars(second.properties).items() if v is not None}
+    assert given == {"delivery_mode", "message_id"}
     assert waiting(session) == []
     assert session.run("SELECT published, confirmed, failed FROM amqp.status()") == [(2, 2, 0)]
     assert session.value("SELECT delivered_last_minute FROM amqp.outbox_status()") == 2
@@ -242,12 +243,12 @@ def test_a_caller_waits_for_another_and_can_be_cancelled(
             assert session.value("SELECT amqp.publish_outbox_batch(batch_limit => 2)") == 2
             call = Call(lambda: other.error(BATCH))
             with Session(database) as observer:
-                wait_for_event(observer.connection, other.pid, "advisory")
+                wait_for_event(observer.connection, other.pid, "transactionid")
                 observer.run("SELECT pg_cancel_backend(%s)", other.pid)
             assert call.result().sqlstate == "57014"
             waits = Call(lambda: other.value(BATCH))
             with Session(database) as observer:
-                wait_for_event(observer.connection, other.pid, "advisory")
+                wait_for_event(observer.connection, other.pid, "transactionid")
         assert waits.result() == 2
     assert numbers_in(channel, "events", 4) == list(range(4))
 

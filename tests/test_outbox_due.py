@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from messages import Session
-from outbox import put, put_many
+from outbox import put, put_many, settle
 
 PAST = "2020-01-01 00:00:{:02}+00"
 FUTURE = "2090-01-01 00:00:00+00"
@@ -59,11 +59,7 @@ def due(
 
 def kill(session: Session, *ids: int) -> None:
     """Make dead letters of these messages."""
-    session.execute(
-        "WITH dead AS (DELETE FROM amqp.outbox WHERE id = ANY(%s) RETURNING *)"
-        " INSERT INTO amqp.outbox_dead SELECT dead.*, now() FROM dead",
-        [list(ids)],
-    )
+    settle(session, refused=[(number, "invalid", "dead") for number in ids])
 
 
 def lay(session: Session, *plan: str) -> None:

@@ -168,10 +168,11 @@ def test_a_lock_of_somebody_else_does_not_outlive_a_killed_relay(
 ) -> None:
     """The server notices that nobody waits for the answer any more."""
     with open_session(database) as other, RelayProcess(database) as first:
-        wait_for(lambda: worker_of(session) == first.pid, LIMIT, "the first relay")
+        number = put(session, "message", exchange="no-such-exchange")
+        wait_until_refused(session, number)
         with other.transaction():
-            other.execute("LOCK amqp.outbox_progress IN EXCLUSIVE MODE")
-            put(session, "message")
+            other.execute("LOCK amqp.outbox IN SHARE ROW EXCLUSIVE MODE")
+            # With the outcome of the next attempt.
             wait_for(
                 lambda: session.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall(),
                 LIMIT,

@@ -100,9 +100,12 @@ def test_a_late_confirm_settles(
     database: str, session: Session, broker: Broker, channel: BlockingChannel
 ) -> None:
     fanout(channel, "orders", "mailer")
-    ids = [put(session, n, exchange="orders", routing_key="", ordering_key="key") for n in range(3)]
     with RelayProcess(database):
         with suspended(broker, "mailer"):
+            ids = [
+                put(session, n, exchange="orders", routing_key="", ordering_key="key")
+                for n in range(3)
+            ]
             wait_until_refused(session, ids[0])
             # What has its key is held back.
             assert [attempts for (attempts,) in rows(session, "attempts")][1:] == [0, 0]

@@ -67,6 +67,7 @@ def test_every_parameter_has_its_column(session: Session) -> None:
     )
     row = columns(session, number)
     now = row.pop("created_at")
+    assert row.pop("transaction_id") is not None
     assert abs(now - datetime.now(UTC)) < timedelta(minutes=10)
     assert row == {
         **PROPERTIES,
@@ -351,7 +352,7 @@ FORBIDDEN = [
     "SELECT amqp.retry_dead_letters()",
     "SELECT amqp.discard_dead_letters()",
     "SELECT * FROM amqp.outbox_due(1, NULL, -1, 10, 1000)",
-    "SELECT amqp.outbox_settle(1, '{1}', '{}', '{}', '{}')",
+    "SELECT amqp.outbox_settle(1, '{1}', '{a}', '{}', '{}', '{}', '{}')",
     "SELECT amqp.outbox_note(1, 'error')",
     "SELECT * FROM amqp.outbox_status()",
 ]

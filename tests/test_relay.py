@@ -51,7 +51,8 @@ def test_every_property_arrives_as_it_was_given(
     assert first.text == "zwölf 😀"
     assert second.body == b"\0\xff" * 100_000
     given = {n for n in PROPERTIES if getattr(second.properties, n) is not None}
-    assert given == {"message_id"}
+    assert given == {"delivery_mode", "message_id"}
+    assert second.properties.delivery_mode == 2
     assert (third.routing_key, third.json) == ("k.j", {"a": [1]})
     assert third.properties.content_type == "application/json"
     assert (fourth.body, fourth.properties.message_id) == (b"", "empty")

@@ -13,6 +13,7 @@ import pytest
 from psycopg import sql
 
 from messages import Session
+from outbox import settle
 from servers.postgres import PostgreSQL, bindir
 
 PROJECT = Path(__file__).parent.parent
@@ -151,15 +152,9 @@ def test_dump_keeps_what_waits_and_goes_on_behind_it(database: str, other: str) 
         for text in ("one", "two", "three", "four"):
             session.execute("SELECT amqp.publish_outbox(1, 'e', 'k', %s)", [text])
         session.execute("UPDATE amqp.outbox SET attempts = 7, last_error = 'no' WHERE id = 1")
-        session.execute(
-            """
-            WITH gone AS (DELETE FROM amqp.outbox WHERE id = 3 RETURNING *)
-            INSERT INTO amqp.outbox_dead SELECT * FROM gone;
-            WITH gone AS (DELETE FROM amqp.outbox WHERE id = 4 RETURNING *)
-            INSERT INTO amqp.outbox_delivered SELECT * FROM gone;
-            INSERT INTO amqp.outbox_progress VALUES (1, now(), 5)
-            """
-        )
+        settle(session, refused=[(3, "invalid", "no")])
+        session.execute("SET amqp.keep_delivered = '1 day'")
+        settle(session, delivered=[4])
         dump = subprocess.check_output([bindir() / "pg_dump", "-d", database], text=True)
         psql = [str(bindir() / "psql"), "-q", "-X", "-v", "ON_ERROR_STOP=1", "-d", other]
         subprocess.run(psql, input=dump, text=True, check=True, stdout=subprocess.DEVNULL)

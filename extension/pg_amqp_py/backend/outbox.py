@@ -30,7 +30,7 @@ from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, WireError
 from pg_amqp_py.wire.message import Envelope
-from pg_amqp_py.wire.ordered import Entry, Refusal, Run, missing_exchange
+from pg_amqp_py.wire.ordered import Entry, Run, missing_exchange
 
 # These run with a search_path of pg_catalog, so operators need no schema. Arguments have their
 # exact types: no overload that the owner of the schema may add comes before the right function.
@@ -62,7 +62,7 @@ ORDER BY 1
 _LOCK = "SELECT amqp.outbox_lock_batch($1) AS locked"
 _DUE = "SELECT * FROM amqp.outbox_due($1, NULL::int8, 0::int8, $2, 16777216::int8)"
 _WAKE = "SELECT amqp.outbox_wake($1)"
-_SETTLE = "SELECT amqp.outbox_settle($1, $2, $3, $4, $5)"
+_SETTLE = "SELECT amqp.outbox_settle($1, $2, $3, $4, $5, $6, $7)"
 _NOTE = "SELECT amqp.outbox_note($1, $2)"
 _COMPACT = "SELECT amqp.outbox_compact()"
 _TYPES = {
@@ -73,7 +73,9 @@ _TYPES = {
     _SETTLE: [
         "pg_catalog.int4",
         "pg_catalog.int8[]",
+        "pg_catalog.text[]",
         "pg_catalog.int8[]",
+        "pg_catalog.text[]",
         "pg_catalog.text[]",
         "pg_catalog.text[]",
     ],
@@ -163,7 +165,7 @@ class _Outbox:
             # A relay works it.
             return
         # What would fail afterwards shall fail before anything is sent.
-        self._run(_SETTLE, broker_id, [], [], [], [])
+        self._run(_SETTLE, broker_id, [], [], [], [], [], [])
         while self.left:
             rows = self._run(_DUE, broker_id, self.left)
             if not rows:
@@ -176,16 +178,21 @@ class _Outbox:
                 _send(broker_id, run)
             finally:
                 self._settle(broker_id, run)
-        # Not before: what this transaction has changed counts as what it has published itself.
         self._run(_WAKE, broker_id)
 
     def _settle(self, broker_id: int, run: Run) -> None:
         if run.delivered or run.refused:
-            ids, verdicts, texts = (
-                [refusal[at] for refusal in run.refused] for at in range(len(Refusal._fields))
+            names = {entry.id: entry.message_id for entry in run.entries}
+            self._run(
+                _SETTLE,
+                broker_id,
+                run.delivered,
+                [names[one] for one in run.delivered],
+                [refusal.id for refusal in run.refused],
+                [names[refusal.id] for refusal in run.refused],
+                [refusal.verdict for refusal in run.refused],
+                [showable(refusal.text) for refusal in run.refused],
             )
-            shown = [showable(str(text)) for text in texts]
-            self._run(_SETTLE, broker_id, run.delivered, ids, verdicts, shown)
             self.delivered += len(run.delivered)
             self.settled = True
 

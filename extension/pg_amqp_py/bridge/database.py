@@ -77,14 +77,15 @@ WHERE o.broker_id = %s AND o.id BETWEEN %s AND %s AND o.next_attempt_at IS NULL
   AND NOT EXISTS (SELECT FROM unnest(%s::int8[]) AS u (id) WHERE u.id = o.id)
 """
 # A commit with synchronous_commit = off is seen before it is on disk. One of our own that waits for
-# the disk takes it along. Where all is flushed, this writes nothing.
+# the disk takes it along. Where all is flushed, this writes nothing. A row of its own, since
+# somebody may have locked another one.
 _FLUSH = """
 INSERT INTO amqp.outbox_progress AS p (broker_id, second, messages)
-SELECT %s, date_trunc('second', clock_timestamp()), 0
+SELECT %s, clock_timestamp(), 0
 WHERE pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()
   AND set_config('synchronous_commit',
                  COALESCE(NULLIF(current_setting('synchronous_commit'), 'off'), 'on'), true) <> ''
-ON CONFLICT (broker_id, second) DO UPDATE SET messages = p.messages
+ON CONFLICT DO NOTHING
 """
 _FREE = """
 UPDATE amqp.outbox SET next_attempt_at = clock_timestamp()
@@ -293,14 +294,17 @@ class Database:
         Returns the ids of those that somebody has locked.
         """
         ((locked,),) = self._ask(
-            "SELECT amqp.outbox_settle(%s, %s::int8[], %s::int8[], %s::text[], %s::text[])",
+            "SELECT amqp.outbox_settle(%s, %s::int8[], %s::text[], %s::int8[], %s::text[],"
+            " %s::text[], %s::text[])",
             Int4(broker_id),
             list(delivered),
+            list(delivered_message_ids),
             [refusal.id for refusal in refused],
+            list(refused_message_ids),
             [refusal.verdict for refusal in refused],
             [self._storable(refusal.text) for refusal in refused],
         )
-        return []
+        return list(locked)
 
     def free(self, broker_id: int, errors: Sequence[str]) -> None:
         """Let those try again at once that wait because of these errors."""
@@ -310,8 +314,6 @@ class Database:
         """Remember for amqp.outbox_status() what keeps messages from being delivered, or that
         nothing does any more.
         """
-        if error is None:
-            return
         text = None if error is None else self._storable(error)
         self._ask("SELECT amqp.outbox_note(%s, %s::text)", Int4(broker_id), text)
 
@@ -334,7 +336,7 @@ class Database:
         try:
             with connection.transaction():
                 cursor = connection.cursor(binary=True)
-                return False
+                cursor.execute("SELECT amqp.outbox_lock_to_compact()")
                 if cursor.fetchone() != (True,):
                     return False
                 with cursor.copy("COPY amqp.outbox TO STDOUT (FORMAT binary)") as taken:
@@ -355,7 +357,7 @@ class Database:
             Status(*row)
             for row in self._ask(
                 "SELECT broker_id, pending, waiting,"
-                " COALESCE(date_part('epoch', oldest_age), 0)::float8, dead, relay, NULL::text"
+                " COALESCE(date_part('epoch', oldest_age), 0)::float8, dead, relay, trouble"
                 " FROM amqp.outbox_status()"
             )
         ]

@@ -34,8 +34,9 @@ _HEARTBEAT = 0.5
 _MOST_ROWS = 10_000
 _MOST_BYTES = 8 << 20
 _MOST_HIDDEN_ROWS = 100_000
-_MOST_HIDDEN_BYTES = 128 << 20
+_MOST_HIDDEN_BYTES = 256 << 20
 """What is read beyond these limits because it was delivered and is locked, at most."""
+_LARGEST_HEADERS = 131_000
 _HEADERS = Envelope._fields.index("headers")
 _SWEEP_SHARE = 20
 _LONGEST_WITHOUT_SWEEP = 1.0
@@ -78,7 +79,8 @@ class Worker:
         self._latest_sweep = 0.0
         self._next_compact = 0.0
         self._next_addresses = 0.0
-        self._noted: str | None = None
+        self._noted: str | None = ""
+        """The trouble that outbox_status() shows; empty if that is not known."""
         self._log = structlog.get_logger().bind(broker_id=broker_id)
         self.thread = threading.Thread(target=self._work, name=f"worker-{broker_id}", daemon=True)
         self.thread.start()
@@ -177,7 +179,7 @@ class Worker:
 
     def _lead(self) -> None:
         self._ledger.settle()
-        self._noted = None
+        self._noted = ""
         self._position = None
         self._next_sweep = self._next_addresses = 0.0
         while self.leading and not self._stopping.is_set():
@@ -212,7 +214,7 @@ class Worker:
             self._next_addresses = now + _ADDRESS_INTERVAL
             self._publisher.configure(self._database.brokers().get(self.broker_id, []))
         trouble = self._publisher.trouble or self._ledger.trouble
-        if trouble != self._noted:
+        if self._session_trouble is None and trouble != self._noted:
             self._database.note(self.broker_id, trouble)
             self._noted = trouble
         if now >= self._next_compact and not self._publisher.under_way:
@@ -340,8 +342,9 @@ class Worker:
             self._database.prove()
         if not self._ledger.complete:
             self._ledger.settle()
-            # Settling has ended the trouble, as far as outbox_status() knows.
-            self._noted = None
+            if self._noted is not None:
+                # Settling may have ended the trouble, as far as outbox_status() knows.
+                self._noted = ""
             self._well()
 
     def _take(self, timeout: float) -> bool:
@@ -356,4 +359,8 @@ class Worker:
 
 
 def _size(entries: list[Entry]) -> int:
-    return sum(len(entry.body) + len(str(entry.fields[_HEADERS] or "")) for entry in entries)
+    """At least as much as amqp.outbox_due() counts."""
+    return sum(
+        len(entry.body) + (_LARGEST_HEADERS if entry.fields[_HEADERS] is not None else 0)
+        for entry in entries
+    )

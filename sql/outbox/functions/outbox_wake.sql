@@ -2,7 +2,11 @@ CREATE FUNCTION amqp.outbox_wake(broker_id integer) RETURNS void
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 BEGIN ATOMIC
     UPDATE amqp.outbox AS o SET next_attempt_at = NULL
-    WHERE o.broker_id = $1 AND o.next_attempt_at <= statement_timestamp() AND o.ordering_key IS NOT NULL;
+    -- What somebody has locked is left as it is: waiting for him would keep everything else waiting.
+    WHERE o.id = ANY (ARRAY(
+        SELECT e.id FROM amqp.outbox AS e
+        WHERE e.broker_id = $1 AND e.next_attempt_at <= statement_timestamp() AND e.ordering_key IS NOT NULL
+        FOR UPDATE SKIP LOCKED));
 END;
 
 COMMENT ON FUNCTION amqp.outbox_wake(integer) IS

@@ -1,23 +1,48 @@
+-- Each keeps its id, and with it its place, where that is free and will not come again. Both may be otherwise after TRUNCATE
+-- ... RESTART IDENTITY. A number is drawn for each: what is below it has been drawn before.
 CREATE FUNCTION amqp.retry_dead_letters(broker_id integer DEFAULT NULL, ids bigint[] DEFAULT NULL) RETURNS bigint
-LANGUAGE sql VOLATILE PARALLEL UNSAFE
-BEGIN ATOMIC
-    WITH back AS (
-        DELETE FROM amqp.outbox_dead AS d
-        WHERE ($1 IS NULL OR d.broker_id = $1) AND ($2 IS NULL OR d.id = ANY ($2))
-        RETURNING d.*
-    ), put AS (
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    letter record;
+    drawn bigint;
+    letters bigint := 0;
+BEGIN
+    FOR letter IN
+        WITH back AS (
+            DELETE FROM amqp.outbox_dead AS d
+            WHERE (retry_dead_letters.broker_id IS NULL OR d.broker_id = retry_dead_letters.broker_id)
+              AND (ids IS NULL OR d.id = ANY (ids))
+            RETURNING d.id, d.broker_id, d.exchange, d.routing_key, d.body, d.delivery_mode, d.content_type, d.reply_to,
+                d.correlation_id, d.mandatory, d.headers, d.content_encoding, d.priority, d.expiration, d.message_id,
+                d."timestamp", d.type, d.user_id, d.app_id, d.ordering_key, d.created_at, d.last_error, d.died_at
+        )
+        SELECT * FROM back AS b ORDER BY b.id, b.died_at
+    LOOP
         INSERT INTO amqp.outbox (
-            id, broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id, mandatory,
+            broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id, mandatory,
             headers, content_encoding, priority, expiration, message_id, "timestamp", type, user_id, app_id, ordering_key,
             created_at, last_error)
-        SELECT b.id, b.broker_id, b.exchange, b.routing_key, b.body, b.delivery_mode, b.content_type, b.reply_to,
-               b.correlation_id, b.mandatory, b.headers, b.content_encoding, b.priority, b.expiration, b.message_id,
-               b."timestamp", b.type, b.user_id, b.app_id, b.ordering_key, b.created_at, b.last_error
-        FROM back AS b
-        RETURNING 1
-    )
-    SELECT count(*) FROM put;
-END;
+        VALUES (
+            letter.broker_id, letter.exchange, letter.routing_key, letter.body, letter.delivery_mode, letter.content_type,
+            letter.reply_to, letter.correlation_id, letter.mandatory, letter.headers, letter.content_encoding,
+            letter.priority, letter.expiration, letter.message_id, letter."timestamp", letter.type, letter.user_id,
+            letter.app_id, letter.ordering_key, letter.created_at, letter.last_error)
+        RETURNING id INTO drawn;
+        IF letter.id < drawn THEN
+            BEGIN
+                UPDATE amqp.outbox AS o SET id = letter.id WHERE o.id = drawn;
+            EXCEPTION WHEN unique_violation THEN
+                NULL;
+            END;
+        END IF;
+        letters := letters + 1;
+    END LOOP;
+    RETURN letters;
+END
+$$;
 
 COMMENT ON FUNCTION amqp.retry_dead_letters(integer, bigint[]) IS
-'Puts dead letters back into amqp.outbox, as new as at first, and returns their number: those of a broker (NULL: of all), or of these only those with the given ids.';
+'Puts dead letters back into amqp.outbox, as new as at first, and returns their number: those of a broker (NULL: of all), or of these only those with the given ids. A letter keeps its id unless a message has the same by now, or may yet get it. Needs SELECT and DELETE on amqp.outbox_dead, and SELECT, INSERT and UPDATE on amqp.outbox.';

@@ -1,0 +1,26 @@
+-- A member of a role may have become it since it connected. Who has just connected, or belongs to no role, is respected.
+CREATE FUNCTION amqp.outbox_worked(lock_key bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Sessions are shown as they were when the transaction first looked at any.
+    PERFORM pg_stat_clear_snapshot();
+    RETURN EXISTS (
+        SELECT FROM pg_locks AS l
+        LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+        LEFT JOIN pg_prepared_xacts AS x ON l.pid IS NULL AND l.virtualtransaction = concat('-1/', x.transaction)
+        CROSS JOIN LATERAL (SELECT COALESCE(a.usesysid, to_regrole(quote_ident(x.owner))::oid) AS id) AS u
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+          AND (l.classid::bigint << 32 | l.objid::bigint) = outbox_worked.lock_key
+          AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+          AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND (u.id IS NULL
+               OR has_table_privilege(u.id, 'amqp.outbox', 'DELETE')
+               OR EXISTS (SELECT FROM pg_roles AS r
+                          WHERE pg_has_role(u.id, r.oid, 'MEMBER') AND has_table_privilege(r.oid, 'amqp.outbox', 'DELETE'))));
+END
+$$;
+
+COMMENT ON FUNCTION amqp.outbox_worked(bigint) IS
+'Part of the outbox: whether another session whose role may work the outbox (DELETE on amqp.outbox) holds the advisory lock with this key.';
