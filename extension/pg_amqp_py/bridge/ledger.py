@@ -86,15 +86,16 @@ class Ledger:
         while self._open:
             self._settle(self._open)
         if self._locked and time.monotonic() >= self._next_attempt:
-            for _ in range(0, len(self._locked), _PIECE):
-                # What is locked still goes to the end.
-                self._settle(self._locked)
+            # What is locked still goes to the end. To find that out takes time, so one attempt will do.
+            while self._locked and not self._settle(self._locked):
+                pass
             self._next_attempt = time.monotonic() + _AGAIN
         if self._freed:
             self._database.free(self._broker_id, list(self._freed))
             self._freed.clear()
 
-    def _settle(self, source: dict[_Known, Refusal | None]) -> None:
+    def _settle(self, source: dict[_Known, Refusal | None]) -> bool:
+        """Report the first of these; whether somebody has locked any."""
         piece = dict(islice(source.items(), _PIECE))
         delivered = [known for known, refusal in piece.items() if refusal is None]
         refused = [(known, refusal) for known, refusal in piece.items() if refusal is not None]
@@ -115,6 +116,7 @@ class Ledger:
             [number for number, _ in delivered if number not in locked],
             [refusal for _, refusal in refused if refusal.id not in locked],
         )
+        return bool(kept)
 
     def set_aside(self, entry_id: int, message_id: object, text: str) -> None:
         """Report that a message cannot be delivered at all."""

@@ -53,14 +53,16 @@ class Relay:
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and what is not; the metrics say the same then."""
         error = self._database_error
+        for worker in list(self._workers.values()):
+            error = error or worker.session_trouble
         brokers = {}
         troubles = self._troubles()
         with self._showing:
             self._show_troubles(troubles)
         self._last_error = error or self._last_error
         for broker_id, trouble in sorted(troubles.items()):
-            worker = self._workers.get(broker_id)
-            doing = "leading" if worker is not None and worker.leading else "standing by"
+            known = self._workers.get(broker_id)
+            doing = "leading" if known is not None and known.leading else "standing by"
             brokers[str(broker_id)] = trouble or doing
         well = error is None and not any(troubles.values())
         answer = {"healthy": well, "database": error or "ok", "brokers": brokers}

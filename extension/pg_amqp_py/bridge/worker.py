@@ -61,7 +61,7 @@ class Worker:
         self._once = once
         self._stopping = threading.Event()
         self._ledger = Ledger(broker_id, self._database, metrics)
-        self._session_trouble: str | None = None
+        self.session_trouble: str | None = None
         """Why the last session ended, until another one has read and settled."""
         self._backoff = 0.0
         self._hidden = (0, 0)
@@ -89,7 +89,7 @@ class Worker:
     def trouble(self) -> str | None:
         """What keeps messages from being delivered or settled now."""
         return (
-            self.failure or self._session_trouble or self._publisher.trouble or self._ledger.trouble
+            self.failure or self.session_trouble or self._publisher.trouble or self._ledger.trouble
         )
 
     @property
@@ -129,14 +129,14 @@ class Worker:
                     self._work_in_session()
             except psycopg.Error as error:
                 text = words(error)
-                self._session_trouble = text
+                self.session_trouble = text
                 self._log.warning("database not usable", error=text)
                 if self._once:
                     self.failure = text
                     break
             except Exception as error:
                 # A defect of ours must not end the relay.
-                self._session_trouble = f"defect: {type(error).__name__}"
+                self.session_trouble = f"defect: {type(error).__name__}"
                 self._log.exception("relay failed", error=name_of(error))
             finally:
                 self.leading = False
@@ -204,7 +204,7 @@ class Worker:
 
     def _well(self) -> None:
         """The database lets itself be read, and takes what became of messages."""
-        self._session_trouble = None
+        self.session_trouble = None
         self._backoff = 0.0
 
     def _look_after_the_rest(self) -> None:
@@ -214,7 +214,7 @@ class Worker:
             self._next_addresses = now + _ADDRESS_INTERVAL
             self._publisher.configure(self._database.brokers().get(self.broker_id, []))
         trouble = self._publisher.trouble or self._ledger.trouble
-        if self._session_trouble is None and trouble != self._noted:
+        if self.session_trouble is None and trouble != self._noted:
             self._database.note(self.broker_id, trouble)
             self._noted = trouble
         if now >= self._next_compact and not self._publisher.under_way:
