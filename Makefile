@@ -93,11 +93,11 @@ build/publish_change_outbox.sql: sql/publish_change.sql.in Makefile
 	mkdir -p build
 	sed 's/@FUNCTION@/publish_change_outbox/g; s/@PUBLISH@/publish_outbox/g; s/@INNER@/amqp_python/g' $< > $@
 
-$(EXTENSION)--$(EXTVERSION).sql: $(SQL_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
-	cat $(SQL_FILES) > $@
+$(EXTENSION)--$(EXTVERSION).sql: $(SQL_FILES) $(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
+	cat $(SQL_FILES) | sed -f sql/python.sed > $@
 
-$(EXTENSION)--1.0.0--$(EXTVERSION).sql: $(UPGRADE_FILES) $(SQL_FOLDERS) $(EXTENSION).control Makefile
-	sed 's/^CREATE FUNCTION/CREATE OR REPLACE FUNCTION/' $(UPGRADE_FILES) > $@
+$(EXTENSION)--1.0.0--$(EXTVERSION).sql: $(UPGRADE_FILES) $(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
+	sed 's/^CREATE FUNCTION/CREATE OR REPLACE FUNCTION/' $(UPGRADE_FILES) | sed -f sql/python.sed > $@
 
 $(PIKA)/.fetched: extension/requirements.txt
 	@test -n '$(PYTHON_VERSION)' || \

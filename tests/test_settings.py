@@ -84,6 +84,7 @@ def test_the_server_shows_them_once_they_are_used(database: str) -> None:
             ("amqp.connect_timeout", "7s", True),
             ("amqp.on_failure", "error", True),
             ("amqp.publisher_confirms", "on", True),
+            ("amqp.synchronous_commit", "on", True),
         ]
 
 
@@ -110,4 +111,4 @@ def test_the_server_keeps_the_defaults(database: str) -> None:
         for _ in range(20):
             session.run("SELECT amqp.pending() FROM generate_series(1, 100)")
         kept = "SELECT boot_val FROM pg_settings WHERE name LIKE 'amqp.%' ORDER BY name"
-        assert session.run(kept) == [("off",), ("5s",), ("5s",), ("error",), ("on",)]
+        assert session.run(kept) == [("off",), ("5s",), ("5s",), ("error",), ("on",), ("on",)]

@@ -17,13 +17,18 @@ CAPTURED = Destination(1, captured=True)
 
 
 def add(
-    buffer: TransactionBuffer, subtransaction: int, text: str, destination: Destination = ONE
+    buffer: TransactionBuffer,
+    subtransaction: int,
+    text: str,
+    destination: Destination = ONE,
+    publisher: int = 10,
 ) -> None:
-    buffer.append(subtransaction, destination, Encoder(), tuple(Envelope("e", "k")), text.encode())
+    envelope = tuple(Envelope("e", "k"))
+    buffer.append(subtransaction, publisher, destination, Encoder(), envelope, text.encode())
 
 
 def bodies(buffer: TransactionBuffer) -> list[str]:
-    return [message.body.decode() for _, message in buffer.messages()]
+    return [message.body.decode() for _, _, message in buffer.messages()]
 
 
 def test_order_of_calls() -> None:
@@ -65,7 +70,7 @@ def test_a_message_that_cannot_be_encoded_leaves_nothing() -> None:
     buffer = TransactionBuffer()
     add(buffer, 1, "kept")
     with pytest.raises(MessageError):
-        buffer.append(2, TWO, Encoder(), tuple(Envelope("e", "x" * 256)), b"")
+        buffer.append(2, 10, TWO, Encoder(), tuple(Envelope("e", "x" * 256)), b"")
     add(buffer, 1, "kept too")
     assert bodies(buffer) == ["kept", "kept too"]
     assert len(buffer.outgoing()) == 1
@@ -86,6 +91,16 @@ def test_outgoing_by_destination() -> None:
         ] == list(expected)
     assert buffer.pending(1) == 3
     assert buffer.pending(2) == 2
+
+
+@pytest.mark.parametrize("number", [-1, -2, 0, 1 << 61, (1 << 61) - 1])
+def test_what_is_captured_is_not_taken_for_what_is_sent(number: int) -> None:
+    # Python has the same hash for several of these.
+    for other in (-2, -1, 0, 1, 1 << 61):
+        for captured in (False, True):
+            same = other == number and not captured
+            one, two = Destination(number, captured=False), Destination(other, captured=captured)
+            assert (one == two) == same
 
 
 def test_captured_messages_are_never_outgoing() -> None:
@@ -111,14 +126,15 @@ def test_random_savepoints_against_a_plain_model() -> None:
     for _ in range(500):
         buffer = TransactionBuffer()
         # The model: a stack of open subtransactions, each with the messages that it would keep.
-        stack: list[tuple[int, list[tuple[Destination, str]]]] = [(1, [])]
+        stack: list[tuple[int, list[tuple[int, Destination, str]]]] = [(1, [])]
         last_id = 1
         for step in range(choose.randint(1, 60)):
             action = choose.random()
             if action < 0.5:
                 destination = choose.choice([ONE, ONE, TWO, CAPTURED])
-                add(buffer, stack[-1][0], str(step), destination)
-                stack[-1][1].append((destination, str(step)))
+                publisher = choose.choice([10, 10, 11, 12])
+                add(buffer, stack[-1][0], str(step), destination, publisher)
+                stack[-1][1].append((publisher, destination, str(step)))
             elif action < 0.75:
                 last_id += 1
                 stack.append((last_id, []))
@@ -129,9 +145,9 @@ def test_random_savepoints_against_a_plain_model() -> None:
                 else:
                     buffer.abort(subtransaction)
         expected = [entry for _, kept in stack for entry in kept]
-        assert [(d, m.body.decode()) for d, m in buffer.messages()] == expected
+        assert [(p, d, m.body.decode()) for p, d, m in buffer.messages()] == expected
         for destination in (ONE, TWO):
             sent = [p.stream for p in buffer.outgoing() if p.destination == destination]
             assert [m.body.decode() for s in sent for m in decode_messages(s)] == [
-                text for d, text in expected if d == destination
+                text for _, d, text in expected if d == destination
             ]

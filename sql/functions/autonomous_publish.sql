@@ -20,7 +20,7 @@ CREATE FUNCTION amqp.autonomous_publish(
     app_id text DEFAULT NULL
 ) RETURNS boolean
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$return (GD.get("pg_amqp_py") or plpy.execute("SELECT amqp_python.load_python()") and GD["pg_amqp_py"]).publish(broker_id, exchange, routing_key, message, delivery_mode, content_type, reply_to, correlation_id, mandatory, headers, content_encoding, priority, expiration, message_id, timestamp, type, user_id, app_id, True)$$;
+AS $$return @PYTHON@.publish(broker_id, exchange, routing_key, message, delivery_mode, content_type, reply_to, correlation_id, mandatory, headers, content_encoding, priority, expiration, message_id, timestamp, type, user_id, app_id, True)$$;
 
 CREATE FUNCTION amqp.autonomous_publish(
     broker_id integer,
@@ -43,7 +43,7 @@ CREATE FUNCTION amqp.autonomous_publish(
     app_id text DEFAULT NULL
 ) RETURNS boolean
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$return (GD.get("pg_amqp_py") or plpy.execute("SELECT amqp_python.load_python()") and GD["pg_amqp_py"]).publish(broker_id, exchange, routing_key, message, delivery_mode, "application/json" if content_type is None else content_type, reply_to, correlation_id, mandatory, headers, content_encoding, priority, expiration, message_id, timestamp, type, user_id, app_id, True)$$;
+AS $$return @PYTHON@.publish(broker_id, exchange, routing_key, message, delivery_mode, "application/json" if content_type is None else content_type, reply_to, correlation_id, mandatory, headers, content_encoding, priority, expiration, message_id, timestamp, type, user_id, app_id, True)$$;
 
 CREATE FUNCTION amqp.autonomous_publish(
     broker_id integer,
@@ -66,7 +66,7 @@ CREATE FUNCTION amqp.autonomous_publish(
     app_id text DEFAULT NULL
 ) RETURNS boolean
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$return (GD.get("pg_amqp_py") or plpy.execute("SELECT amqp_python.load_python()") and GD["pg_amqp_py"]).publish(broker_id, exchange, routing_key, message, delivery_mode, content_type, reply_to, correlation_id, mandatory, headers, content_encoding, priority, expiration, message_id, timestamp, type, user_id, app_id, True)$$;
+AS $$return @PYTHON@.publish(broker_id, exchange, routing_key, message, delivery_mode, content_type, reply_to, correlation_id, mandatory, headers, content_encoding, priority, expiration, message_id, timestamp, type, user_id, app_id, True)$$;
 
 COMMENT ON FUNCTION amqp.autonomous_publish(integer, text, text, text, integer, text, text, text, boolean, jsonb, text, integer, text, text, timestamptz, text, text, text) IS
 'Publishes a message now, whatever becomes of the transaction, and returns true when the broker has confirmed it. If it has not within amqp.confirm_timeout, refuses it or cannot route it (mandatory), that is an error, also with amqp.on_failure = outbox, or with warn a WARNING and false. Parameters: exchange (NULL is amq.direct, '''' the default exchange) and routing_key (NULL is empty), at most 255 bytes each; message (NULL is empty), as text in UTF-8, as jsonb (content_type becomes application/json unless given) or as bytea; mandatory, to be warned if no queue takes it; and the properties of AMQP 0-9-1, class basic, none of which is sent unless given: delivery_mode 1 (transient) or 2 (persistent), priority 0 to 255, expiration in milliseconds, headers as a JSON object, timestamp in whole seconds, short texts of at most 255 bytes. Errors: those of amqp.publish(), 08006 not confirmed, 55000 refused or unroutable.';

@@ -1,6 +1,6 @@
 CREATE FUNCTION amqp.broker_changed() RETURNS trigger
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$(GD.get("pg_amqp_py") or plpy.execute("SELECT amqp_python.load_python()") and GD["pg_amqp_py"]).announce_change(TD["relid"])$$;
+AS $$@PYTHON@.announce_change(TD["relid"])$$;
 
 COMMENT ON FUNCTION amqp.broker_changed() IS
 'Trigger function of amqp.broker: makes all sessions read its rows again from their next transaction on.';

@@ -2,7 +2,7 @@ CREATE FUNCTION amqp.disconnect(
     broker_id integer
 ) RETURNS void
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$return (GD.get("pg_amqp_py") or plpy.execute("SELECT amqp_python.load_python()") and GD["pg_amqp_py"]).disconnect(broker_id)$$;
+AS $$return @PYTHON@.disconnect(broker_id)$$;
 
 COMMENT ON FUNCTION amqp.disconnect(integer) IS
 'Closes this session''s connection to a broker, if there is one. Messages pending in the transaction still go out at commit, and those that are kept because they were not confirmed are tried again. Hosts that just failed are tried again at the next call.';

@@ -9,7 +9,7 @@ CREATE FUNCTION amqp.exchange_declare(
     arguments jsonb DEFAULT NULL
 ) RETURNS boolean
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$return (GD.get("pg_amqp_py") or plpy.execute("SELECT amqp_python.load_python()") and GD["pg_amqp_py"]).exchange_declare(broker_id, exchange, exchange_type, passive, durable, auto_delete, internal, arguments)$$;
+AS $$return @PYTHON@.exchange_declare(broker_id, exchange, exchange_type, passive, durable, auto_delete, internal, arguments)$$;
 
 COMMENT ON FUNCTION amqp.exchange_declare(integer, text, text, boolean, boolean, boolean, boolean, jsonb) IS
 'Creates an exchange of type direct, fanout, topic, headers or one of a plugin; with passive, only makes sure that it exists. durable: it survives a restart of the broker; auto_delete: it goes with its last binding; internal: only other exchanges publish to it. Takes effect at once, not at commit. Returns true. AMQP 0-9-1: exchange.declare. Errors: those of a connection as for amqp.publish(); 42704 not found, 42501 access refused, 55000 precondition failed, 55006 in use, 22004 and 22023 bad parameter.';

@@ -5,6 +5,7 @@ CREATE FUNCTION amqp_python.load_python() RETURNS void
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+@REFUSE_PARALLEL_MODE@
 import sys
 folder = plpy.execute("SELECT setting FROM pg_catalog.pg_config() WHERE name = 'PKGLIBDIR'")[0]["setting"] + "/pg_amqp_py"
 sys.path.insert(0, folder)

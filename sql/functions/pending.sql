@@ -21,7 +21,7 @@ CREATE FUNCTION amqp.pending() RETURNS TABLE (
     captured boolean
 )
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$return (GD.get("pg_amqp_py") or plpy.execute("SELECT amqp_python.load_python()") and GD["pg_amqp_py"]).pending()$$;
+AS $$return @PYTHON@.pending()$$;
 
 COMMENT ON FUNCTION amqp.pending() IS
 'The messages that wait for the commit of this transaction, in the order of the calls. message is NULL where body is not valid text. captured: published under amqp.capture, or amqp.capture is on now: not to be sent.';

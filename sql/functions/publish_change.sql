@@ -2,7 +2,7 @@
 -- it looks for itself whether the caller has USAGE there.
 CREATE FUNCTION amqp_python.publish_change(broker_id integer, exchange text, routing_key text, message text) RETURNS boolean
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$return (GD.get("pg_amqp_py") or plpy.execute("SELECT amqp_python.load_python()") and GD["pg_amqp_py"]).publish_change(broker_id, exchange, routing_key, message)$$;
+AS $$return @PYTHON@.publish_change(broker_id, exchange, routing_key, message)$$;
 
 COMMENT ON FUNCTION amqp_python.publish_change(integer, text, text, text) IS
 'Part of amqp.publish_change(): publishes the message for one row as amqp.publish() would, for whoever has USAGE on schema amqp.';

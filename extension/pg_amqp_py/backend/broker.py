@@ -14,7 +14,9 @@ import plpy
 
 from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import (
+    BAD_CHARACTER,
     INSUFFICIENT_RESOURCES,
+    UNTRANSLATABLE,
     WRONG_STATE,
     AMQPError,
     connect_hint,
@@ -69,7 +71,17 @@ def read_addresses(broker_id: int) -> list[Address]:
     with server.acting_as(owner_of("broker")):
         if _read_rows is None:
             _read_rows = plpy.prepare(_READ_ROWS, ["pg_catalog.int4"])
-        rows = plpy.execute(_read_rows, [broker_id])
+        try:
+            rows = plpy.execute(_read_rows, [broker_id])
+        except (plpy.SPIError, UnicodeError) as error:
+            if getattr(error, "sqlstate", BAD_CHARACTER) not in (BAD_CHARACTER, UNTRANSLATABLE):
+                raise
+            # Without its text, which shows a part of what may be the password.
+            raise AMQPError(
+                f"the row of broker {broker_id} holds text that is not UTF-8",
+                sqlstate=BAD_CHARACTER,
+                hint="In an SQL_ASCII database, amqp.broker must hold text in UTF-8.",
+            ) from None
     return [
         Address(
             row["host"],

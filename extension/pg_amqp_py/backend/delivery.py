@@ -80,17 +80,16 @@ def deliver_committed(outgoing: list[Outgoing], brokers: dict[int, Broker]) -> N
     """
     if settings.capture.value_or_default():
         return
-    wait = _CommitWait()
     for broker in brokers.values():
         if broker.kept:
-            _retry(broker, wait)
+            _retry(broker)
     confirm = settings.publisher_confirms.value_or_default()
     for part in outgoing:
         broker = brokers[part.destination.broker_id]
         try:
             batch = _begin(broker, part, confirm)
             if batch is not None:
-                _finish(broker, batch, confirm, wait)
+                _finish(broker, batch, confirm)
         except Exception as error:
             # A defect of ours, which must stop neither the others nor the commit.
             warn(
@@ -119,10 +118,10 @@ def _begin(broker: Broker, part: Outgoing, confirm: bool) -> Batch | None:
     return batch
 
 
-def _finish(broker: Broker, batch: Batch, confirm: bool, wait: _CommitWait) -> None:
+def _finish(broker: Broker, batch: Batch, confirm: bool) -> None:
     try:
         if all(kept.batch.awaited for kept in broker.kept):
-            error = deliver(broker, batch, confirm=confirm, on_wait=wait)
+            error = deliver(broker, batch, confirm=confirm, on_wait=_CommitWait())
             _report_refused(broker, batch)
         else:
             # What could not be written again yet must not be overtaken.
@@ -136,8 +135,9 @@ def _finish(broker: Broker, batch: Batch, confirm: bool, wait: _CommitWait) -> N
             broker.kept.append(Kept(batch, confirm=confirm))
 
 
-def _retry(broker: Broker, wait: _CommitWait) -> None:
+def _retry(broker: Broker) -> None:
     """Try at a commit to deliver what is kept, in silence: that it is, has been reported."""
+    wait = _CommitWait()
     try:
         broker.listen(wait)
         _collect(broker)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import plpy
 
-from pg_amqp_py.backend import publishing
+from pg_amqp_py.backend import publishing, server
 from pg_amqp_py.backend.errors import AMQPError, from_server
+from pg_amqp_py.backend.rights import require_usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,16 +40,24 @@ def __getattr__(name: str) -> Callable[..., Any]:
     for module, functions in _MODULES.items():
         if name in functions:
             found = __import__(f"pg_amqp_py.backend.{module}", fromlist=[name])
-            function = globals()[name] = _plain(getattr(found, name))
+            # A trigger runs for whoever may change its table.
+            needs_usage = name != "announce_change"
+            function = globals()[name] = _plain(getattr(found, name), needs_usage)
             return function
     raise AttributeError(name)
 
 
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function without its traceback in errors: PostgreSQL would show it as CONTEXT."""
+def _plain(function: Callable[..., Any], needs_usage: bool) -> Callable[..., Any]:
+    """The function for whoever may use it, without its traceback in errors.
+
+    PostgreSQL would show that as CONTEXT.
+    """
 
     def call(*arguments: Any) -> Any:
         try:
+            server.refuse_parallel_mode()
+            if needs_usage:
+                require_usage()
             return function(*arguments)
         except plpy.SPIError as error:
             raise from_server(error) from None

@@ -8,19 +8,23 @@ from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend import session, settings
-from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError
+from pg_amqp_py.backend import server, session, settings
+from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, showable
 from pg_amqp_py.backend.operation import ask, required
 from pg_amqp_py.wire.connection import Connection
 
-# Text that means the same under every DateStyle.
+# Text that means the same under every DateStyle. By days and seconds, because the last of all
+# timestamps are more microseconds than a double or 64 bits hold.
 _FROM_EPOCH = """
 SELECT pg_catalog.to_char(
-           pg_catalog.timezone('UTC', pg_catalog.to_timestamp($1)), 'YYYY-MM-DD HH24:MI:SS.US"+00"'
+           (pg_catalog.date '1970-01-01' OPERATOR(pg_catalog.+) $1)
+               OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => $2),
+           'YYYY-MM-DD HH24:MI:SS.US"+00"'
        ) AS at
 """
 _from_epoch: Any = None
 _from_utf8: Any = None
+_has_role: Any = None
 
 
 def pending() -> list[tuple[Any, ...]]:
@@ -30,7 +34,13 @@ def pending() -> list[tuple[Any, ...]]:
 
 def _pending() -> Iterator[tuple[Any, ...]]:
     capturing = settings.capture.value()
-    for destination, message in session.buffer.messages():
+    shown: dict[int, bool] = {}
+    for publisher, destination, message in session.buffer.messages():
+        # Not what other roles have published in this transaction: it is theirs to show.
+        if publisher not in shown:
+            shown[publisher] = _has_privileges_of(publisher)
+        if not shown[publisher]:
+            continue
         envelope = message.envelope
         when = None if envelope.timestamp is None else _timestamp(envelope.timestamp)
         yield (
@@ -46,6 +56,16 @@ def _pending() -> Iterator[tuple[Any, ...]]:
             # What is captured at commit is not sent either, whenever it was published.
             destination.captured or capturing,
         )
+
+
+def _has_privileges_of(role: int) -> bool:
+    global _has_role
+    if _has_role is None:
+        _has_role = plpy.prepare(
+            "SELECT pg_catalog.pg_has_role($1, 'USAGE') AS found", ["pg_catalog.oid"]
+        )
+    found: bool | None = plpy.execute(_has_role, [role])[0]["found"]
+    return bool(found)
 
 
 def _text(body: bytes) -> str | None:
@@ -68,8 +88,9 @@ def _text(body: bytes) -> str | None:
 def _timestamp(epoch: float) -> str:
     global _from_epoch
     if _from_epoch is None:
-        _from_epoch = plpy.prepare(_FROM_EPOCH, ["pg_catalog.float8"])
-    at: str = plpy.execute(_from_epoch, [epoch])[0]["at"]
+        _from_epoch = plpy.prepare(_FROM_EPOCH, ["pg_catalog.int4", "pg_catalog.float8"])
+    days, seconds = divmod(epoch, 86400)
+    at: str = plpy.execute(_from_epoch, [int(days), seconds])[0]["at"]
     return at
 
 
@@ -77,6 +98,8 @@ def status() -> list[tuple[Any, ...]]:
     """amqp.status(): the brokers that this session has used."""
     rows = []
     for broker in session.brokers.values():
+        # Whoever asks wants to know what is, not what was when the connection was last used.
+        broker.listen(server.check_interrupts)
         connection = broker.connection
         address = connection.address if connection else None
         rows.append(
@@ -87,8 +110,8 @@ def status() -> list[tuple[Any, ...]]:
                 address and address.port,
                 address and address.vhost,
                 address and address.ssl,
-                connection and connection.server_product,
-                connection and connection.server_version,
+                connection and showable(connection.server_product),
+                connection and showable(connection.server_version),
                 connection and _timestamp(connection.connected_at),
                 broker.published,
                 broker.confirmed,
@@ -124,8 +147,8 @@ def ping(broker_id: int | None) -> tuple[Any, ...]:
         return (
             address.host,
             address.port,
-            connection.server_product,
-            connection.server_version,
+            showable(connection.server_product),
+            showable(connection.server_version),
             f"{microseconds:.0f} microseconds",
         )
 

@@ -13,7 +13,8 @@ from pg_amqp_py.backend.errors import (
     from_server,
     invalid_message,
 )
-from pg_amqp_py.backend.operation import publisher, tolerated
+from pg_amqp_py.backend.operation import publisher, required, tolerated
+from pg_amqp_py.backend.rights import check_usage
 from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
@@ -29,13 +30,17 @@ if TYPE_CHECKING:
     from pg_amqp_py.backend.broker import Broker
     from pg_amqp_py.wire.connection import Connection
 
+# For each message, so without a look into the modules.
+_current_user = server.current_user
+_permitted = session.permitted.get
+_invalidations = server.invalidations
 _DELIVERY_MODE = FIELDS.index("delivery_mode")
 _capturing = Encoder()
 # A timestamptz in a DateStyle other than ISO ends in a time zone's abbreviation, and those mean
 # different zones to input and output (CST, IST). What the session itself wrote is the local time of
 # its time zone, give or take the hour that summer time repeats: what gives the same text is it.
 _TO_EPOCH = """
-SELECT pg_catalog.floor(pg_catalog.date_part('epoch', c.t))::pg_catalog.int8 AS epoch
+SELECT EXTRACT(epoch FROM pg_catalog.date_trunc('second', c.t))::pg_catalog.int8 AS epoch
 FROM (SELECT CASE WHEN $1 OPERATOR(pg_catalog.~) '[ 0-9][+-][0-9:]+$'
              THEN $1::pg_catalog.timestamptz
              ELSE pg_catalog.timezone(
@@ -49,6 +54,7 @@ LIMIT 1
 """
 _to_epoch: Any = None
 _from_iso: Callable[[str], datetime] | None = None
+_EPOCH: Any = None
 # Parameters of publish() from delivery_mode on.
 _JSON: Any = (None, "application/json", *(None,) * 12)
 
@@ -80,6 +86,9 @@ def publish(
     the message was taken, if only by the outbox. Raises AMQPError unless `amqp.on_failure` is
     `warn`.
     """
+    user = _current_user()
+    if _permitted(user) != _invalidations.value:
+        _check_usage()
     try:
         fields = (
             "amq.direct" if exchange is None else exchange,
@@ -101,13 +110,13 @@ def publish(
         )
         body = message.encode() if isinstance(message, str) else message or b""
         try:
-            return _take(broker_id, fields, body, autonomous)
+            return _take(user, broker_id, fields, body, autonomous)
         except RangeError as unknown:
             if unknown.field != "delivery_mode" or not tolerated(invalid_message(unknown)):
                 raise
             # The C extension warns of a delivery mode that it does not know, and goes on without.
             without = (*fields[:_DELIVERY_MODE], None, *fields[_DELIVERY_MODE + 1 :])
-            return _take(broker_id, without, body, autonomous)
+            return _take(user, broker_id, without, body, autonomous)
     except (AMQPError, MessageError) as failure:
         error = invalid_message(failure) if isinstance(failure, MessageError) else failure
         session.count_failure(broker_id)
@@ -119,30 +128,33 @@ def publish(
         raise from_server(interrupt) from None
 
 
-def publish_change(
-    broker_id: int | None, exchange: str | None, routing_key: str | None, message: str | None
-) -> bool:
-    """publish() for the messages of triggers, and for whoever has USAGE on schema amqp."""
+def _check_usage() -> None:
+    """Whether the caller may publish is no failure of publishing, to be tolerated."""
     try:
-        if session.permitted.get(server.current_user()) != server.catalog_version():
-            # Here, because most sessions fire no such trigger.
-            from pg_amqp_py.backend.rights import check_usage
-
-            check_usage()
+        check_usage()
     except AMQPError as error:
         raise error.with_traceback(None) from None
     except plpy.SPIError as interrupt:
         raise from_server(interrupt) from None
+
+
+def publish_change(
+    broker_id: int | None, exchange: str | None, routing_key: str | None, message: str | None
+) -> bool:
+    """publish() for the messages of triggers."""
     return publish(broker_id, exchange, routing_key, message, *_JSON)
 
 
-def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomous: bool) -> bool:
+def _take(
+    user: int, broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomous: bool
+) -> bool:
     subtransaction = server.current_subtransaction()
     if settings.capture.value():
-        captured = Destination(broker_id or 0, captured=True)
-        session.buffer.append(subtransaction, captured, _capturing, fields, body)
+        captured = Destination(required("broker_id", broker_id), captured=True)
+        session.buffer.append(subtransaction, user, captured, _capturing, fields, body)
         return True
     if autonomous:
+        server.refuse_parallel_mode()
         connection = publisher(broker_id, *fields[:2])
         stream = bytearray()
         connection.encoder.append(stream, fields, body)
@@ -152,11 +164,12 @@ def _take(broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomou
         return True
     known = session.publishing_to(broker_id)  # type: ignore[arg-type]
     if known is None or fields[0] not in known.exchanges:
+        server.refuse_parallel_mode()
         known = session.unchanged(broker_id, fields[0]) or _publisher(broker_id, fields, body)
         if known is None:
             return True
     destination = session.brokers[broker_id].destination  # type: ignore[index]
-    session.buffer.append(subtransaction, destination, known.encoder, fields, body)
+    session.buffer.append(subtransaction, user, destination, known.encoder, fields, body)
     return True
 
 
@@ -199,16 +212,20 @@ def _publish_now(broker: Broker, batch: Batch) -> None:
 
 def _epoch(timestamp: str) -> int:
     """Seconds since 1970 of a timestamptz in its text form, which depends on DateStyle."""
-    global _to_epoch, _from_iso
+    global _to_epoch, _from_iso, _EPOCH
     if _from_iso is None:
         # Here, because most sessions never publish a timestamp.
-        from datetime import datetime
+        from datetime import UTC, datetime
 
         _from_iso = datetime.fromisoformat
+        _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
     epoch: int | None
     try:
-        epoch = int(_from_iso(timestamp).timestamp() // 1)
+        # In integers: a float has no microseconds in the far future, and would round up.
+        since = _from_iso(timestamp) - _EPOCH
+        epoch = since.days * 86400 + since.seconds
     except ValueError:
+        server.refuse_parallel_mode()
         if _to_epoch is None:
             _to_epoch = plpy.prepare(_TO_EPOCH, ["pg_catalog.text"])
         found = plpy.execute(_to_epoch, [timestamp])

@@ -1,4 +1,8 @@
-"""Who may publish by the functions of schema amqp_python, which everybody may call."""
+"""Who may use the functions: USAGE on schema amqp, whatever way a call comes by.
+
+PostgreSQL looks at it where a name is looked up: not in a plan that another role of the same
+session has made, and not for the functions of schema amqp_python, which everybody may call.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,19 @@ WHERE e.extname OPERATOR(pg_catalog.=) 'pg_amqp_py'
 _find = plpy.prepare(_FIND)
 
 
+def require_usage() -> None:
+    """Raise AMQPError unless the current user may use the functions."""
+    if session.permitted.get(server.current_user()) != server.catalog_version():
+        check_usage()
+
+
 def check_usage() -> None:
     """Raise AMQPError unless the current user has USAGE on the extension's schema.
 
-    It costs as much as several messages, so `session.permitted` remembers who has it, until the end
-    of the transaction or a change to a catalog.
+    It costs as much as several messages, so `session.permitted` remembers who has it, until the
+    next change to a catalog.
     """
+    server.refuse_parallel_mode()
     version = server.catalog_version()
     found = plpy.execute(_find)
     # Not what an owner of the schema has put in its place: see docs/design.md, Rights.
@@ -33,4 +44,4 @@ def check_usage() -> None:
         )
     if not found[0]["usable"]:
         raise AMQPError("permission denied for schema amqp", sqlstate=INSUFFICIENT_PRIVILEGE)
-    session.permitted[server.current_user()] = version
+    session.permit(server.current_user(), version)

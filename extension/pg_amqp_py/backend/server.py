@@ -14,7 +14,12 @@ import ctypes
 
 import plpy
 
-from pg_amqp_py.backend.errors import DUPLICATE_OBJECT, FEATURE_NOT_SUPPORTED, AMQPError
+from pg_amqp_py.backend.errors import (
+    DUPLICATE_OBJECT,
+    FEATURE_NOT_SUPPORTED,
+    INVALID_TRANSACTION_STATE,
+    AMQPError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,6 +105,10 @@ _get_user = _function(
     ctypes.POINTER(ctypes.c_uint32),
     ctypes.POINTER(ctypes.c_int),
 )
+_in_parallel_mode = _function("IsInParallelMode", ctypes.c_bool)
+force_sync_commit: Callable[[], None] = _function("ForceSyncCommit", None)
+"""Have the commit of this transaction wait for the disk, whatever synchronous_commit says."""
+
 _set_user = _function("SetUserIdAndSecContext", None, ctypes.c_uint32, ctypes.c_int)
 _new_guc_level = _function("NewGUCNestLevel", ctypes.c_int)
 _end_guc_level = _function("AtEOXact_GUC", None, ctypes.c_bool, ctypes.c_int)
@@ -116,7 +125,8 @@ _die_pending = _variable("ProcDiePending", ctypes.c_int)
 _cancel_pending = _variable("QueryCancelPending", ctypes.c_int)
 _barrier_pending = _variable("ProcSignalBarrierPending", ctypes.c_int)
 _isolation = _variable("XactIsoLevel", ctypes.c_int)
-_invalidations = _variable("SharedInvalidMessageCounter", ctypes.c_uint64)
+invalidations = _variable("SharedInvalidMessageCounter", ctypes.c_uint64)
+"""Its value is catalog_version()."""
 
 _interrupts = plpy.prepare("SELECT")
 _pin_search_path = plpy.prepare(
@@ -133,6 +143,21 @@ _options: dict[str, ctypes.c_char_p] = {}
 """Settings of ours that the server knows, and where it puts their values."""
 _kept: list[Any] = []
 """What PostgreSQL holds bare pointers to until the process ends."""
+
+
+def refuse_parallel_mode() -> None:
+    """Raise AMQPError in a parallel query, before any SPI call.
+
+    PL/Python cannot begin its subtransactions there: an ERROR would jump over Python's frames, and
+    the next call would crash the server. From PostgreSQL 17 on it can, and what a worker would
+    publish would be lost with it.
+    """
+    if _in_parallel_mode():
+        raise AMQPError(
+            "cannot use pg_amqp_py in a parallel query",
+            sqlstate=INVALID_TRANSACTION_STATE,
+            hint="Declare the function that calls it PARALLEL UNSAFE, which is the default.",
+        )
 
 
 def client_encoding() -> bytes | None:
@@ -244,7 +269,7 @@ def catalog_version() -> int:
     Every transaction begins by taking in what others have changed (src/backend/storage/ipc/
     sinval.c), and what this backend changed itself comes back to it in the same way.
     """
-    version: int = _invalidations.value
+    version: int = invalidations.value
     return version
 
 

@@ -35,6 +35,8 @@ diverted: set[int] = set()
 """Brokers whose messages this transaction leaves to the outbox."""
 permitted: dict[int, int] = {}
 """catalog_version() at which a role (its OID) was found to have USAGE on schema amqp."""
+_permitted_now: list[int] = []
+"""Roles that this transaction has found to: perhaps by a GRANT of its own."""
 _changed: list[int] = []
 """Subtransactions of this transaction that have changed amqp.broker."""
 _warned: dict[str, int] = {}
@@ -115,6 +117,9 @@ def let_publish(broker_id: int, connection: Connection) -> None:
     # What was encoded for a connection that this one replaces may be too large for it.
     known.frame_max = max(known.frame_max, frame_max) if buffer else frame_max
     _publishing[broker_id] = connection
+    if settings.synchronous_commit.value():
+        # Whoever receives the message must not find its row gone after a crash of this server.
+        server.force_sync_commit()
 
 
 def divert(broker_id: int) -> None:
@@ -171,16 +176,31 @@ def _end() -> None:
     if _usable:
         _usable.clear()
         _publishing.clear()
-    if _warned or diverted or permitted or _changed:
+    if _warned or diverted or _changed or _permitted_now:
         _warned.clear()
         diverted.clear()
-        permitted.clear()
         _changed.clear()
+        _permitted_now.clear()
 
 
 def _on_abort() -> None:
+    _forget_permissions()
     _forget_rows_since(0)
     _end()
+
+
+def permit(role: int, version: int) -> None:
+    """Remember that a role was found to have USAGE at this catalog_version()."""
+    permitted[role] = version
+    _permitted_now.append(role)
+
+
+def _forget_permissions() -> None:
+    """A GRANT may have gone with what is aborted."""
+    if _permitted_now:
+        for role in _permitted_now:
+            permitted.pop(role, None)
+        _permitted_now.clear()
 
 
 def _forget_rows_since(subtransaction: int) -> None:
@@ -243,8 +263,7 @@ def _on_pre_prepare() -> None:
 
 def _on_abort_subtransaction(subtransaction: int) -> None:
     buffer.abort(subtransaction)
-    # A GRANT may have gone with it.
-    permitted.clear()
+    _forget_permissions()
     _forget_rows_since(subtransaction)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 24 * 86400.0
+_LONGEST_COMMIT = 60.0
+"""Seconds: at its commit a backend holds locks, and others may wait for it."""
 
 
 class Setting:
@@ -87,6 +89,11 @@ def _seconds(text: str) -> float | None:
     return seconds if 0 < seconds <= _LONGEST else None
 
 
+def _commit_seconds(text: str) -> float | None:
+    seconds = _seconds(text)
+    return None if seconds is None else min(seconds, _LONGEST_COMMIT)
+
+
 def _word(*words: str) -> Callable[[str], str | None]:
     return lambda text: text.lower() if text.lower() in words else None
 
@@ -110,8 +117,8 @@ publisher_confirms = Setting(
 confirm_timeout = Setting(
     "amqp.confirm_timeout",
     ("5s", 5.0),
-    _seconds,
-    description="How long after the commit, without any progress, to go on trying.",
+    _commit_seconds,
+    description="How long after the commit, without any progress, to go on trying; at most 1min.",
     hint=_TIME_HINT,
 )
 connect_timeout = Setting(
@@ -120,6 +127,14 @@ connect_timeout = Setting(
     _seconds,
     description="How long to wait for each host of a broker, and for the answer to a request.",
     hint=_TIME_HINT,
+)
+synchronous_commit = Setting(
+    "amqp.synchronous_commit",
+    ("on", True),
+    _boolean,
+    description="Whether COMMIT waits for the disk where it publishes, in spite of"
+    " synchronous_commit = off.",
+    hint='A Boolean value: "on" or "off".',
 )
 capture = Setting(
     "amqp.capture",
@@ -133,6 +148,7 @@ _all = (
     publisher_confirms,
     confirm_timeout,
     connect_timeout,
+    synchronous_commit,
     capture,
 )
 _options = [setting.option for setting in _all]

@@ -47,10 +47,15 @@ class Destination:
         """Published under `amqp.capture`: shown by amqp.pending(), never sent."""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Destination) and hash(self) == hash(other)
+        # Not by their hashes: Python's hash(-1) is hash(-2).
+        return (
+            isinstance(other, Destination)
+            and self.broker_id == other.broker_id
+            and self.captured == other.captured
+        )
 
     def __hash__(self) -> int:
-        return self.broker_id * 2 + self.captured
+        return hash((self.broker_id, self.captured))
 
 
 class Outgoing:
@@ -77,6 +82,9 @@ class TransactionBuffer:
         """Three numbers each: subtransaction id, number of messages and of runs before it."""
         self._runs: list[tuple[int, Destination]] = []
         """(number of the first message, destination) of neighbours with one destination"""
+        self._publishers: list[tuple[int, int]] = []
+        """(number of the first message, OID of the role) of neighbours that one role published"""
+        self._publisher = 0
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -89,12 +97,13 @@ class TransactionBuffer:
     def append(
         self,
         subtransaction: int,
+        publisher: int,
         destination: Destination,
         encoder: Encoder,
         fields: tuple[object, ...],
         body: bytes,
     ) -> None:
-        """Add a message published by `subtransaction` (the current one).
+        """Add a message published by `subtransaction` (the current one) and role `publisher`.
 
         Raises MessageError of `wire` for a message that cannot be encoded; then nothing is added.
         """
@@ -107,6 +116,9 @@ class TransactionBuffer:
                 self._marks = _compact(marks)
         if not runs or (runs[-1][1] is not destination and runs[-1][1] != destination):
             runs.append((len(starts), destination))
+        if publisher != self._publisher:
+            self._publishers.append((len(starts), publisher))
+            self._publisher = publisher
         starts.append(start)
         if len(starts) == _MANY:
             self._starts = _compact(starts)
@@ -122,6 +134,9 @@ class TransactionBuffer:
             del self._stream[self._starts[messages] :]
             del self._starts[messages:]
             del self._runs[runs:]
+            while self._publishers and self._publishers[-1][0] >= messages:
+                self._publishers.pop()
+            self._publisher = self._publishers[-1][1] if self._publishers else 0
 
     def pending(self, broker_id: int) -> int:
         """Number of messages that will be sent to a broker."""
@@ -135,11 +150,15 @@ class TransactionBuffer:
         """Whether anything will be sent at commit."""
         return any(not destination.captured for _, destination in self._runs)
 
-    def messages(self) -> Iterator[tuple[Destination, Message]]:
-        """Everything, decoded, in the order of the calls."""
+    def messages(self) -> Iterator[tuple[int, Destination, Message]]:
+        """Everything, decoded, in the order of the calls, with the role that published it."""
+        publishers = [*self._publishers, (len(self), 0)]
+        at = 0
         for first, last, destination in self._spans():
-            for message in decode_messages(self._part(first, last)):
-                yield destination, message
+            for number, message in enumerate(decode_messages(self._part(first, last)), first):
+                if number == publishers[at + 1][0]:
+                    at += 1
+                yield publishers[at][1], destination, message
 
     def outgoing(self) -> list[Outgoing]:
         """What is to be sent, by destination; the captured messages are left out."""

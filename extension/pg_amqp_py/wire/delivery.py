@@ -313,6 +313,8 @@ class Batch:
                 if outgoing.left or not sent:
                     connection.receive()
                 if outgoing.left and confirms.answered > attempt.written(outgoing.at(self._starts)):
+                    # Whoever lies once is believed nothing.
+                    confirms.cut(0)
                     connection.abandon(lost := ConnectionLostError(_NOT_WRITTEN))
                     raise lost
                 if sent or confirms.outstanding < before or blocked:

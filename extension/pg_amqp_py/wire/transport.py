@@ -44,6 +44,9 @@ _KEEPALIVE = {
 _UNACKED = 24
 """Where tcpi_unacked is in struct tcp_info (linux/tcp.h)."""
 
+_LARGEST_FILE = 1 << 20
+"""Bytes of a file of certificates: those of all authorities there are take a quarter of it."""
+
 # What OpenSSL makes of an answer that is no TLS record, in its different versions.
 _NO_TLS = {
     "wrong version number",
@@ -255,7 +258,8 @@ def _start_tls(
     import ssl
 
     try:
-        context = ssl.create_default_context(cafile=address.ssl_cacert)
+        with _Files(address.ssl_cacert) as (ca,):
+            context = ssl.create_default_context(cafile=ca)
     except OSError as error:
         raise TLSError(
             f'could not load ssl_cacert "{address.ssl_cacert}": {_file_reason(error)}'
@@ -265,8 +269,9 @@ def _start_tls(
         context.verify_mode = ssl.CERT_NONE
     if address.ssl_cert is not None:
         try:
-            # An encrypted key would make OpenSSL ask for its password at a terminal.
-            context.load_cert_chain(address.ssl_cert, address.ssl_key, password=_no_password)
+            with _Files(address.ssl_cert, address.ssl_key) as (chain, key):
+                # An encrypted key would make OpenSSL ask for its password at a terminal.
+                context.load_cert_chain(chain or "", key, password=_no_password)
         except (OSError, ValueError) as error:
             raise TLSError(
                 f'could not load ssl_cert "{address.ssl_cert}"'
@@ -300,6 +305,50 @@ def _start_tls(
         raise
 
 
+class _Files:
+    """Files of certificates and keys, opened without waiting for anything; None stays None.
+
+    What opening or reading could wait for without end is refused: a FIFO, a device, a socket behind
+    /proc, and what pretends to be a file but has no size or no end. In a context they are paths
+    of what was looked at, whatever may be put in its place meanwhile.
+    """
+
+    def __init__(self, *paths: str | None) -> None:
+        self._paths = paths
+        self._descriptors: list[int] = []
+
+    def __enter__(self) -> list[str | None]:
+        try:
+            return [None if path is None else self._open(path) for path in self._paths]
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+    def _open(self, path: str) -> str:
+        import errno
+        import stat
+        from pathlib import Path
+
+        # Before opening it, which may already do something to a device.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise OSError("not a regular file")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptors.append(descriptor)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("not a regular file")
+        if found.st_size > _LARGEST_FILE:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        if not found.st_size:
+            raise OSError("the file is empty")
+        opened = f"/proc/self/fd/{descriptor}"
+        return opened if Path(opened).exists() else path
+
+
 def _no_password() -> str:
     raise ValueError("the key is encrypted; an unencrypted key file is needed")
 
@@ -330,9 +379,10 @@ def _reason(error: Exception) -> str:
 
 def _file_reason(error: Exception) -> str:
     """Why a file of certificates could not be loaded."""
-    if isinstance(error, OSError) and type(error).__module__ != "ssl" and error.errno:
-        return os.strerror(error.errno)
-    return _tls_reason(error) if isinstance(error, OSError) else str(error)
+    if type(error).__module__ == "ssl":
+        return _tls_reason(error)
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else str(error)
 
 
 def _tls_reason(error: Exception) -> str:

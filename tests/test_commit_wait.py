@@ -1,0 +1,119 @@
+"""Nobody waits without end for a commit that waits for a broker: who wants it to end, ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+from failing import LIMIT, Call, Session, declare, numbers_in
+from fix_servers import Broker
+from messages import wait_for_end
+from servers.postgres import PostgreSQL
+from servers.processes import wait_for
+from servers.proxy import CuttingProxy
+
+
+@pytest.fixture
+def session(database: str) -> Iterator[Session]:
+    """A session of a role that wants its commits to wait for weeks."""
+    with Session(database) as session:
+        session.set(confirm_timeout="24d")
+        yield session
+
+
+@pytest.fixture
+def through(session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel) -> int:
+    """The test's broker through the proxy, with exchange and queue `events`."""
+    declare(channel)
+    return session.add_broker(broker.url(port=proxy.port))
+
+
+@pytest.fixture(params=["silent", "away"])
+def waiting(
+    request: pytest.FixtureRequest, session: Session, proxy: CuttingProxy, through: int
+) -> Call:
+    """A commit that waits for a broker that has gone in the meantime."""
+    session.run("CREATE TABLE done (n int)")
+    session.run("BEGIN; INSERT INTO done VALUES (1)")
+    session.publish(through, "events", [1, 2])
+    if request.param == "silent":
+        proxy.stall()
+    else:
+        proxy.refuse()
+    return Call(lambda: session.run("COMMIT"))
+
+
+@pytest.fixture
+def observer(
+    postgres: PostgreSQL, database: str, session: Session, waiting: Call
+) -> Iterator[Session]:
+    """A superuser in another database, once what the commit has done is seen by everybody."""
+    with Session(database) as beside, Session(postgres.dsn()) as observer:
+        wait_for(lambda: beside.run("SELECT n FROM done"), LIMIT, "the commit")
+        assert waiting.running
+        yield observer
+
+
+@pytest.mark.parametrize("function", ["pg_cancel_backend", "pg_terminate_backend"])
+def test_it_ends_by(
+    session: Session,
+    observer: Session,
+    proxy: CuttingProxy,
+    waiting: Call,
+    channel: BlockingChannel,
+    function: str,
+) -> None:
+    observer.run(f"SELECT {function}(%s)", session.pid)
+    if function == "pg_terminate_backend":
+        wait_for_end(observer.connection, session.pid)
+        return
+    waiting.result()
+    (warning,) = session.warnings()
+    assert warning.message.startswith("amqp: 2 messages not confirmed")
+    assert session.value("SELECT unconfirmed FROM amqp.status()") == 2
+    proxy.pass_all()
+    session.run("SELECT amqp.ping(1)")
+    wait_for(
+        lambda: (
+            session.run("SELECT 1") and not session.value("SELECT unconfirmed FROM amqp.status()")
+        ),
+        LIMIT,
+        "the confirms",
+    )
+    assert set(numbers_in(channel, "events", 2)) == {1, 2}
+
+
+def test_dropping_another_database_goes_on(
+    session: Session, observer: Session, waiting: Call, proxy: CuttingProxy
+) -> None:
+    observer.run("CREATE DATABASE dropped")
+    drop = Call(lambda: observer.run("DROP DATABASE dropped"))
+    drop.result(30)
+    waiting.result()
+    assert session.run("SELECT 1") == [(1,)]
+
+
+def test_a_server_is_shut_down_fast(broker: Broker, proxy: CuttingProxy) -> None:
+    with PostgreSQL() as server:
+        session = Session(server.dsn())
+        session.run("CREATE EXTENSION pg_amqp_py CASCADE")
+        session.set(confirm_timeout="24d")
+        broker_id = session.add_broker(broker.url(port=proxy.port))
+        session.run("CREATE TABLE done (n int)")
+        session.run("BEGIN; INSERT INTO done VALUES (1)")
+        session.publish(broker_id, "amq.topic", [1])
+        proxy.stall()
+        waiting = Call(lambda: session.connection.pgconn.exec_(b"COMMIT"))
+        with Session(server.dsn()) as beside:
+            wait_for(lambda: beside.run("SELECT n FROM done"), LIMIT, "the commit")
+        server.stop("fast")
+        waiting.result()
+
+
+def test_the_longest_wait_is_bounded(session: Session) -> None:
+    # What no request ends, ends by itself: the setting says so.
+    session.run("SELECT * FROM amqp.status()")
+    text = session.value("SELECT short_desc FROM pg_settings WHERE name = 'amqp.confirm_timeout'")
+    assert "at most 1min" in text

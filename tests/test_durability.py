@@ -1,0 +1,56 @@
+"""A message is only sent for what survives a crash, whatever synchronous_commit says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+from failing import Session, declare, numbers_in
+from fix_servers import Broker
+from servers.postgres import PostgreSQL
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQL]:
+    """A server that is in no hurry to write what need not be written at once."""
+    with PostgreSQL(
+        settings={"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB"}
+    ) as server:
+        with Session(server.dsn()) as session:
+            session.run("CREATE EXTENSION pg_amqp_py CASCADE; CREATE TABLE orders (n int)")
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("off", "survives"),
+    [
+        ("SET synchronous_commit = off", True),
+        ("SET LOCAL synchronous_commit = off", True),
+        ("SET synchronous_commit = off", False),
+    ],
+    ids=["session", "local", "told"],
+)
+def test_a_crash_after_the_commit(
+    server: PostgreSQL, broker: Broker, channel: BlockingChannel, off: str, survives: bool
+) -> None:
+    declare(channel)
+    with Session(server.dsn()) as session:
+        session.run("TRUNCATE orders, amqp.broker")
+        broker_id = session.add_broker(broker.url())
+        # What it takes to load and connect is behind us.
+        session.publish(broker_id, "events", [0])
+        session.run("CHECKPOINT")
+        if not survives:
+            session.run("SET amqp.synchronous_commit = off")
+        session.run("BEGIN")
+        session.run("INSERT INTO orders VALUES (1)")
+        session.publish(broker_id, "events", [1])
+        session.run(off)
+        session.run("COMMIT")
+        assert numbers_in(channel, "events", 2) == [0, 1]
+        server.kill()
+    server.start()
+    with Session(server.dsn()) as session:
+        assert session.run("SELECT n FROM orders") == ([(1,)] if survives else [])
