@@ -27,10 +27,17 @@ SQL_FILES = sql/preamble.sql \
 	sql/dump.sql \
 	sql/privileges.sql
 SQL_FOLDERS = sql/tables sql/functions sql/triggers sql/outbox/order.txt
-# For ALTER EXTENSION ... UPDATE.
-UPGRADE_FILES = sql/upgrades/1.0.0-before.sql $(OUTBOX_FILES) $(FUNCTION_FILES) sql/dump.sql \
+# For ALTER EXTENSION ... UPDATE: all objects again, each in the place of what it was, around it what that does not do.
+# bridge/scripts.py does likewise. Version 1.0.0 had no outbox.
+OUTBOX_CONSTRAINTS = $(filter sql/outbox/constraints/%,$(OUTBOX_FILES))
+UPGRADE_FILES_1.0.0 = sql/upgrades/1.0.0-before.sql $(OUTBOX_FILES) $(FUNCTION_FILES) sql/dump.sql \
 	sql/upgrades/1.0.0-after.sql
-DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(EXTENSION)--1.0.0--$(EXTVERSION).sql
+UPGRADE_FILES_1.1.0 = sql/upgrades/1.1.0-before.sql sql/outbox/upgrades/1.1.0-before.sql \
+	$(filter-out $(OUTBOX_CONSTRAINTS),$(OUTBOX_FILES)) $(FUNCTION_FILES) sql/dump.sql \
+	sql/outbox/upgrades/1.1.0-after.sql $(OUTBOX_CONSTRAINTS)
+EARLIER = 1.0.0 1.1.0
+UPGRADES = $(EARLIER:%=$(EXTENSION)--%--$(EXTVERSION).sql)
+DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(UPGRADES)
 
 # In this order: install creates the extension, privileges drops it.
 REGRESS = install broker capture errors publish_change privileges
@@ -96,8 +103,10 @@ build/publish_change_outbox.sql: sql/publish_change.sql.in Makefile
 $(EXTENSION)--$(EXTVERSION).sql: $(SQL_FILES) $(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
 	cat $(SQL_FILES) | sed -f sql/python.sed > $@
 
-$(EXTENSION)--1.0.0--$(EXTVERSION).sql: $(UPGRADE_FILES) $(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
-	sed 's/^CREATE FUNCTION/CREATE OR REPLACE FUNCTION/' $(UPGRADE_FILES) | sed -f sql/python.sed > $@
+$(UPGRADES): $(EXTENSION)--%--$(EXTVERSION).sql: $(SQL_FILES) $(wildcard sql/upgrades/*.sql sql/outbox/upgrades/*.sql) \
+		$(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
+	sed -E 's/^CREATE (FUNCTION|VIEW|TRIGGER)/CREATE OR REPLACE \1/; s/^CREATE (TABLE|INDEX)/CREATE \1 IF NOT EXISTS/' \
+		$(UPGRADE_FILES_$*) | sed -f sql/python.sed > $@
 
 $(PIKA)/.fetched: extension/requirements.txt
 	@test -n '$(PYTHON_VERSION)' || \

@@ -13,7 +13,8 @@ import pytest
 from psycopg import sql
 
 from messages import Session
-from outbox import settle
+from outbox import put, settle, status
+from pg_amqp_py.bridge.install import install
 from servers.postgres import PostgreSQL, bindir
 
 PROJECT = Path(__file__).parent.parent
@@ -39,7 +40,7 @@ FROM member AS m WHERE m.classid NOT IN ('pg_proc'::regclass, 'pg_class'::regcla
 UNION ALL
 SELECT format('%s column %s %s', a.attrelid::regclass, a.attnum, a.attname),
        concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull,
-                 pg_get_expr(d.adbin, d.adrelid)),
+                 a.attidentity, a.attstattarget, pg_get_expr(d.adbin, d.adrelid)),
        a.attacl::text, col_description(a.attrelid, a.attnum)
 FROM member AS m
 JOIN pg_attribute AS a ON m.classid = 'pg_class'::regclass AND a.attrelid = m.objid AND a.attnum > 0
@@ -47,6 +48,12 @@ LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 UNION ALL
 SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid), NULL, NULL
 FROM member AS m JOIN pg_index AS i ON m.classid = 'pg_class'::regclass AND i.indrelid = m.objid
+UNION ALL
+SELECT format('%s constraint %s', c.conrelid::regclass, c.conname),
+       pg_get_constraintdef(c.oid), c.convalidated::text,
+       obj_description(c.oid, 'pg_constraint')
+FROM member AS m
+JOIN pg_constraint AS c ON m.classid = 'pg_class'::regclass AND c.conrelid = m.objid
 UNION ALL
 SELECT t.tgname, concat(pg_get_triggerdef(t.oid), t.tgenabled), NULL,
        obj_description(t.oid, 'pg_trigger')
@@ -65,11 +72,16 @@ INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, 
 VALUES (999999, 'pg_amqp_py', 10, 'amqp'::regnamespace, false, '1.0.0');
 RESET allow_system_table_mods;
 ALTER EXTENSION pg_amqp_py ADD SCHEMA amqp_python;
-ALTER EXTENSION pg_amqp_py ADD TABLE amqp.broker;
-ALTER EXTENSION pg_amqp_py ADD SEQUENCE amqp.broker_broker_id_seq;
 DO $$
-DECLARE f regprocedure;
+DECLARE f regprocedure; c pg_class;
 BEGIN
+    FOR c IN SELECT * FROM pg_class
+             WHERE relnamespace = 'amqp'::regnamespace AND relkind IN ('r', 'S', 'v') LOOP
+        EXECUTE format(
+            'ALTER EXTENSION pg_amqp_py ADD %s amqp.%I',
+            CASE c.relkind WHEN 'r' THEN 'TABLE' WHEN 'S' THEN 'SEQUENCE' ELSE 'VIEW' END,
+            c.relname);
+    END LOOP;
     FOR f IN SELECT oid FROM pg_proc
              WHERE pronamespace IN ('amqp'::regnamespace, 'amqp_python'::regnamespace) LOOP
         EXECUTE format('ALTER EXTENSION pg_amqp_py ADD FUNCTION %s', f);
@@ -79,9 +91,10 @@ $$;
 """
 
 
-def create_version_1_0_0(session: Session) -> None:
-    """Do what CREATE EXTENSION VERSION '1.0.0' did, whose script is not installed any more."""
-    script = (PROJECT / "tests/upgrade/pg_amqp_py--1.0.0.sql").read_text()
+def create_version(session: Session, version: str) -> None:
+    """Do what CREATE EXTENSION VERSION did, whose script is not installed any more."""
+    script = (PROJECT / f"tests/upgrade/pg_amqp_py--{version}.sql").read_text()
+    config = re.findall(r"pg_extension_config_dump\('(.*)', ''\)", script)
     script = re.sub(
         r"^(\\echo|SELECT pg_catalog.pg_extension_config_dump).*", "", script, flags=re.M
     )
@@ -90,6 +103,11 @@ def create_version_1_0_0(session: Session) -> None:
         session.execute("SET LOCAL search_path = amqp, pg_temp")
         session.execute(script.encode())
     session.execute(MAKE_MEMBERS)
+    session.execute(
+        "UPDATE pg_extension SET extversion = %s, extconfig = %s::regclass[]::oid[],"
+        " extcondition = array_fill(''::text, ARRAY[%s]) WHERE extname = 'pg_amqp_py'",
+        [version, config, len(config)],
+    )
 
 
 def objects(session: Session) -> dict[str, tuple[Any, ...]]:
@@ -105,12 +123,18 @@ def other(postgres: PostgreSQL) -> Iterator[str]:
         admin.execute("DROP DATABASE other WITH (FORCE)")
 
 
-def test_update_from_1_0_0_gives_what_a_new_installation_gives(database: str, other: str) -> None:
+EARLIER = pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
+
+
+@EARLIER
+def test_update_gives_what_a_new_installation_gives(
+    database: str, other: str, version: str
+) -> None:
     with (
         psycopg.connect(database) as fresh,
         psycopg.connect(other, autocommit=True) as updated,
     ):
-        create_version_1_0_0(updated)
+        create_version(updated, version)
         expected = objects(fresh)
         assert objects(updated) != expected
         updated.execute("ALTER EXTENSION pg_amqp_py UPDATE")
@@ -120,9 +144,10 @@ def test_update_from_1_0_0_gives_what_a_new_installation_gives(database: str, ot
         assert len(expected) > 100
 
 
-def test_update_keeps_brokers_grants_and_triggers(other: str) -> None:
+@EARLIER
+def test_update_keeps_brokers_grants_and_triggers(other: str, version: str) -> None:
     with psycopg.connect(other, autocommit=True) as session:
-        create_version_1_0_0(session)
+        create_version(session, version)
         session.execute(
             """
             INSERT INTO amqp.broker (host) VALUES ('rabbit.test');
@@ -145,6 +170,85 @@ def test_update_keeps_brokers_grants_and_triggers(other: str) -> None:
             "'pg_monitor', 'amqp.queue_purge(integer, text)', 'EXECUTE')"
         )
         assert granted.fetchone() == (True,)
+
+
+# Of version 1.1.0: pending, one of them behind another of its key, delayed, refused once, dead, and
+# delivered; and what never could be sent, inserted by hand.
+MESSAGES = """
+SELECT amqp.publish_outbox(1, 'e', 'k', 'pending', ordering_key => 'key');
+SELECT amqp.publish_outbox(1, 'e', 'k', 'behind', ordering_key => 'key', headers => '{"a": 1}');
+SELECT amqp.publish_outbox(1, 'e', 'k', 'delayed', deliver_at => '2090-01-01 00:00:00+00');
+SELECT amqp.publish_outbox(1, 'e', 'k', 'refused');
+SELECT amqp.outbox_settle(1, '{}', '{4}', '{refused}', '{no}');
+SELECT amqp.publish_outbox(1, 'e', 'k', 'dead');
+SELECT amqp.outbox_settle(1, '{}', '{5}', '{invalid}', '{no}');
+SELECT amqp.publish_outbox(1, 'e', 'k', 'delivered');
+SET amqp.keep_delivered = '1 day';
+SELECT amqp.outbox_settle(1, '{6}', '{}', '{}', '{}');
+SELECT amqp.publish_outbox(1, 'e', 'k', 'never', deliver_at => 'infinity');
+SELECT amqp.publish_outbox(1, 'e', 'k', 'always', deliver_at => '-infinity');
+INSERT INTO amqp.outbox (broker_id, body, priority) VALUES (1, 'bad', 300);
+INSERT INTO amqp.outbox (broker_id, body, headers)
+VALUES (1, 'large', jsonb_build_object('a', repeat('x', 200000)));
+UPDATE amqp.outbox_trouble SET last_error = 'old';
+CREATE ROLE old_relay;
+GRANT SELECT, INSERT, UPDATE, DELETE ON amqp.outbox_progress TO old_relay;
+"""
+
+
+def bodies(session: Session, table: str, columns: str = "") -> list[tuple[Any, ...]]:
+    query = f"SELECT convert_from(body, 'UTF8'){columns} FROM amqp.{table} ORDER BY id"
+    return session.execute(query.encode()).fetchall()
+
+
+def check_messages(session: Session) -> None:
+    """What MESSAGES has put into 1.1.0 is there, and the outbox goes on."""
+    pending = bodies(session, "outbox", ", next_attempt_at IS NULL, transaction_id")
+    assert pending == [
+        ("pending", True, None),
+        ("behind", True, None),
+        ("delayed", False, None),
+        ("refused", False, None),
+        ("always", True, None),
+    ]
+    assert bodies(session, "outbox_dead", ", left(last_error, 30), row_id IS NOT NULL") == [
+        ("dead", "no", True),
+        ("never", "invalid value for deliver_at: ", True),
+        ("bad", "invalid value for priority: 30", True),
+        ("large", "headers are too large", True),
+    ]
+    assert bodies(session, "outbox_delivered", ", row_id IS NOT NULL") == [("delivered", True)]
+    found = session.execute("SELECT id FROM amqp.outbox_due(1, NULL, -1, 100, 100000)").fetchall()
+    assert found == [(1,), (2,), (8,)]
+    assert status(session)["last_error"] == "old"
+    assert status(session)["trouble"] == "the broker has no row in amqp.broker"
+    assert put(session) == 11
+    held = "SELECT has_table_privilege('old_relay', 'amqp.outbox_lease', 'SELECT, UPDATE')"
+    assert session.execute(held).fetchone() == (True,)
+    assert session.execute("SELECT amqp.outbox_lock(1)").fetchone() == (True,)
+    assert settle(session, delivered=[1, 2, 8, 11]) == []
+    assert session.execute("SELECT amqp.retry_dead_letters(ids => '{5}')").fetchone() == (1,)
+    assert bodies(session, "outbox", ", id") == [("delayed", 3), ("refused", 4), ("dead", 5)]
+    session.execute("DROP OWNED BY old_relay; DROP ROLE old_relay")
+
+
+def test_update_from_1_1_0_keeps_every_message(other: str) -> None:
+    with psycopg.connect(other, autocommit=True) as session:
+        create_version(session, "1.1.0")
+        session.execute(MESSAGES)
+        session.execute("ALTER EXTENSION pg_amqp_py UPDATE")
+        check_messages(session)
+
+
+def test_install_outbox_keeps_every_message(other: str) -> None:
+    with psycopg.connect(other, autocommit=True) as session:
+        with session.transaction():
+            session.execute("CREATE SCHEMA amqp")
+            session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+            session.execute((PROJECT / "tests/upgrade/outbox-1.1.0.sql").read_bytes())
+        session.execute(MESSAGES)
+        assert install(other).startswith("outbox upgraded from 1.1.0 to ")
+        check_messages(session)
 
 
 def test_dump_keeps_what_waits_and_goes_on_behind_it(database: str, other: str) -> None:

@@ -25,7 +25,7 @@ COMMENT ON FUNCTION amqp.outbox_version() IS
 'Version of the outbox in this schema, put there by pg-amqp install-outbox.';
 """
 
-# A table of an earlier version stays with what is in it: a new column needs an ALTER TABLE as well.
+# A table of an earlier version stays with what is in it: see sql/outbox/upgrades/.
 _REPLACING = {
     "CREATE TABLE": "CREATE TABLE IF NOT EXISTS",
     "CREATE INDEX": "CREATE INDEX IF NOT EXISTS",
@@ -33,6 +33,8 @@ _REPLACING = {
     "CREATE TRIGGER": "CREATE OR REPLACE TRIGGER",
     "CREATE VIEW": "CREATE OR REPLACE VIEW",
 }
+# This has to hold for the rows that are there.
+_CONSTRAINT = "\nALTER TABLE amqp.outbox ADD CONSTRAINT"
 _CREATE = re.compile(rf"^(?:{'|'.join(_REPLACING)})\b", re.MULTILINE)
 _OBJECT = re.compile(
     r"^CREATE (?:(?P<kind>TABLE|VIEW) (?P<name>amqp\.\w+)"
@@ -56,14 +58,25 @@ def creation() -> list[str]:
 
 
 def upgrade() -> list[str]:
-    """Scripts that bring the outbox of an earlier version to this one."""
-    return [_CREATE.sub(lambda found: _REPLACING[found.group()], script) for script in creation()]
+    """Scripts that bring the outbox of version 1.1.0, the first, to this one, in order.
+
+    What creates is told to replace; around it comes what that does not do to a table with rows.
+    """
+    replacing = [
+        _CREATE.sub(lambda found: _REPLACING[found.group()], script) for script in creation()
+    ]
+    constraints = [script for script in replacing if _CONSTRAINT in script]
+    others = [script for script in replacing if _CONSTRAINT not in script]
+    before, after = (_read(f"outbox/upgrades/1.1.0-{part}.sql") for part in ("before", "after"))
+    return [before, *others, after, *constraints]
 
 
 def removal() -> list[str]:
     """Statements that remove all that `creation` creates; dependent objects are an error."""
     objects = [found for script in creation() for found in _OBJECT.finditer(script)]
-    return [_drop(found) for found in reversed(objects)]
+    # Of the table and a function of its rows, either needs the other.
+    constraint = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS outbox_check"
+    return [constraint, *(_drop(found) for found in reversed(objects))]
 
 
 def _drop(created: re.Match[str]) -> str:
