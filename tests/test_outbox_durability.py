@@ -43,15 +43,14 @@ def test_what_was_committed_asynchronously_is_on_disk_when_it_is_delivered(
 
 def test_what_is_flushed_already_costs_no_commit(broker: Broker, channel: BlockingChannel) -> None:
     inbox = Inbox(channel)
-    with PostgreSQL() as server:
-        with psycopg.connect(server.dsn(), autocommit=True) as session:
-            session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
-            session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
-            with RelayProcess(server.dsn()) as relay:
-                relay.wait_for_event("connected to broker")
-                put(session, "message")
-                wait_for(lambda: inbox.texts() == ["message"], LIMIT, "the message")
-                assert relay.terminate() == 0
-            # What says how many were delivered, and nothing else.
-            query = "SELECT sum(messages), count(*) FROM amqp.outbox_progress WHERE messages = 0"
-            assert session.execute(query).fetchone() == (None, 0)
+    with PostgreSQL() as server, psycopg.connect(server.dsn(), autocommit=True) as session:
+        session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
+        session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
+        with RelayProcess(server.dsn()) as relay:
+            relay.wait_for_event("connected to broker")
+            put(session, "message")
+            wait_for(lambda: inbox.texts() == ["message"], LIMIT, "the message")
+            assert relay.terminate() == 0
+        # What says how many were delivered, and nothing else.
+        query = "SELECT sum(messages), count(*) FROM amqp.outbox_progress WHERE messages = 0"
+        assert session.execute(query).fetchone() == (None, 0)

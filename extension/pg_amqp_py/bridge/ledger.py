@@ -86,7 +86,7 @@ class Ledger:
         while self._open:
             self._settle(self._open)
         if self._locked and time.monotonic() >= self._next_attempt:
-            # What is locked still goes to the end. To find that out takes time, so one attempt will do.
+            # What is locked still goes to the end. To find that out takes time: one piece will do.
             while self._locked and not self._settle(self._locked):
                 pass
             self._next_attempt = time.monotonic() + _AGAIN
