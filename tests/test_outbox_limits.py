@@ -124,23 +124,26 @@ def test_a_latin1_database_counts_bytes_as_they_are_sent(session: Session) -> No
 
 
 def test_a_look_does_not_read_headers_that_do_not_come_along(session: Session) -> None:
-    """10,000 messages with 130 kB of headers that compress well: 1.3 GB as text."""
+    """Here nobody could read them: as text they are larger than PostgreSQL can hand over."""
+    session.execute("ALTER TABLE amqp.outbox DROP CONSTRAINT outbox_check")
+    put(session, "x" * 1000)
     session.execute(
         """INSERT INTO amqp.outbox (broker_id, headers)
-           SELECT 1, jsonb_build_object('a', repeat('x', 130000)) FROM generate_series(1, 3000)"""
+           SELECT 1, ('{"a": [1e99999' || repeat(', 1e99999', 12000) || ']}')::jsonb"""
+    )
+    query = "SELECT id FROM amqp.outbox_due(1, NULL, -1, 10000, 1000)"
+    assert session.execute(query).fetchall() == [(1,)]
+
+
+def test_headers_that_compress_count_as_what_they_may_be(session: Session) -> None:
+    session.execute(
+        """INSERT INTO amqp.outbox (broker_id, headers)
+           SELECT 1, jsonb_build_object('a', repeat('x', 130000)) FROM generate_series(1, 100)"""
     )
     (size,) = session.execute("SELECT pg_column_size(headers) FROM amqp.outbox").fetchone() or ()
     assert size < 2000
-    for setting in ("enable_seqscan = off", "enable_bitmapscan = off", "enable_sort = off"):
-        session.execute(f"SET {setting}".encode())
-    query = "SELECT * FROM amqp.outbox_due(1, NULL, -1, 10000, 8388608)"
-    (plan,) = session.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}".encode()).fetchone() or ()
-    found = plan[0]["Plan"]
-    assert found["Actual Rows"] < 100
-    # What is sent is read. Reading the rest takes 20 times as long.
-    session.execute("SET statement_timeout = '60s'")
-    texts = session.execute(query).fetchall()
-    assert len(texts) == found["Actual Rows"]
+    found = session.execute("SELECT count(*) FROM amqp.outbox_due(1, NULL, -1, 10000, 1310000)")
+    assert found.fetchone() == (10,)
 
 
 def test_small_headers_leave_room_for_many_messages(session: Session) -> None:

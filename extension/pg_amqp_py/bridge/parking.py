@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError
-from pg_amqp_py.wire.ordered import Entry, Refusal, Run, Wave
+from pg_amqp_py.wire.ordered import Entry, Refusal, Run, Wave, place, unconfirmed
 
 _MOST = 4
 """Connections; with so many, it is better to wait."""
@@ -74,9 +74,9 @@ class Parking:
 
     def park(self, connection: Connection, run: Run) -> None:
         """Leave what the run has under way on its connection."""
-        wave = run.leave(reason)
+        wave = run.leave(unconfirmed)
         connection.on_wait = connection.beat
-        texts = tuple({reason(entry) for entry in wave.awaited})
+        texts = tuple({unconfirmed(entry) for entry in wave.awaited})
         self._parked.append(_Parked(connection, wave, texts))
         self._count()
 
@@ -87,7 +87,7 @@ class Parking:
         known = (entry.id, entry.message_id)
         text = self._waiting.get(known) or self._delivered.get(known)
         if text is None and self._place(entry) in self._places:
-            text = reason(entry)
+            text = unconfirmed(entry)
         return text
 
     def _place(self, entry: Entry) -> Place:
@@ -121,7 +121,7 @@ class Parking:
             message_ids[entry.id] = entry.message_id
             if verdict is None:
                 delivered.append(entry.id)
-                self._delivered[entry.id, entry.message_id] = reason(entry)
+                self._delivered[entry.id, entry.message_id] = unconfirmed(entry)
             else:
                 refused.append(Refusal(entry.id, verdict, text))
         while len(self._delivered) > _REMEMBERED:
@@ -138,7 +138,7 @@ class Parking:
         counts: Counter[str] = Counter()
         for parked in self._parked:
             for number, entry in enumerate(parked.wave.awaited):
-                self._waiting[entry.id, entry.message_id] = reason(entry)
+                self._waiting[entry.id, entry.message_id] = unconfirmed(entry)
                 counts[place(entry)] += 1
                 if number < _CERTAIN:
                     self._places.add(self._place(entry))
@@ -155,17 +155,6 @@ class Parking:
         for parked in self._parked:
             parked.connection.leave()
         self._parked.clear()
-
-
-def place(entry: Entry) -> str:
-    """Where a message goes, in words."""
-    exchange, routing_key = entry.fields[:2]
-    return f'exchange "{exchange}"' if exchange else f'queue "{routing_key}"'
-
-
-def reason(entry: Entry) -> str:
-    """Why a message waits that a queue has not confirmed, or that would meet the same queue."""
-    return f"a queue has not confirmed messages to {place(entry)}"
 
 
 def _messages(count: int) -> str:

@@ -52,6 +52,17 @@ class Refusal(NamedTuple):
     text: str
 
 
+def place(entry: Entry) -> str:
+    """Where a message goes, in words."""
+    exchange, routing_key = entry.fields[:2]
+    return f'exchange "{exchange}"' if exchange else f'queue "{routing_key}"'
+
+
+def unconfirmed(entry: Entry) -> str:
+    """Why a message waits that a queue has not confirmed, or that would meet the same queue."""
+    return f"a queue has not confirmed messages to {place(entry)}"
+
+
 def missing_exchange(connection: Connection, exchange: str, deadline: float) -> str | None:
     """What the broker says of an exchange that it does not have; None if it has it.
 
