@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ def endless(folder: Path) -> str:
     return str(path)
 
 
-FILES = {
+FILES: dict[str, Callable[[Path], str]] = {
     "fifo": fifo,
     "endless": endless,
     "descriptor": lambda _: "/proc/self/fd/3",

@@ -54,3 +54,25 @@ def test_a_crash_after_the_commit(
     server.start()
     with Session(server.dsn()) as session:
         assert session.run("SELECT n FROM orders") == ([(1,)] if survives else [])
+
+
+def test_a_crash_after_delivery_by_another_session(
+    server: PostgreSQL, broker: Broker, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    with Session(server.dsn()) as session, Session(server.dsn()) as deliverer:
+        session.run("TRUNCATE orders, amqp.broker, amqp.outbox")
+        broker_id = session.add_broker(broker.url())
+        session.run("CHECKPOINT; SET synchronous_commit = off")
+        deliverer.run("SET synchronous_commit = off")
+        session.run("BEGIN; INSERT INTO orders VALUES (1)")
+        session.run("SELECT amqp.publish_outbox(%s, 'events', 'key', '1')", broker_id)
+        session.run("COMMIT")
+        # The transaction that delivers has not committed yet: it flushes nothing by itself.
+        deliverer.run("BEGIN")
+        assert deliverer.value("SELECT amqp.publish_outbox_batch()") == 1
+        assert numbers_in(channel, "events", 1) == [1]
+        server.kill()
+    server.start()
+    with Session(server.dsn()) as session:
+        assert session.run("SELECT n FROM orders") == [(1,)]

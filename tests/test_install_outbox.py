@@ -372,6 +372,25 @@ def test_removing_with_messages(installed: Session, shop: str) -> None:
     assert run(shop, "--uninstall") == f"outbox {VERSION} removed"
 
 
+def test_removing_beside_somebody_who_publishes(installed: Session, shop: str) -> None:
+    """What is not committed yet is seen in the end."""
+    with psycopg.connect(installed.info.dsn) as other:
+        publish(other, "uncommitted")
+        said: list[str] = []
+        removing = threading.Thread(target=lambda: said.append(refusal(shop, "--uninstall")))
+        removing.start()
+        wait_for(
+            lambda: installed.execute(
+                "SELECT FROM pg_locks WHERE NOT granted AND relation = 'amqp.outbox'::regclass"
+            ).fetchall(),
+            30,
+            "it to wait",
+        )
+        other.commit()
+        removing.join()
+    assert said[0].startswith("undelivered messages: 1, dead letters: 0; ")
+
+
 def test_removing_what_triggers_use(installed: Session, shop: str) -> None:
     installed.execute(
         "CREATE TRIGGER t AFTER INSERT ON app.orders FOR EACH ROW"

@@ -427,3 +427,58 @@ def test_the_log_says_nothing_where_nothing_is_lost(
         session.close()
         wait_for_end(observer.connection, session.pid)
         assert lines(postgres, session.pid) == []
+
+
+def test_status_notices_that_a_connection_is_gone(
+    session: Session, proxy: CuttingProxy, through: int
+) -> None:
+    connected = "SELECT connected, host IS NOT NULL FROM amqp.status()"
+    assert session.run(connected) == [(True, True)]
+    proxy.reset()
+    assert session.run(connected) == [(False, False)]
+    session.run("SELECT amqp.ping(%s)", through)
+    assert session.run(connected) == [(True, True)]
+
+
+def test_headers_that_do_not_fit_the_frames_of_another_host(
+    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    """A connection with smaller frames takes over: what does not fit is refused, the rest goes."""
+    with (
+        RabbitMQ(config={"frame_max": "8192"}) as small,
+        open_channel(small.url()) as elsewhere,
+    ):
+        declare(elsewhere)
+        add = "INSERT INTO amqp.broker SELECT %s, host, %s, '/' FROM amqp.broker"
+        session.set(confirm_timeout="5s")
+        with session.connection.transaction():
+            session.publish(through, "events", [1])
+            session.run(
+                "SELECT amqp.publish(%s, 'events', 'key', 'large',"
+                " headers => jsonb_build_object('a', repeat('x', 10000)))",
+                through,
+            )
+            session.publish(through, "events", [2])
+            proxy.refuse()
+            session.run(add, through, small.amqp_port)
+        (warning,) = session.warnings()
+        assert "3 messages not confirmed" in warning.message
+        # The other host is one from the next transaction on.
+        session.run("SELECT amqp.ping(%s)", through)
+        (warning,) = session.warnings()
+        assert warning.sqlstate == "55000"
+        assert warning.message.startswith('amqp: 1 message to exchange "events"')
+        assert "at most 8192 bytes" in warning.detail
+        assert numbers_in(elsewhere, "events", 2) == [1, 2]
+        # The session goes on there.
+        session.run("SELECT 1")
+        session.publish(through, "events", [3])
+        assert numbers_in(elsewhere, "events", 1) == [3]
+        error = session.error(
+            "SELECT amqp.publish(%s, 'events', 'key', 'large',"
+            " headers => jsonb_build_object('a', repeat('x', 10000)))",
+            through,
+        )
+        assert error.sqlstate == "54000"
+        session.publish(through, "events", [4])
+        assert session.warnings() == []

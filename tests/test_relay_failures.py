@@ -340,5 +340,7 @@ def test_relays_share_the_brokers_of_a_database(
         wait_until_empty(session)
         assert sorted(inbox.texts()) == ["1", "2", "3"]
         assert workers() <= {first.pid, second.pid}
+        # Before it says so, the signal just ends it.
+        first.wait_for_event("relay started")
         assert first.terminate() == 0
         wait_for(lambda: workers() == {second.pid}, LIMIT, "the second to work all")

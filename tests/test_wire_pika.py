@@ -86,7 +86,7 @@ def test_what_a_publisher_says() -> None:
             methods.start_ok(client, "me", "secret"),
             frame(spec.Connection.StartOk(client, "PLAIN", "\0me\0secret", "en_US")),
         ),
-        (methods.tune_ok(2047, 131072), frame(spec.Connection.TuneOk(2047, 131072, 0))),
+        (methods.tune_ok(2047, 131072, 0), frame(spec.Connection.TuneOk(2047, 131072, 0))),
         (methods.open_vhost("/ü"), frame(spec.Connection.Open("/ü"))),
         (methods.OPEN_CHANNEL, frame(spec.Channel.Open(), 1)),
         (methods.SELECT_CONFIRMS, frame(spec.Confirm.Select(), 1)),
@@ -116,7 +116,7 @@ def test_what_a_publisher_hears() -> None:
     properties = {"product": "RabbitMQ", "capabilities": {"basic.nack": True}, "n": 1}
     start = heard(spec.Connection.Start(0, 9, properties, "PLAIN AMQPLAIN", "en_US"))
     assert methods.server_properties(start) == (properties, "PLAIN AMQPLAIN")
-    assert methods.tuning(heard(spec.Connection.Tune(2047, 131072, 60))) == (2047, 131072)
+    assert methods.tuning(heard(spec.Connection.Tune(2047, 131072, 60))) == (2047, 131072, 60)
     assert heard(spec.Channel.Close(404, "no ü", 60, 40)).reply() == (404, "no ü")
     assert heard(spec.Connection.Close(320, "bye", 0, 0)).reply() == (320, "bye")
     assert heard(spec.Connection.Blocked("low on disk")).text(0)[0] == "low on disk"

@@ -29,7 +29,7 @@ _HANDSHAKE = b"".join(
     [
         b"AMQP\x00\x00\x09\x01",
         methods.start_ok({"product": "the round trip in C"}, "guest", "guest"),
-        methods.tune_ok(_CHANNELS, FRAME_MAX),
+        methods.tune_ok(_CHANNELS, FRAME_MAX, 0),
         methods.open_vhost("/"),
         methods.OPEN_CHANNEL,
         methods.SELECT_CONFIRMS,

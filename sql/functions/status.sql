@@ -20,4 +20,4 @@ LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
 AS $$return @PYTHON@.status()$$;
 
 COMMENT ON FUNCTION amqp.status() IS
-'The brokers that this session has used: where it is connected, and how many messages it has published, how many of them the broker has confirmed, returned as unroutable (these count as confirmed too), or refused or not taken (failed), how many wait for the commit of this transaction (pending), and how many of committed ones are kept and tried again at the next transactions because the broker has not confirmed them (unconfirmed).';
+'The brokers that this session has used: where it is connected, and how many messages it has published, how many of them the broker has confirmed, returned as unroutable (these count as confirmed too), or refused or not taken (failed), how many wait for the commit of this transaction (pending), and how many of committed ones are kept because the broker has not confirmed them (unconfirmed): awaited on their connection while it lives, else written again at the next transactions.';

@@ -147,10 +147,15 @@ class CuttingProxy:
         self._do(command)
 
     def stall_after(self, count: int, direction: Direction) -> None:
-        """Stall this direction once this many more bytes went this way, over all connections."""
+        """Stall this direction once this many more bytes went this way, over all connections.
+
+        Until then it goes on, if it was stalled.
+        """
 
         def command() -> None:
             self._cut = _Cut(direction, count, None)
+            self._stalled &= ~direction
+            self._update_all()
 
         self._do(command)
 

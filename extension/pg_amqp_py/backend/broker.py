@@ -14,6 +14,7 @@ import plpy
 
 from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import (
+    BAD_CHARACTER,
     INSUFFICIENT_RESOURCES,
     UNTRANSLATABLE,
     WRONG_STATE,
@@ -72,11 +73,13 @@ def read_addresses(broker_id: int) -> list[Address]:
             _read_rows = plpy.prepare(_READ_ROWS, ["pg_catalog.int4"])
         try:
             rows = plpy.execute(_read_rows, [broker_id])
-        except UnicodeError:
+        except (plpy.SPIError, UnicodeError) as error:
+            if getattr(error, "sqlstate", BAD_CHARACTER) not in (BAD_CHARACTER, UNTRANSLATABLE):
+                raise
             # Without its text, which shows a part of what may be the password.
             raise AMQPError(
                 f"the row of broker {broker_id} holds text that is not UTF-8",
-                sqlstate=UNTRANSLATABLE,
+                sqlstate=BAD_CHARACTER,
                 hint="In an SQL_ASCII database, amqp.broker must hold text in UTF-8.",
             ) from None
     return [
@@ -155,8 +158,8 @@ class Broker:
         if self.unconfirmed >= _MOST_UNCONFIRMED and (exchange, routing_key) in self.stuck_places():
             raise self.note(
                 AMQPError(
-                    f"broker {self.broker_id} does not confirm messages"
-                    f' to exchange "{exchange}" with routing key "{routing_key}"',
+                    f"broker {self.broker_id} does not confirm messages to exchange"
+                    f' "{exchange}" with routing key "{routing_key}"',
                     sqlstate=INSUFFICIENT_RESOURCES,
                     detail=f"Number of messages of this session that are not confirmed:"
                     f" {self.unconfirmed}.",

@@ -13,10 +13,13 @@ from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, showable
 from pg_amqp_py.backend.operation import ask, required
 from pg_amqp_py.wire.connection import Connection
 
-# Text that means the same under every DateStyle.
+# Text that means the same under every DateStyle. By days and seconds, because the last of all
+# timestamps are more microseconds than a double or 64 bits hold.
 _FROM_EPOCH = """
 SELECT pg_catalog.to_char(
-           pg_catalog.timezone('UTC', pg_catalog.to_timestamp($1)), 'YYYY-MM-DD HH24:MI:SS.US"+00"'
+           (pg_catalog.date '1970-01-01' OPERATOR(pg_catalog.+) $1)
+               OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => $2),
+           'YYYY-MM-DD HH24:MI:SS.US"+00"'
        ) AS at
 """
 _from_epoch: Any = None
@@ -85,8 +88,9 @@ def _text(body: bytes) -> str | None:
 def _timestamp(epoch: float) -> str:
     global _from_epoch
     if _from_epoch is None:
-        _from_epoch = plpy.prepare(_FROM_EPOCH, ["pg_catalog.float8"])
-    at: str = plpy.execute(_from_epoch, [epoch])[0]["at"]
+        _from_epoch = plpy.prepare(_FROM_EPOCH, ["pg_catalog.int4", "pg_catalog.float8"])
+    days, seconds = divmod(epoch, 86400)
+    at: str = plpy.execute(_from_epoch, [int(days), seconds])[0]["at"]
     return at
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import plpy
 
 from pg_amqp_py.backend import server, session, settings
+from pg_amqp_py.backend.awaited import Awaited
 from pg_amqp_py.backend.broker import Broker
 from pg_amqp_py.backend.delivery import deliver
 from pg_amqp_py.backend.errors import (
@@ -87,6 +88,7 @@ _TYPES = {
 _MOST_BYTES = 16 << 20
 _LARGEST_HEADERS = 131_000
 _plans: dict[str, Any] = {}
+_awaited: dict[int, Awaited] = {}
 _confirmed: dict[tuple[int, int], str] = {}
 """Of a broker and an id, the message_id of what it has confirmed and could not be settled: somebody
 else had locked the row. It is not sent again."""
@@ -174,6 +176,7 @@ class _Outbox:
         # What would fail afterwards shall fail before anything is sent.
         self._run(_SETTLE, broker_id, [], [], [], [], [], [])
         passed_over = _PassedOver()
+        self._settle_late(broker_id, passed_over)
         try:
             while self.left:
                 rows = passed_over.others(
@@ -192,6 +195,22 @@ class _Outbox:
             passed_over.report(broker_id)
         self._run(_WAKE, broker_id)
 
+    def _settle_late(self, broker_id: int, passed_over: _PassedOver) -> None:
+        """Settle what was confirmed since the last call."""
+        if broker_id not in _awaited:
+            return
+        # This takes in what the broker has said.
+        session.forget_connection(broker_id)
+        session.connection(broker_id)
+        news = _awaited[broker_id].news(session.brokers[broker_id])
+        rows = [{"id": entry.id, "message_id": entry.message_id} for entry, _, _ in news]
+        delivered = [entry.id for entry, verdict, _ in news if verdict is None]
+        refused = [
+            Refusal(entry.id, verdict, text) for entry, verdict, text in news if verdict is not None
+        ]
+        self.delivered += len(delivered)
+        self._settle(broker_id, rows, delivered, refused, passed_over)
+
     def _send(self, broker_id: int, rows: list[Row], passed_over: _PassedOver) -> None:
         """Deliver messages but for those that are delivered already, and settle all."""
         known: list[int] = []
@@ -204,6 +223,8 @@ class _Outbox:
         if not new:
             self._settle(broker_id, rows, known, [], passed_over)
             return
+        # Nothing is sent that a crash could take back.
+        server.flush_wal()
         # An earlier call of this transaction may have lost it.
         session.forget_connection(broker_id)
         run = _encoded(session.connection(broker_id), new)
@@ -243,7 +264,7 @@ class _Outbox:
                 _confirmed.pop((broker_id, one), None)
         failed = {refusal.id for refusal in refused}
         for row in rows:
-            if row["id"] in locked:
+            if row["id"] in locked and "body" in row:
                 passed_over.add(row, delivered=row["id"] not in failed)
 
     def note(self, broker_id: int, failure: AMQPError) -> None:
@@ -333,15 +354,27 @@ def _send(broker_id: int, run: Run) -> None:
         except StalledError:
             return None
 
+    awaited = _awaited.setdefault(broker_id, Awaited())
+    waiting = 0
     try:
-        with closing(run.batches(missing)) as batches:
+        with closing(run.batches(missing, awaited.why_not)) as batches:
             for batch in batches:
                 reason = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
-                if batch.pending:
+                if batch.pending and not batch.awaited:
                     session.forget_connection(broker_id)
                     raise _unconfirmed(broker, batch.pending, reason)
+                if batch.pending:
+                    waiting += awaited.leave(run)
     finally:
-        broker.failed += len(run.refused)
+        broker.failed += len(run.refused) - waiting
+    if waiting:
+        warn(
+            f"broker {broker_id} has not confirmed messages of the outbox yet",
+            sqlstate=CONNECTION_FAILURE,
+            detail=f"Number of messages: {waiting}. Last error: {broker.last_error}",
+            hint="They are written, and awaited while this session and its connection last; until"
+            " then, they are not written again by it.",
+        )
 
 
 def _unconfirmed(broker: Broker, messages: int, reason: WireError | None) -> AMQPError:

@@ -40,7 +40,7 @@ _capturing = Encoder()
 # different zones to input and output (CST, IST). What the session itself wrote is the local time of
 # its time zone, give or take the hour that summer time repeats: what gives the same text is it.
 _TO_EPOCH = """
-SELECT pg_catalog.floor(EXTRACT(epoch FROM c.t))::pg_catalog.int8 AS epoch
+SELECT EXTRACT(epoch FROM pg_catalog.date_trunc('second', c.t))::pg_catalog.int8 AS epoch
 FROM (SELECT CASE WHEN $1 OPERATOR(pg_catalog.~) '[ 0-9][+-][0-9:]+$'
              THEN $1::pg_catalog.timestamptz
              ELSE pg_catalog.timezone(

@@ -5,7 +5,12 @@ from __future__ import annotations
 import plpy
 
 from pg_amqp_py.backend import server, session
-from pg_amqp_py.backend.errors import INVALID_PARAMETER, UNTRANSLATABLE, AMQPError
+from pg_amqp_py.backend.errors import (
+    BAD_CHARACTER,
+    INVALID_PARAMETER,
+    UNTRANSLATABLE,
+    AMQPError,
+)
 from pg_amqp_py.backend.operation import required
 from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.uri import InvalidURIError, parse_uri
@@ -18,7 +23,7 @@ _ADD_OTHER = """
 INSERT INTO amqp.broker (host, port, vhost, username, password, ssl, broker_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
-_ENCODING = ("22021", UNTRANSLATABLE)
+_ENCODING = BAD_CHARACTER, UNTRANSLATABLE
 _TYPES = ["pg_catalog.text", "pg_catalog.int4", *["pg_catalog.text"] * 3, "pg_catalog.bool"]
 
 

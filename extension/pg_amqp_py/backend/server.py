@@ -109,6 +109,9 @@ _in_parallel_mode = _function("IsInParallelMode", ctypes.c_bool)
 force_sync_commit: Callable[[], None] = _function("ForceSyncCommit", None)
 """Have the commit of this transaction wait for the disk, whatever synchronous_commit says."""
 
+_wal_flush = _function("XLogFlush", None, ctypes.c_uint64)
+_wal_end = _function("GetXLogInsertRecPtr", ctypes.c_uint64)
+
 _set_user = _function("SetUserIdAndSecContext", None, ctypes.c_uint32, ctypes.c_int)
 _new_guc_level = _function("NewGUCNestLevel", ctypes.c_int)
 _end_guc_level = _function("AtEOXact_GUC", None, ctypes.c_bool, ctypes.c_int)
@@ -158,6 +161,14 @@ def refuse_parallel_mode() -> None:
             sqlstate=INVALID_TRANSACTION_STATE,
             hint="Declare the function that calls it PARALLEL UNSAFE, which is the default.",
         )
+
+
+def flush_wal() -> None:
+    """Make everything that is committed by now survive a crash, as a commit does for itself.
+
+    What a transaction with synchronous_commit = off has committed is visible before it is on disk.
+    """
+    _wal_flush(_wal_end())
 
 
 def client_encoding() -> bytes | None:

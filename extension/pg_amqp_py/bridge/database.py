@@ -12,9 +12,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.abc import Buffer
@@ -29,8 +29,9 @@ from pg_amqp_py.wire.ordered import Entry, Refusal
 
 LEASE = 3.0
 _MARGIN = 1.0
-_SLOWEST = 300.0
-"""Seconds after which a query that is not answered is given up, and the session with it."""
+_SLOWEST = 10.0
+"""Seconds after which a query that is not answered is given up, and the session with it: TCP may
+go on acknowledging for a peer that does nothing any more, and another relay may have the lock."""
 
 _SETTINGS = {
     "idle_session_timeout": f"{LEASE:g}s",
@@ -42,7 +43,8 @@ _SETTINGS = {
     # A relay that is gone must not keep its lock while its last query waits for somebody else's.
     "client_connection_check_interval": "1s",
     "lock_timeout": "5s",
-    "statement_timeout": "0",
+    # Before _SLOWEST, so that a query which merely takes long fails as such.
+    "statement_timeout": "8s",
     "transaction_timeout": "0",
     "search_path": "pg_catalog",
     "default_transaction_isolation": "read committed",
@@ -74,11 +76,37 @@ WHERE o.broker_id = %s AND o.id BETWEEN %s AND %s AND o.next_attempt_at IS NULL
   AND o.ordering_key IS NOT NULL
   AND NOT EXISTS (SELECT FROM unnest(%s::int8[]) AS u (id) WHERE u.id = o.id)
 """
-_SAME = """
-SELECT o.id FROM unnest(%s::int8[], %s::text[]) AS u (id, message_id)
-JOIN amqp.outbox AS o ON o.id = u.id AND o.message_id = u.message_id
+# A commit with synchronous_commit = off is seen before it is on disk. One of our own that waits for
+# the disk takes it along. Where all is flushed, this writes nothing. A row of its own, since
+# somebody may have locked another one.
+_FLUSH = """
+INSERT INTO amqp.outbox_progress AS p (broker_id, second, messages)
+SELECT %s, clock_timestamp(), 0
+WHERE pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()
+  AND set_config('synchronous_commit',
+                 COALESCE(NULLIF(current_setting('synchronous_commit'), 'off'), 'on'), true) <> ''
+ON CONFLICT DO NOTHING
+"""
+_FREE = """
+UPDATE amqp.outbox SET next_attempt_at = clock_timestamp()
+WHERE broker_id = %s AND next_attempt_at > clock_timestamp() AND last_error = ANY (%s::text[])
 """
 _ENVELOPE = slice(2, 18)
+
+
+class Status(NamedTuple):
+    """A line of amqp.outbox_status()."""
+
+    broker_id: int
+    pending: int
+    waiting: int
+    """Of the pending messages, those that wait for a time or another attempt."""
+    oldest: float
+    """Age of the oldest one in seconds."""
+    dead: int
+    relay: str | None
+    """Who works it."""
+    trouble: str | None
 
 
 def words(error: psycopg.Error) -> str:
@@ -187,7 +215,7 @@ class Database:
         self._asked_at = asked_at = time.monotonic()
         try:
             cursor = connection.cursor(binary=True).execute(query.encode(), arguments)
-            rows = cursor.fetchall()
+            rows = cursor.fetchall() if cursor.description else []
         finally:
             self._asked_at = None
         if self._locked:
@@ -211,7 +239,7 @@ class Database:
         if locked:
             self._locked = True
             # What would fail afterwards shall fail before anything is sent.
-            self.settle(broker_id, [], [], {})
+            self.settle(broker_id, [], [], [], [])
         return bool(locked)
 
     def due(
@@ -226,6 +254,9 @@ class Database:
             Int4(rows),
             Int8(size),
         )
+        if found:
+            # What a crash of the server could still take back must not be sent.
+            self._ask(_FLUSH, Int4(broker_id))
         return [Entry(row[0], row[1], row[_ENVELOPE], row[-1]) for row in found]
 
     def first_due(self, broker_id: int, after: int | None, settled: int) -> tuple[int, str] | None:
@@ -236,7 +267,7 @@ class Database:
             None if after is None else Int8(after),
             Int8(settled),
         )
-        return found[0] if found else None
+        return (found[0][0], found[0][1]) if found else None
 
     def wake(self, broker_id: int) -> None:
         """Let what waited and is due be read in order of id: see amqp.outbox_wake()."""
@@ -250,36 +281,41 @@ class Database:
         found = self._ask(_LATE, Int4(broker_id), Int8(under_way[0]), Int8(last), list(under_way))
         return {key for (key,) in found}
 
-    def still_there(self, messages: Mapping[int, object]) -> set[int]:
-        """Which ids, of these with their message_id, are in the outbox and have that message_id."""
-        return {found for (found,) in self._ask(_SAME, list(messages), list(messages.values()))}
-
     def settle(
         self,
         broker_id: int,
         delivered: Sequence[int],
+        delivered_message_ids: Sequence[object],
         refused: Sequence[Refusal],
-        message_ids: Mapping[int, object],
-    ) -> None:
-        """Report what became of messages, all of which `message_ids` knows.
+        refused_message_ids: Sequence[object],
+    ) -> list[int]:
+        """Report what became of messages: see amqp.outbox_settle().
 
-        See amqp.outbox_settle().
+        Returns the ids of those that somebody has locked.
         """
-        self._ask(
+        ((locked,),) = self._ask(
             "SELECT amqp.outbox_settle(%s, %s::int8[], %s::text[], %s::int8[], %s::text[],"
             " %s::text[], %s::text[])",
             Int4(broker_id),
             list(delivered),
-            [message_ids[one] for one in delivered],
+            list(delivered_message_ids),
             [refusal.id for refusal in refused],
-            [message_ids[refusal.id] for refusal in refused],
+            list(refused_message_ids),
             [refusal.verdict for refusal in refused],
             [self._storable(refusal.text) for refusal in refused],
         )
+        return list(locked)
 
-    def note(self, broker_id: int, error: str) -> None:
-        """Remember an error for amqp.outbox_status()."""
-        self._ask("SELECT amqp.outbox_note(%s, %s)", Int4(broker_id), self._storable(error))
+    def free(self, broker_id: int, errors: Sequence[str]) -> None:
+        """Let those try again at once that wait because of these errors."""
+        self._ask(_FREE, Int4(broker_id), [self._storable(error) for error in errors])
+
+    def note(self, broker_id: int, error: str | None) -> None:
+        """Remember for amqp.outbox_status() what keeps messages from being delivered, or that
+        nothing does any more.
+        """
+        text = None if error is None else self._storable(error)
+        self._ask("SELECT amqp.outbox_note(%s, %s::text)", Int4(broker_id), text)
 
     def _storable(self, text: str) -> str:
         """The text as any database can store it: the broker says whatever it likes."""
@@ -289,13 +325,39 @@ class Database:
         return text.replace("\0", "")
 
     def compact(self) -> bool:
-        """Give back the space of a table that is large and nearly empty."""
-        ((done,),) = self._ask("SELECT amqp.outbox_compact()")
-        return bool(done)
+        """Give back the space of a table that is large and nearly empty; whether it was.
 
-    def status(self) -> list[tuple[int, int, int, float, int]]:
-        """For every broker: pending, of these waiting, seconds of the oldest, dead letters."""
-        return self._ask(
-            "SELECT broker_id, pending, waiting,"
-            " COALESCE(date_part('epoch', oldest_age), 0)::float8, dead FROM amqp.outbox_status()"
-        )
+        With FREEZE, what is put back is visible to snapshots that are older, of a pg_dump for
+        instance; TRUNCATE alone would let them see an empty table.
+        """
+        connection = self._connection
+        assert connection is not None
+        self._asked_at = asked_at = time.monotonic()
+        try:
+            with connection.transaction():
+                cursor = connection.cursor(binary=True)
+                cursor.execute("SELECT amqp.outbox_lock_to_compact()")
+                if cursor.fetchone() != (True,):
+                    return False
+                with cursor.copy("COPY amqp.outbox TO STDOUT (FORMAT binary)") as taken:
+                    alive = [bytes(part) for part in taken]
+                cursor.execute("TRUNCATE amqp.outbox")
+                with cursor.copy("COPY amqp.outbox FROM STDIN (FORMAT binary, FREEZE)") as given:
+                    for part in alive:
+                        given.write(part)
+        finally:
+            self._asked_at = None
+        if self._locked:
+            self.lease.prove(asked_at)
+        return True
+
+    def status(self) -> list[Status]:
+        """What is in the outbox, for every broker."""
+        return [
+            Status(*row)
+            for row in self._ask(
+                "SELECT broker_id, pending, waiting,"
+                " COALESCE(date_part('epoch', oldest_age), 0)::float8, dead, relay, trouble"
+                " FROM amqp.outbox_status()"
+            )
+        ]

@@ -16,9 +16,18 @@ class _Logger:
 
     def msg(self, message: str) -> None:
         with suppress(OSError, ValueError):
-            print(message, file=sys.stderr, flush=True)
+            # In one piece: print() would write the newline apart, and another thread between them.
+            sys.stderr.write(f"{message}\n")
+            sys.stderr.flush()
 
     debug = info = warning = error = exception = critical = msg
+
+
+def name_of(error: Exception) -> str:
+    """A defect in one line; of a text that could not be encoded only why: it may be a password."""
+    if isinstance(error, UnicodeError):
+        return f"{type(error).__name__}: {getattr(error, 'reason', 'no text')}"
+    return repr(error)
 
 
 def configure() -> None:

@@ -35,6 +35,9 @@ class Metrics:
         )
         self.oldest = self._gauge("oldest_seconds", "Age of the oldest message.", broker)
         self.dead = self._gauge("dead", "Dead letters.", broker)
+        self.trouble = self._gauge(
+            "trouble", "1 while something keeps messages from being delivered.", broker
+        )
         self.database_up = self._gauge("database_up", "1 while the database answers.", [])
 
     def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
@@ -66,6 +69,8 @@ def serve(host: str, port: int, metrics: Metrics, health: Health) -> int:
     def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
+            # Whoever says what is well shows it in the metrics, too.
+            health()
             answer: Iterable[bytes] = show_metrics(environ, start)
             return answer
         if path == "/health":

@@ -13,7 +13,7 @@ import psycopg
 import structlog
 from tqdm import tqdm
 
-from pg_amqp_py.bridge.database import Database, words
+from pg_amqp_py.bridge.database import Database, Status, words
 from pg_amqp_py.bridge.metrics import Metrics, serve
 from pg_amqp_py.bridge.worker import Worker
 
@@ -35,6 +35,12 @@ class Relay:
         self._stopping = threading.Event()
         self._database_error: str | None = "not connected yet"
         self._measuring = False
+        self._status: dict[int, Status] = {}
+        """What the outbox said of each broker when it was last asked."""
+        self._last_error: str | None = None
+        self._shown: set[int] = set()
+        """Brokers of which the metrics say whether they are in trouble."""
+        self._showing = threading.Lock()
         self._database = Database(dsn, " (brokers)")
         self._log = structlog.get_logger()
 
@@ -45,17 +51,49 @@ class Relay:
         self._log.info("metrics", url=f"http://{host}:{port}/metrics")
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """Whether all is well, and what is not."""
+        """Whether all is well, and what is not; the metrics say the same then."""
         error = self._database_error
+        for worker in list(self._workers.values()):
+            error = error or worker.session_trouble
         brokers = {}
-        well = error is None
-        # A copy: another thread adds and removes workers.
-        for broker_id, worker in dict(self._workers).items():
-            trouble = worker.trouble
-            well = well and not trouble
-            doing = "leading" if worker.leading else "standing by"
+        troubles = self._troubles()
+        with self._showing:
+            self._show_troubles(troubles)
+        self._last_error = error or self._last_error
+        for broker_id, trouble in sorted(troubles.items()):
+            known = self._workers.get(broker_id)
+            doing = "leading" if known is not None and known.leading else "standing by"
             brokers[str(broker_id)] = trouble or doing
-        return well, {"healthy": well, "database": error or "ok", "brokers": brokers}
+        well = error is None and not any(troubles.values())
+        answer = {"healthy": well, "database": error or "ok", "brokers": brokers}
+        if self._last_error is not None:
+            answer["last_error"] = self._last_error
+        return well, answer
+
+    def _troubles(self) -> dict[int, str | None]:
+        """For each broker, what keeps its messages from being delivered as far as is known here."""
+        # Copies: another thread adds and removes.
+        workers, status = dict(self._workers), dict(self._status)
+        troubles: dict[int, str | None] = {}
+        for broker_id, worker in workers.items():
+            troubles[broker_id] = worker.trouble
+            known = status.get(broker_id)
+            # Whoever stands by is well as long as another one works: what troubles that one, it
+            # says itself.
+            if not worker.leading and known is not None and known.relay is None:
+                troubles[broker_id] = worker.trouble or known.trouble
+        for broker_id, known in status.items():
+            if broker_id not in workers and known.trouble is not None:
+                troubles[broker_id] = known.trouble
+        return troubles
+
+    def _show_troubles(self, troubles: dict[int, str | None]) -> None:
+        for broker_id, trouble in troubles.items():
+            self._metrics.trouble.labels(broker_id).set(trouble is not None)
+            self._last_error = trouble or self._last_error
+        for broker_id in self._shown - troubles.keys():
+            self._metrics.trouble.remove(broker_id)
+        self._shown = set(troubles)
 
     def run(self) -> int:
         """Work until SIGTERM or SIGINT; returns the exit status."""
@@ -67,6 +105,7 @@ class Relay:
             self._database.unblock()
             for worker in list(self._workers.values()):
                 worker.unblock()
+            self.health()
         self._log.info("relay stops")
         self._end()
         return 0
@@ -114,11 +153,18 @@ class Relay:
             self._metrics.connected.labels(broker_id).set(worker.connected)
 
     def _measure(self) -> None:
-        for broker_id, pending, waiting, oldest, dead in self._database.status():
-            self._metrics.pending.labels(broker_id).set(pending)
-            self._metrics.waiting.labels(broker_id).set(waiting)
-            self._metrics.oldest.labels(broker_id).set(oldest)
-            self._metrics.dead.labels(broker_id).set(dead)
+        try:
+            lines = self._database.status()
+        except psycopg.errors.QueryCanceled as error:
+            # Counting a very large outbox takes long. Whether it is delivered does not hang on it.
+            self._log.warning("could not look at the status of the outbox", error=words(error))
+            return
+        for line in lines:
+            self._metrics.pending.labels(line.broker_id).set(line.pending)
+            self._metrics.waiting.labels(line.broker_id).set(line.waiting)
+            self._metrics.oldest.labels(line.broker_id).set(line.oldest)
+            self._metrics.dead.labels(line.broker_id).set(line.dead)
+        self._status = {line.broker_id: line for line in lines}
 
     def _end(self) -> None:
         """Stop the workers, in bounded time whatever they wait for."""
@@ -141,7 +187,7 @@ class Relay:
             with self._database.session():
                 brokers = self._database.brokers()
                 due = {
-                    number: all_ - waiting for number, all_, waiting, *_ in self._database.status()
+                    line.broker_id: line.pending - line.waiting for line in self._database.status()
                 }
         except psycopg.Error as error:
             self._log.error("database not usable", error=words(error))

@@ -12,18 +12,20 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Container, Sequence
+from contextlib import suppress
 from itertools import chain
 
 import psycopg
 import structlog
 
 from pg_amqp_py.bridge.database import Database, words
+from pg_amqp_py.bridge.ledger import Ledger
+from pg_amqp_py.bridge.logs import name_of
 from pg_amqp_py.bridge.metrics import Metrics
 from pg_amqp_py.bridge.publisher import Publisher
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.message import Envelope
-from pg_amqp_py.wire.ordered import Entry, Refusal, Run
+from pg_amqp_py.wire.ordered import Entry, Run
 
 _POLL = 0.01
 """Seconds between looks at an empty outbox: half of it, on average, is a message's latency."""
@@ -31,11 +33,15 @@ _LOCK_POLL = 0.5
 _HEARTBEAT = 0.5
 _MOST_ROWS = 10_000
 _MOST_BYTES = 8 << 20
+_MOST_HIDDEN_ROWS = 100_000
+_MOST_HIDDEN_BYTES = 256 << 20
+"""What is read beyond these limits because it was delivered and is locked, at most."""
 _LARGEST_HEADERS = 131_000
 _HEADERS = Envelope._fields.index("headers")
 _SWEEP_SHARE = 20
 _LONGEST_WITHOUT_SWEEP = 1.0
 _COMPACT_INTERVAL = 5.0
+_COMPACT_REFUSED_INTERVAL = 300.0
 _ADDRESS_INTERVAL = 1.0
 _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 2.0
@@ -54,10 +60,13 @@ class Worker:
         self._metrics = metrics
         self._once = once
         self._stopping = threading.Event()
-        self._done: list[Run] = []
-        """Runs of which the database has not been told yet."""
-        self.delivered = 0
-        """How many messages it has delivered."""
+        self._ledger = Ledger(broker_id, self._database, metrics)
+        self.session_trouble: str | None = None
+        """Why the last session ended, until another one has read and settled."""
+        self._backoff = 0.0
+        self._hidden = (0, 0)
+        """Messages, and bytes, that the last sweep has found and that are delivered, but locked."""
+        self._refused_to_compact: str | None = None
         self._position: int | None = None
         """Id up to which everything visible was read."""
         self._cut = False
@@ -70,15 +79,23 @@ class Worker:
         self._latest_sweep = 0.0
         self._next_compact = 0.0
         self._next_addresses = 0.0
-        self._noted: str | None = None
+        self._noted: str | None = ""
+        """The trouble that outbox_status() shows; empty if that is not known."""
         self._log = structlog.get_logger().bind(broker_id=broker_id)
         self.thread = threading.Thread(target=self._work, name=f"worker-{broker_id}", daemon=True)
         self.thread.start()
 
     @property
     def trouble(self) -> str | None:
-        """What keeps messages from being delivered now."""
-        return self.failure or self._publisher.trouble
+        """What keeps messages from being delivered or settled now."""
+        return (
+            self.failure or self.session_trouble or self._publisher.trouble or self._ledger.trouble
+        )
+
+    @property
+    def delivered(self) -> int:
+        """How many messages it has delivered."""
+        return self._ledger.delivered
 
     @property
     def alive(self) -> bool:
@@ -106,22 +123,21 @@ class Worker:
     # -- in the thread -----------------------------------------------------------------
 
     def _work(self) -> None:
-        backoff = 0.0
         while not self._stopping.is_set():
             try:
                 with self._database.session():
-                    self._stand_by()
-                    backoff = 0.0
-                    self._lead()
+                    self._work_in_session()
             except psycopg.Error as error:
                 text = words(error)
+                self.session_trouble = text
                 self._log.warning("database not usable", error=text)
                 if self._once:
                     self.failure = text
                     break
             except Exception as error:
                 # A defect of ours must not end the relay.
-                self._log.exception("relay failed", error=repr(error))
+                self.session_trouble = f"defect: {type(error).__name__}"
+                self._log.exception("relay failed", error=name_of(error))
             finally:
                 self.leading = False
                 self._metrics.leading.labels(self.broker_id).set(0)
@@ -129,10 +145,20 @@ class Worker:
             # another relay may have had the lock.
             while self._publisher.under_way:
                 self._take(0.5)
-            backoff = min(max(backoff * 2, _FIRST_BACKOFF), _LONGEST_BACKOFF)
-            self._stopping.wait(backoff * random.uniform(0.5, 1.0))
+            self._backoff = min(max(self._backoff * 2, _FIRST_BACKOFF), _LONGEST_BACKOFF)
+            self._stopping.wait(self._backoff * random.uniform(0.5, 1.0))
         self._publisher.stop()
         self._publisher.join(1.0)
+
+    def _work_in_session(self) -> None:
+        try:
+            self._stand_by()
+            self._lead()
+        except psycopg.Error as error:
+            # Whoever looks at outbox_status() shall know, as far as the database takes it.
+            with suppress(psycopg.Error):
+                self._database.note(self.broker_id, words(error))
+            raise
 
     def _stand_by(self) -> None:
         """Wait for the lock."""
@@ -144,6 +170,7 @@ class Worker:
             if not waiting:
                 self._log.info("standing by: another relay works this outbox")
                 waiting = True
+            self._well()
             if self._stopping.wait(_LOCK_POLL):
                 return
         self.leading = True
@@ -151,23 +178,34 @@ class Worker:
         self._log.info("working the outbox")
 
     def _lead(self) -> None:
-        self._report_again()
+        self._ledger.settle()
+        self._noted = ""
         self._position = None
         self._next_sweep = self._next_addresses = 0.0
         while self.leading and not self._stopping.is_set():
             self._look_after_the_rest()
             found = self._read()
-            if self._publisher.under_way:
-                self._collect(0.0 if found else _HEARTBEAT)
-            elif not found:
+            if found:
+                self._collect(0.0)
+            elif self._publisher.under_way:
+                self._collect(_HEARTBEAT)
+            else:
+                self._well()
                 if self._once:
                     self._stopping.set()
-                self._stopping.wait(_POLL)
+                self._collect(_POLL)
             if self._once and self._publisher.trouble and not self._publisher.connected:
                 self.failure = self._publisher.trouble
                 self.stop()
         while self._publisher.under_way:
             self._collect(_HEARTBEAT)
+        if self._once:
+            self.failure = self.failure or self.trouble
+
+    def _well(self) -> None:
+        """The database lets itself be read, and takes what became of messages."""
+        self.session_trouble = None
+        self._backoff = 0.0
 
     def _look_after_the_rest(self) -> None:
         """Hosts that changed, errors to be remembered, space to be given back."""
@@ -175,15 +213,28 @@ class Worker:
         if now >= self._next_addresses:
             self._next_addresses = now + _ADDRESS_INTERVAL
             self._publisher.configure(self._database.brokers().get(self.broker_id, []))
-        trouble = self._publisher.trouble
-        if trouble != self._noted:
+        trouble = self._publisher.trouble or self._ledger.trouble
+        if self.session_trouble is None and trouble != self._noted:
+            self._database.note(self.broker_id, trouble)
             self._noted = trouble
-            if trouble is not None:
-                self._database.note(self.broker_id, trouble)
         if now >= self._next_compact and not self._publisher.under_way:
-            self._next_compact = now + _COMPACT_INTERVAL
+            self._compact()
+
+    def _compact(self) -> None:
+        interval = _COMPACT_INTERVAL
+        try:
             if self._database.compact():
                 self._log.info("gave back the space of the outbox")
+        except psycopg.Error as error:
+            if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+                # The session is gone.
+                raise
+            text = words(error)
+            if text != self._refused_to_compact:
+                self._log.warning("could not give back the space of the outbox", error=text)
+            self._refused_to_compact = text
+            interval = _COMPACT_REFUSED_INTERVAL
+        self._next_compact = time.monotonic() + interval
 
     def _read(self) -> bool:
         """Read what comes next and hand it over; whether there was any."""
@@ -221,21 +272,25 @@ class Worker:
         if not self._database.lease.valid:
             # The answer took long, and may do so each time.
             self._database.prove()
-        # At least as much as amqp.outbox_due() counts.
-        size = sum(
-            len(entry.body) + (_LARGEST_HEADERS if entry.fields[_HEADERS] is not None else 0)
-            for entry in entries
-        )
-        self._cut = len(entries) >= _MOST_ROWS or size >= _MOST_BYTES
+        size = _size(entries)
+        hidden_rows, hidden_bytes = self._hidden if after is None else (0, 0)
+        self._cut = len(entries) >= _MOST_ROWS + hidden_rows or size >= _MOST_BYTES + hidden_bytes
         self._keyed = False
         if not entries:
             return False
         self._position = entries[-1].id
         self._keyed = any(entry.ordering_key is not None for entry in entries)
-        if after is not None:
+        entries, hidden = self._ledger.visible(entries)
+        if after is None:
+            # Read again at every sweep, it must not keep this one from finding others.
+            self._hidden = (
+                min(hidden, _MOST_HIDDEN_ROWS),
+                min(size - _size(entries), _MOST_HIDDEN_BYTES) if hidden else 0,
+            )
+        else:
             entries = self._without_late_keys(entries, after)
-            if not entries:
-                return False
+        if not entries:
+            return False
         run = Run(entries, Encoder(self._publisher.frame_max))
         self._under_way.append([entry.id for entry in entries])
         self._publisher.put(run)
@@ -243,10 +298,17 @@ class Worker:
 
     def _due(self, after: int | None, settled: int) -> list[Entry]:
         """Read; a message that PostgreSQL itself cannot hand over is set aside."""
-        rows = _MOST_ROWS
+        hidden_rows, hidden_bytes = self._hidden if after is None else (0, 0)
+        most, size = _MOST_ROWS + hidden_rows, _MOST_BYTES + hidden_bytes
+        rows = most
         while True:
             try:
-                return self._database.due(self.broker_id, after, settled, rows, _MOST_BYTES)
+                return self._database.due(self.broker_id, after, settled, rows, size)
+            except psycopg.errors.QueryCanceled:
+                # It took too long.
+                if rows == 1:
+                    raise
+                rows = max(rows // 10, 1)
             except (
                 psycopg.DataError,
                 psycopg.errors.ProgramLimitExceeded,
@@ -256,15 +318,12 @@ class Worker:
                 rows //= 10
                 if rows == 0:
                     self._set_aside(after, settled, words(error))
-                    rows = _MOST_ROWS
+                    rows = most
 
     def _set_aside(self, after: int | None, settled: int, text: str) -> None:
         first = self._database.first_due(self.broker_id, after, settled)
         if first is not None:
-            number, message_id = first
-            refusal = Refusal(number, "invalid", text)
-            self._database.settle(self.broker_id, [], [refusal], {number: message_id})
-            self._count([], [refusal])
+            self._ledger.set_aside(*first, text)
 
     def _without_late_keys(self, entries: list[Entry], after: int) -> list[Entry]:
         """Leave to a sweep what must not overtake messages that were committed only now.
@@ -278,59 +337,30 @@ class Worker:
         return [entry for entry in entries if entry.ordering_key not in late]
 
     def _collect(self, timeout: float) -> None:
-        """Wait for the next run that is done, and report it."""
-        if self._take(timeout):
-            self._report()
-        elif timeout:
+        """Wait for what becomes of messages, and report it; prove meanwhile that we are there."""
+        if not self._take(timeout) and timeout >= _HEARTBEAT:
             self._database.prove()
+        if not self._ledger.complete:
+            self._ledger.settle()
+            if self._noted is not None:
+                # Settling may have ended the trouble, as far as outbox_status() knows.
+                self._noted = ""
+            self._well()
 
     def _take(self, timeout: float) -> bool:
-        """Wait for the next run that is done; whether one is."""
-        run = self._publisher.get(timeout)
-        if run is None:
+        """Wait for what becomes of messages; whether there is any news."""
+        outcome = self._publisher.get(timeout)
+        if outcome is None:
             return False
-        self._under_way.pop(0)
-        self._done.append(run)
+        if outcome.done:
+            self._under_way.pop(0)
+        self._ledger.add(outcome)
         return True
 
-    def _report_again(self) -> None:
-        """Report what the last session could not, of the messages that are still the same.
 
-        A standby that was promoted without the last commits gives their ids to other messages.
-        """
-        if not self._done:
-            return
-        self._report(self._database.still_there(self._message_ids()))
-
-    def _report(self, known: Container[int] | None = None) -> None:
-        """Report what is known; it is kept until the database has taken it.
-
-        Of messages that are not among those known to the database, say nothing.
-        """
-        delivered = [one for run in self._done for one in run.delivered]
-        refused = [refusal for run in self._done for refusal in run.refused]
-        if known is not None:
-            delivered = [one for one in delivered if one in known]
-            refused = [refusal for refusal in refused if refusal.id in known]
-        if delivered or refused:
-            self._database.settle(self.broker_id, delivered, refused, self._message_ids())
-            self._count(delivered, refused)
-        self._done.clear()
-
-    def _message_ids(self) -> dict[int, object]:
-        """Of all messages whose runs are done, by id."""
-        return {entry.id: entry.message_id for run in self._done for entry in run.entries}
-
-    def _count(self, delivered: Sequence[int], refused: Sequence[Refusal]) -> None:
-        """Tell the metrics and the log what was reported."""
-        self.delivered += len(delivered)
-        self._metrics.delivered.labels(self.broker_id).inc(len(delivered))
-        for refusal in refused:
-            self._metrics.refused.labels(self.broker_id, refusal.verdict).inc()
-        if refused:
-            self._log.warning(
-                "messages not delivered",
-                messages=len(refused),
-                verdict=refused[-1].verdict,
-                error=refused[-1].text,
-            )
+def _size(entries: list[Entry]) -> int:
+    """At least as much as amqp.outbox_due() counts."""
+    return sum(
+        len(entry.body) + (_LARGEST_HEADERS if entry.fields[_HEADERS] is not None else 0)
+        for entry in entries
+    )

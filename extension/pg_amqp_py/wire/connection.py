@@ -92,6 +92,15 @@ class Connection:
         self._return: Method | None = None
         """The Basic.Return whose content follows."""
         self._broken: ConnectionLostError | None = None
+        self.heartbeat = 0
+        """Seconds; 0 is none. See beat()."""
+        self.received_at = 0.0
+        """When something last came from the broker (time.monotonic()), if there are heartbeats."""
+        self._sent_at = 0.0
+        self._owed = b""
+        """The rest of a heartbeat, which must go out before anything else."""
+        self._half_sent = False
+        """Whether what is waited for is room for the rest of something."""
 
     @property
     def usable(self) -> bool:
@@ -122,24 +131,62 @@ class Connection:
     def send_some(self, data: Bytes) -> int:
         """Bytes of `data` that went out without waiting."""
         try:
+            if self.heartbeat and not self._beat_is_out():
+                return 0
             return self._transport.send_some(data)
         except ConnectionLostError as error:
             self.abandon(error)
             raise
+
+    def _beat_is_out(self) -> bool:
+        """Whether no half of a heartbeat stands before what is to be sent."""
+        if self._owed:
+            self._owed = self._owed[self._transport.send_some(self._owed) :]
+        self._sent_at = time.monotonic()
+        return not self._owed
+
+    def start_heartbeats(self, seconds: int) -> None:
+        """Expect heartbeats from now on, and send them."""
+        self.heartbeat = seconds
+        self.received_at = self._sent_at = time.monotonic()
+
+    def beat(self) -> None:
+        """Send a heartbeat if it is time to; ConnectionLostError if the broker sends none.
+
+        To be called every second or so, also by `on_wait` (AMQP 0-9-1, section 4.2.7). Does
+        nothing on a connection without heartbeats.
+        """
+        if not self.heartbeat or self._broken is not None:
+            return
+        now = time.monotonic()
+        if now - self.received_at > 2 * self.heartbeat and not self._transport.arrives(0):
+            lost = ConnectionLostError(f"no heartbeat within {2 * self.heartbeat} seconds")
+            self.abandon(lost)
+            raise lost
+        if now - self._sent_at >= self.heartbeat / 2 and not self._half_sent:
+            self._owed = self._owed or methods.HEARTBEAT
+            try:
+                self._beat_is_out()
+            except ConnectionLostError as error:
+                self.abandon(error)
+                raise
 
     def wait(self, deadline: float, *, sending: bool = False) -> None:
         """Wait until there is something to receive, or room to send; StalledError at `deadline`.
 
         Whoever gives up sending leaves a frame half written, so the connection goes with it; so it
         does where something else than the time ends the wait. What was written whole may be
-        answered later, when a queue or a blocked broker goes on: the connection stays.
+        answered later, when a queue or a blocked broker goes on: the connection stays. With
+        heartbeats it stays in any case: whether the broker lives is known, and the caller may go
+        on with what is half written.
         """
         if self.ahead and not sending:
             return
+        self._half_sent = sending
         try:
             self._transport.wait(deadline, sending=sending)
         except BaseException as error:
-            if sending or not isinstance(error, StalledError):
+            if not isinstance(error, StalledError) or (sending and not self.heartbeat):
                 self.abandon(ConnectionLostError(str(error)))
             raise
 
@@ -153,6 +200,8 @@ class Connection:
         refusal = None
         try:
             data, self.ahead = self.ahead or self._transport.receive_some(), b""
+            if data and self.heartbeat:
+                self.received_at = time.monotonic()
             if self.awaited is not None and not self.late and not self.frames.partial:
                 behind = next_unconfirmed(data, self.awaited.first_open) if data else 0
                 if 0 < behind <= self.published + 1:
@@ -283,7 +332,11 @@ class Connection:
             sent = self.send_some(left)
             left = left[sent:]
             if left and not sent:
-                self.wait(deadline, sending=True)
+                try:
+                    self.wait(deadline, sending=True)
+                except StalledError as error:
+                    self.abandon(ConnectionLostError(str(error)))
+                    raise
 
     def expect(self, index: int, deadline: float) -> Method:
         """Wait for the method with this index."""

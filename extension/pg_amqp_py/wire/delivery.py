@@ -77,6 +77,8 @@ class Batch:
         self._stepping = False
         self._attempt: _Attempt | None = None
         """What was written and may still be answered."""
+        self._current: _Attempt | None = None
+        """What is being written."""
         self.returned: list[Returned] = []
         """Unroutable messages (mandatory) that the broker handed back; it confirms them, too."""
         self.faults: dict[int, Fault] = {}
@@ -111,6 +113,24 @@ class Batch:
             for at, state in enumerate(self._states)
             if state == _PENDING
         ]
+
+    def look(self) -> None:
+        """Settle what is answered by now, while write() waits for the rest."""
+        if self._current is not None:
+            self._settle(self._current.todo, self._current.confirms)
+
+    def stop_writing(self) -> list[int]:
+        """Write nothing more but the rest of what is half written.
+
+        Returns the positions of what may still be answered on its connection.
+        """
+        attempt = self._attempt
+        if attempt is None or not attempt.lives:
+            return []
+        if attempt.outgoing.left:
+            self._cut(attempt)
+        written = list(islice(chain.from_iterable(attempt.todo), attempt.confirms.count))
+        return [written[position] for position in attempt.confirms.unanswered()]
 
     def collect(self) -> None:
         """Settle what has been answered since the wait was given up, without waiting."""
@@ -276,6 +296,7 @@ class Batch:
 
         connection.on_publisher = on_publisher
         connection.awaited = confirms
+        self._current = attempt
         deadline = time.monotonic() + timeout
         try:
             while outgoing.left or (confirm and confirms.outstanding):
@@ -318,6 +339,7 @@ class Batch:
 
     def _end(self, attempt: _Attempt, confirm: bool) -> None:
         """Settle what is answered."""
+        self._current = None
         connection, confirms = attempt.connection, attempt.confirms
         connection.unconfirmed = confirms.outstanding > 0
         connection.awaited = None

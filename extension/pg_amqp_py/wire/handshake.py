@@ -35,18 +35,29 @@ _CAPABILITIES: dict[str, JSON] = {
     "publisher_confirms": True,
 }
 _ACCESS_REFUSED = 403
+_BACKEND: dict[str, JSON] = {"product": "pg_amqp_py", "platform": "PostgreSQL"}
+_DAEMON: dict[str, JSON] = {"product": "pg-amqp", "platform": "Python"}
 
 
-def connect(address: Address, name: str, timeout: float, on_wait: Callable[[], None]) -> Connection:
+def connect(
+    address: Address,
+    name: str,
+    timeout: float,
+    on_wait: Callable[[], None],
+    *,
+    heartbeat: int = 0,
+) -> Connection:
     """Open a connection to `address` within `timeout` seconds.
 
-    `name` is what RabbitMQ lists as connection name. Raises ConnectError (UnreachableError,
+    `name` is what RabbitMQ lists as connection name. With `heartbeat`, of so many seconds at most,
+    the caller sees to it that Connection.beat() is called while the connection is idle, too: a
+    PostgreSQL backend cannot. Raises ConnectError (UnreachableError,
     NotAMQPError, RejectedError, TLSError) and whatever `on_wait` raises.
     """
     deadline = time.monotonic() + timeout
     connection = Connection(open_transport(address, timeout, on_wait), address)
     try:
-        _log_in(connection, name, deadline)
+        _log_in(connection, name, deadline, heartbeat)
     except (ConnectionLostError, StalledError, ChannelClosedError) as error:
         connection.abandon(ConnectionLostError(str(error)))
         raise UnreachableError(f"the handshake was cut off: {error}") from None
@@ -56,7 +67,7 @@ def connect(address: Address, name: str, timeout: float, on_wait: Callable[[], N
     return connection
 
 
-def _log_in(connection: Connection, name: str, deadline: float) -> None:
+def _log_in(connection: Connection, name: str, deadline: float, heartbeat: int) -> None:
     address = connection.address
     try:
         connection.send(_PROTOCOL_HEADER, deadline)
@@ -69,19 +80,21 @@ def _log_in(connection: Connection, name: str, deadline: float) -> None:
     if "PLAIN" not in mechanisms:
         raise RejectedError("the broker does not offer SASL mechanism PLAIN", _ACCESS_REFUSED)
     client: dict[str, JSON] = {
-        "product": "pg_amqp_py",
-        "platform": "PostgreSQL",
+        **(_DAEMON if heartbeat else _BACKEND),
         "connection_name": name,
         "capabilities": _CAPABILITIES,
     }
     connection.send(methods.start_ok(client, address.username, address.password), deadline)
     tune = _unless_rejected(connection, methods.CONNECTION_TUNE, deadline)
-    channels, frame_max = methods.tuning(tune)
+    channels, frame_max, offered = methods.tuning(tune)
     frame_max = min(frame_max or FRAME_MAX, FRAME_MAX)
     connection.encoder = Encoder(frame_max)
     connection.frames.limit(frame_max)
-    # No heartbeats: a backend cannot answer one while it is idle; TCP keepalive watches.
-    connection.send(methods.tune_ok(channels, frame_max), deadline)
+    # Without heartbeats TCP keepalive watches.
+    heartbeat = min(heartbeat, offered or heartbeat)
+    connection.send(methods.tune_ok(channels, frame_max, heartbeat), deadline)
+    if heartbeat:
+        connection.start_heartbeats(heartbeat)
     connection.send(methods.open_vhost(address.vhost), deadline)
     _unless_rejected(connection, methods.CONNECTION_OPEN_OK, deadline)
     connection.open_channel(deadline)

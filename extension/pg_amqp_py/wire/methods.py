@@ -98,8 +98,13 @@ def frame(channel: int, index: int, arguments: bytes = b"") -> bytes:
 
 
 def start_ok(properties: dict[str, JSON], username: str, password: str) -> bytes:
-    """The answer to Connection.Start: the login by SASL mechanism PLAIN."""
-    response = _long_string(f"\0{username}\0{password}".encode())
+    """The answer to Connection.Start: the login by SASL mechanism PLAIN.
+
+    What a database held that is no UTF-8 goes out as the bytes that it was.
+    """
+    # Not strictly: that error would hold the password.
+    login = f"\0{username}\0{password}".encode(errors="surrogateescape")
+    response = _long_string(login)
     table = encode_table(properties, "client properties")
     mechanism, locale = short_string("mechanism", "PLAIN"), short_string("locale", "en_US")
     return frame(0, CONNECTION_START_OK, table + mechanism + response + locale)
@@ -119,15 +124,15 @@ def server_properties(start: Method) -> tuple[dict[str, JSON], str]:
     return properties, mechanisms.decode(errors="replace")
 
 
-def tuning(tune: Method) -> tuple[int, int]:
-    """The most channels, and the bytes of the largest frame, of Connection.Tune."""
-    channels, frame_max, _ = tune.unpack(">HIH", 0)
-    return channels, frame_max
+def tuning(tune: Method) -> tuple[int, int, int]:
+    """Of Connection.Tune: the most channels, the bytes of the largest frame, the heartbeat (s)."""
+    channels, frame_max, heartbeat = tune.unpack(">HIH", 0)
+    return channels, frame_max, heartbeat
 
 
-def tune_ok(channels: int, frame_max: int) -> bytes:
-    """The answer to Connection.Tune, without heartbeats."""
-    return frame(0, CONNECTION_TUNE_OK, struct.pack(">HIH", channels, frame_max, 0))
+def tune_ok(channels: int, frame_max: int, heartbeat: int) -> bytes:
+    """The answer to Connection.Tune; a heartbeat of 0 seconds is none."""
+    return frame(0, CONNECTION_TUNE_OK, struct.pack(">HIH", channels, frame_max, heartbeat))
 
 
 def open_vhost(vhost: str) -> bytes:
@@ -149,6 +154,7 @@ CLOSE_CONNECTION = frame(
     0, CONNECTION_CLOSE, struct.pack(">H", _GOODBYE) + short_string("text", "Goodbye") + b"\0" * 4
 )
 CONFIRM_CLOSED_CONNECTION = frame(0, CONNECTION_CLOSE_OK)
+HEARTBEAT = struct.pack(">BHI", HEARTBEAT_FRAME, 0, 0) + FRAME_END
 OPEN_CHANNEL = frame(CHANNEL, CHANNEL_OPEN, b"\0")
 CONFIRM_CLOSED_CHANNEL = frame(CHANNEL, CHANNEL_CLOSE_OK)
 SELECT_CONFIRMS = frame(CHANNEL, CONFIRM_SELECT, b"\0")

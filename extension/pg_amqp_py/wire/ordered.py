@@ -8,6 +8,7 @@ key occurs twice; what has the key of a message that failed is held back.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from pg_amqp_py.wire.properties import FIELDS
 
 Missing = Callable[[str], "str | None"]
 """Says what the broker has against an exchange; None if nothing."""
+PutOff = Callable[["Entry"], "str | None"]
+"""Says why a message is not to be written now; None if it is."""
 
 _MANDATORY = FIELDS.index("mandatory")
 _MESSAGE_ID = FIELDS.index("message_id")
@@ -49,6 +52,17 @@ class Refusal(NamedTuple):
     text: str
 
 
+def place(entry: Entry) -> str:
+    """Where a message goes, in words."""
+    exchange, routing_key = entry.fields[:2]
+    return f'exchange "{exchange}"' if exchange else f'queue "{routing_key}"'
+
+
+def unconfirmed(entry: Entry) -> str:
+    """Why a message waits that a queue has not confirmed, or that would meet the same queue."""
+    return f"a queue has not confirmed messages to {place(entry)}"
+
+
 def missing_exchange(connection: Connection, exchange: str, deadline: float) -> str | None:
     """What the broker says of an exchange that it does not have; None if it has it.
 
@@ -64,6 +78,54 @@ def missing_exchange(connection: Connection, exchange: str, deadline: float) -> 
     return None
 
 
+class Wave:
+    """Messages of a run that are under way together."""
+
+    def __init__(self, batch: Batch, entries: list[Entry]) -> None:
+        self.batch = batch
+        self.entries = entries
+        self._told: set[int] = set()
+        """Positions of those of which news() has told."""
+
+    def leave(self) -> list[Entry]:
+        """Write no more; from now on there is news only of what is returned here.
+
+        That is what is written and may still be answered.
+        """
+        awaited = [at for at in self.batch.stop_writing() if at not in self._told]
+        self._told = set(range(len(self.entries))).difference(awaited)
+        return [self.entries[at] for at in awaited]
+
+    @property
+    def awaited(self) -> list[Entry]:
+        """What may still be answered."""
+        return [self.entries[at] for at in self.batch.stop_writing()]
+
+    def news(self) -> Iterator[tuple[Entry, str | None, str]]:
+        """What became of messages since the last call: each with verdict and text.
+
+        The verdict of what was delivered is None.
+        """
+        self.batch.look()
+        returned: dict[tuple[object, ...], str] = {
+            (message.exchange, message.routing_key, message.message_id): message.text
+            for message in self.batch.returned
+        }
+        for at in self.batch.settled():
+            if at in self._told:
+                continue
+            self._told.add(at)
+            entry = self.entries[at]
+            text = None
+            if returned and entry.fields[_MANDATORY]:
+                text = returned.get((*entry.fields[:2], entry.message_id))
+            yield entry, None if text is None else "refused", text or ""
+        for at, fault in self.batch.faults.items():
+            if at not in self._told:
+                self._told.add(at)
+                yield self.entries[at], "busy" if fault.nacked else "refused", fault.text
+
+
 class Run:
     """Messages in order, encoded, and what became of them."""
 
@@ -76,6 +138,8 @@ class Run:
         self._encoded: list[Entry] = []
         self._stream = bytearray()
         self._starts = array("Q")
+        self._wave: Wave | None = None
+        """What is under way."""
         self.held: set[str] = set()
         """Ordering keys of messages that failed: nothing behind these may go."""
         for entry in entries:
@@ -90,27 +154,60 @@ class Run:
             self._encoded.append(entry)
             self._starts.append(start)
 
-    def batches(self, missing: Missing) -> Generator[Batch, None, None]:
+    def batches(
+        self,
+        missing: Missing,
+        put_off: PutOff = lambda _: None,
+        longest: Callable[[], int] = lambda: sys.maxsize,
+    ) -> Generator[Batch, None, None]:
         """The waves, one after the other: each is to be written before the next is asked for.
 
         Whoever stops asking must close the iterator, for the last one to be looked at. `missing`
         is asked for each exchange, so that a missing one costs no channel, and with it the
-        confirms of others.
+        confirms of others. `put_off` is asked for each message, and `longest` how many the next
+        wave may have at most.
         """
         try:
-            yield from self._batches(missing)
+            yield from self._batches(missing, put_off, longest)
         finally:
             delivered = set(self.delivered)
             rest = (entry for entry in self._encoded if entry.id not in delivered)
             self.held.update(entry.ordering_key for entry in rest if entry.ordering_key is not None)
 
-    def _batches(self, missing: Missing) -> Generator[Batch, None, None]:
+    def look(self) -> None:
+        """Record what the broker has said by now."""
+        if self._wave is not None:
+            for entry, verdict, text in self._wave.news():
+                if verdict is None:
+                    self.delivered.append(entry.id)
+                else:
+                    self._fail(entry, verdict, text)
+
+    def leave(self, reason: Callable[[Entry], str]) -> Wave:
+        """Go on without what is written and not answered: it is `busy`, for this reason.
+
+        The wave that is returned knows of late answers.
+        """
+        self.look()
+        wave, self._wave = self._wave, None
+        assert wave is not None
+        for entry in wave.leave():
+            self._fail(entry, "busy", reason(entry))
+        return wave
+
+    def _batches(
+        self, missing: Missing, put_off: PutOff, longest: Callable[[], int]
+    ) -> Generator[Batch, None, None]:
         absent: dict[object, str | None] = {"": None}
-        for first, last in self._waves():
+        for first, last in self._waves(longest):
             positions = []
             for at in range(first, last):
                 entry = self._encoded[at]
                 if entry.ordering_key in self.held:
+                    continue
+                text = put_off(entry)
+                if text is not None:
+                    self._fail(entry, "busy", text)
                     continue
                 exchange = entry.fields[0]
                 if exchange not in absent:
@@ -121,23 +218,24 @@ class Run:
                 else:
                     self._fail(entry, "refused", text)
             batch = self._batch(positions)
+            self._wave = Wave(batch, [self._encoded[at] for at in positions])
             try:
                 yield batch
             finally:
-                self._record(batch, [self._encoded[at] for at in positions])
+                self.look()
+                self._wave = None
 
-    def _waves(self) -> Iterator[tuple[int, int]]:
-        first = 0
+    def _waves(self, longest: Callable[[], int]) -> Iterator[tuple[int, int]]:
+        first, most = 0, longest()
         keys: set[str] = set()
         for at, entry in enumerate(self._encoded):
             key = entry.ordering_key
-            if key is None:
-                continue
-            if key in keys:
+            if at - first >= most or (key is not None and key in keys):
                 yield first, at
-                first = at
+                first, most = at, longest()
                 keys.clear()
-            keys.add(key)
+            if key is not None:
+                keys.add(key)
         if first < len(self._encoded):
             yield first, len(self._encoded)
 
@@ -150,23 +248,6 @@ class Run:
             end = self._starts[at + 1] if at + 1 < len(self._starts) else len(self._stream)
             stream += memoryview(self._stream)[self._starts[at] : end]
         return Batch(stream, starts, self._frame_max, rewrite=True)
-
-    def _record(self, batch: Batch, entries: list[Entry]) -> None:
-        returned: dict[tuple[object, ...], str] = {
-            (message.exchange, message.routing_key, message.message_id): message.text
-            for message in batch.returned
-        }
-        for at in batch.settled():
-            entry = entries[at]
-            text = None
-            if returned and entry.fields[_MANDATORY]:
-                text = returned.get((*entry.fields[:2], entry.message_id))
-            if text is None:
-                self.delivered.append(entry.id)
-            else:
-                self._fail(entry, "refused", text)
-        for at, fault in batch.faults.items():
-            self._fail(entries[at], "busy" if fault.nacked else "refused", fault.text)
 
     def _fail(self, entry: Entry, verdict: str, text: str) -> None:
         self.refused.append(Refusal(entry.id, verdict, text))

@@ -1,0 +1,106 @@
+"""publish_outbox_batch() and a queue that does not confirm: one copy, and nobody else waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+from failing import LIMIT, Session, declare, numbers_in
+from fix_servers import Broker
+from servers.processes import wait_for
+from servers.proxy import CuttingProxy
+from stuck import suspended
+
+BATCH = "SELECT amqp.publish_outbox_batch(1)"
+PUT = "SELECT amqp.publish_outbox(1, %s, 'key', %s)"
+
+
+@pytest.fixture
+def session(database: str) -> Iterator[Session]:
+    """A session in the test's database that does not wait long for confirms."""
+    with Session(database) as session:
+        session.set(confirm_timeout="300ms")
+        yield session
+
+
+@pytest.fixture
+def through(session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel) -> int:
+    """The broker through a proxy: a fanout `orders` to ledger and mailer, and a topic `events`."""
+    channel.exchange_declare("orders", "fanout", durable=True)
+    for queue in ("ledger", "mailer"):
+        channel.queue_declare(queue, durable=True)
+        channel.queue_bind(queue, "orders")
+    declare(channel)
+    return session.add_broker(broker.url(port=proxy.port))
+
+
+def hurry(session: Session) -> None:
+    session.run("UPDATE amqp.outbox SET next_attempt_at = now() WHERE attempts > 0")
+
+
+def test_each_call_makes_no_copy(
+    session: Session, broker: Broker, through: int, channel: BlockingChannel
+) -> None:
+    with suspended(broker, "mailer"):
+        session.run(PUT, "orders", "1")
+        session.run(PUT, "events", "2")
+        assert session.value(BATCH) == 1
+        (warning,) = session.warnings()
+        assert "a queue has not confirmed" in warning.detail
+        assert numbers_in(channel, "events", 1) == [2]
+        for number in range(3, 8):
+            hurry(session)
+            session.run(PUT, "events", str(number))
+            # Put off like the first one, without a wait: it would meet the same queue.
+            session.run(PUT, "orders", str(100 + number))
+            assert session.value(BATCH) == 1
+            assert session.warnings() == []
+            assert numbers_in(channel, "events", 1) == [number]
+        assert numbers_in(channel, "ledger", 1) == [1]
+        rows = session.run("SELECT attempts > 0, last_error FROM amqp.outbox ORDER BY id")
+        assert rows == [(True, 'a queue has not confirmed messages to exchange "orders"')] * 6
+
+    def all_gone() -> bool:
+        hurry(session)
+        session.run(BATCH)
+        return not session.run("SELECT id FROM amqp.outbox")
+
+    wait_for(all_gone, LIMIT, "the confirms")
+    assert sorted(numbers_in(channel, "mailer", 6)) == [1, 103, 104, 105, 106, 107]
+    assert sorted(numbers_in(channel, "ledger", 5)) == [103, 104, 105, 106, 107]
+    assert session.run("SELECT * FROM amqp.dead_letters") == []
+
+
+def test_it_is_written_again_when_the_connection_breaks(
+    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+) -> None:
+    with suspended(broker, "mailer"):
+        session.run(PUT, "orders", "1")
+        assert session.value(BATCH) == 0
+        proxy.reset()
+        hurry(session)
+        assert session.value(BATCH) == 0
+        assert numbers_in(channel, "ledger", 2) == [1, 1]
+
+
+def test_an_ordering_key_is_held_back(
+    session: Session, broker: Broker, through: int, channel: BlockingChannel
+) -> None:
+    put = "SELECT amqp.publish_outbox(1, %s, 'key', %s, ordering_key => 'k')"
+    with suspended(broker, "mailer"):
+        session.run(put, "orders", "1")
+        session.run(put, "events", "2")
+        assert session.value(BATCH) == 0
+        assert session.value(BATCH) == 0
+        assert numbers_in(channel, "ledger", 1) == [1]
+        assert numbers_in(channel, "events") == []
+    hurry(session)
+    wait_for(
+        lambda: session.run(BATCH) and session.value("SELECT count(*) FROM amqp.outbox") == 0,
+        LIMIT,
+        "the confirms",
+    )
+    assert numbers_in(channel, "events", 1) == [2]
+    assert numbers_in(channel, "mailer", 1) == [1]
