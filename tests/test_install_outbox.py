@@ -192,6 +192,12 @@ def test_two_who_install_at_once(shop: str, bare: str) -> None:
     assert said == [f"outbox {VERSION} is already up to date"]
 
 
+def test_a_lock_that_is_never_let_go_is_not_waited_for_for_ever(shop: str, bare: str) -> None:
+    with psycopg.connect(bare, autocommit=True) as somebody:
+        somebody.execute("SELECT pg_advisory_lock(1634562418, 0)")
+        assert refusal(shop) == "somebody has held a lock on the outbox for 5 s: try again"
+
+
 def test_every_statement_that_creates_is_known_to_upgrade_and_removal() -> None:
     upgrade = "".join(scripts.upgrade())
     for line in re.findall(r"^CREATE .*", "".join(scripts.creation()), re.MULTILINE):

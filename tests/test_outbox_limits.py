@@ -131,6 +131,7 @@ def test_a_look_does_not_read_headers_that_do_not_come_along(session: Session) -
         """INSERT INTO amqp.outbox (broker_id, headers)
            SELECT 1, ('{"a": [1e99999' || repeat(', 1e99999', 12000) || ']}')::jsonb"""
     )
+    put(session, "behind it")
     query = "SELECT id FROM amqp.outbox_due(1, NULL, -1, 10000, 1000)"
     assert session.execute(query).fetchall() == [(1,)]
 

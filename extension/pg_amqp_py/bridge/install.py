@@ -19,7 +19,7 @@ OLDEST_SERVER = 14
 
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
-# Several hosts may start at once. Beside the keys of amqp.outbox_lock().
+# Several hosts may start at once.
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(1634562418, 0)"
 # Whoever waits for a lock on a table keeps publishers waiting behind.
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '5s'"
@@ -80,8 +80,9 @@ def _transaction(dsn: str) -> Iterator[_Connection]:
             connection.isolation_level = IsolationLevel.READ_COMMITTED
             # Names that the scripts do not qualify are PostgreSQL's own.
             connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
-            connection.execute(_ONE_AT_A_TIME)
+            # First: anybody who connects may hold the lock that comes next.
             connection.execute(_LOCK_TIMEOUT)
+            connection.execute(_ONE_AT_A_TIME)
             yield connection
     except errors.LockNotAvailable:
         raise InstallError("somebody has held a lock on the outbox for 5 s: try again") from None

@@ -120,8 +120,8 @@ BEGIN ATOMIC
             ORDER BY e.ordering_key, e.id LIMIT 1
         ) AS f
         WHERE f.ordering_key = k.ordering_key AND f.id <= outbox_due.settled_id
-    ), own AS (
-        -- What this transaction has published itself holds back what is behind it.
+    ), own AS MATERIALIZED (
+        -- What this transaction has published itself holds back what is behind it. Looked for once, not for each message.
         SELECT k.ordering_key, f.id
         FROM (
             SELECT d.ordering_key, max(d.id) AS last_id FROM due AS d
