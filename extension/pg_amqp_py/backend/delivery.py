@@ -47,6 +47,8 @@ MOST_WARNINGS = 10
 _PAUSE = 0.1
 _RETRY = 1.0
 """Seconds that a transaction spends at most on what earlier ones have left: they have waited."""
+_ANSWER = 2.0
+"""Seconds in which a broker that lives answers a question."""
 _GRACE = 0.1
 """Seconds to wait for queues that have kept others waiting in vain already."""
 _BARRIER = 5.0
@@ -209,7 +211,7 @@ def _awaits(broker: Broker, batch: Batch, connection: Connection) -> bool:
     """
     if connection.usable and connection.blocked is None and not server.interrupted():
         try:
-            if not connection.answers(time.monotonic() + _RETRY) and connection.usable:
+            if not connection.answers(time.monotonic() + _ANSWER) and connection.usable:
                 broker.park(connection)
         except ConnectionLostError:
             return False

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 _PENDING, _CONFIRMED, _REFUSED, _ACCEPTED = range(4)
 _NACK = "the broker refused it (basic.nack)"
 _NOT_WRITTEN = "received a confirm of what was not written yet"
+_ANSWER = 5.0
+"""Seconds for a round trip, however little patience there is with queues."""
 _SMALL = 1 << 14
 """Bytes of a stream that goes out with one call: less than a socket's buffer holds."""
 
@@ -180,7 +182,8 @@ class Batch:
         if attempt is None:
             self._fit(connection.encoder)
             if connection.blocked is None:
-                connection.settle_unconfirmed(time.monotonic() + timeout, wait=confirm)
+                deadline = time.monotonic() + max(timeout, _ANSWER)
+                connection.settle_unconfirmed(deadline, wait=confirm)
         while attempt or ((first := self._states.find(_PENDING)) >= 0 and not stop()):
             if attempt is None:
                 attempt = self._begin(connection, self._todo(first))
