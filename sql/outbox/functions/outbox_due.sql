@@ -139,7 +139,7 @@ BEGIN ATOMIC
            COALESCE(c.delivery_mode, 2),
            c.content_type, c.reply_to, c.correlation_id, c.headers::text, c.content_encoding, c.priority, c.expiration,
            c.message_id,
-           CASE WHEN isfinite(c."timestamp") THEN floor(EXTRACT(epoch FROM c."timestamp"))::bigint
+           CASE WHEN isfinite(c."timestamp") THEN date_part('epoch', date_trunc('second', c."timestamp"))::bigint
                 WHEN c."timestamp" IS NOT NULL THEN -1 END,
            c.type, c.user_id, c.app_id, c.body
     FROM (
