@@ -27,10 +27,10 @@ def grow(session: Session) -> None:
                SELECT n, string_agg(sha512(g::text::bytea || n::text::bytea), ''::bytea) AS body
                FROM generate_series(1, 70) AS n, generate_series(1, 16384) AS g GROUP BY n
            )
-           INSERT INTO amqp.outbox (broker_id, body, next_attempt_at)
-           SELECT 1, body, 'infinity' FROM body"""
+           INSERT INTO amqp.outbox (broker_id, exchange, body, next_attempt_at)
+           SELECT 1, 'dead', body, '2090-01-01' FROM body"""
     )
-    session.execute("DELETE FROM amqp.outbox WHERE next_attempt_at = 'infinity'")
+    session.execute("DELETE FROM amqp.outbox WHERE exchange = 'dead'")
     assert size(session) > 1 << 26
 
 

@@ -110,7 +110,7 @@ def test_a_late_confirm_settles(
             # What has its key is held back.
             assert [attempts for (attempts,) in rows(session, "attempts")][1:] == [0, 0]
             session.execute(
-                "UPDATE amqp.outbox SET next_attempt_at = 'infinity' WHERE attempts > 0"
+                "UPDATE amqp.outbox SET next_attempt_at = '2090-01-01' WHERE attempts > 0"
             )
         wait_until_empty(session)
     assert take(channel, "mailer") == ["0", "1", "2"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
+import psycopg
 import structlog
 
 from pg_amqp_py.bridge.database import Database
@@ -15,7 +16,7 @@ from pg_amqp_py.bridge.parking import Outcome
 from pg_amqp_py.wire.ordered import Entry, Refusal
 
 _PIECE = 10_000
-"""Messages that are settled at once: it must not take longer than a statement may."""
+"""Messages that are settled at once, at most: it must not take longer than a statement may."""
 _AGAIN = 1.0
 """Seconds between attempts to settle what somebody has locked."""
 
@@ -45,6 +46,7 @@ class Ledger:
         self._locked: dict[_Known, Refusal | None] = {}
         """Of these, what could not be settled because somebody has locked it."""
         self._freed: set[str] = set()
+        self._piece = _PIECE
         self._next_attempt = 0.0
         self._log = structlog.get_logger().bind(broker_id=broker_id)
 
@@ -96,18 +98,26 @@ class Ledger:
 
     def _settle(self, source: dict[_Known, Refusal | None]) -> bool:
         """Report the first of these; whether somebody has locked any."""
-        piece = dict(islice(source.items(), _PIECE))
+        piece = dict(islice(source.items(), self._piece))
         delivered = [known for known, refusal in piece.items() if refusal is None]
         refused = [(known, refusal) for known, refusal in piece.items() if refusal is not None]
-        locked = set(
-            self._database.settle(
-                self._broker_id,
-                [number for number, _ in delivered],
-                [message_id for _, message_id in delivered],
-                [refusal for _, refusal in refused],
-                [message_id for (_, message_id), _ in refused],
+        try:
+            locked = set(
+                self._database.settle(
+                    self._broker_id,
+                    [number for number, _ in delivered],
+                    [message_id for _, message_id in delivered],
+                    [refusal for _, refusal in refused],
+                    [message_id for (_, message_id), _ in refused],
+                )
             )
-        )
+        except psycopg.errors.QueryCanceled:
+            # It took too long.
+            if self._piece == 1:
+                raise
+            self._piece = max(self._piece // 10, 1)
+            return False
+        self._piece = min(self._piece * 2, _PIECE)
         for known in piece:
             del source[known]
         kept = {known: piece[known] for known in piece if known[0] in locked}

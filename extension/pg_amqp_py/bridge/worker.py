@@ -64,6 +64,8 @@ class Worker:
         self.session_trouble: str | None = None
         """Why the last session ended, until another one has read and settled."""
         self._backoff = 0.0
+        self._rows = _MOST_ROWS
+        """How many are read at once, less than these where reading takes long."""
         self._hidden = (0, 0)
         """Messages, and bytes, that the last sweep has found and that are delivered, but locked."""
         self._refused_to_compact: str | None = None
@@ -273,8 +275,6 @@ class Worker:
             # The answer took long, and may do so each time.
             self._database.prove()
         size = _size(entries)
-        hidden_rows, hidden_bytes = self._hidden if after is None else (0, 0)
-        self._cut = len(entries) >= _MOST_ROWS + hidden_rows or size >= _MOST_BYTES + hidden_bytes
         self._keyed = False
         if not entries:
             return False
@@ -299,16 +299,17 @@ class Worker:
     def _due(self, after: int | None, settled: int) -> list[Entry]:
         """Read; a message that PostgreSQL itself cannot hand over is set aside."""
         hidden_rows, hidden_bytes = self._hidden if after is None else (0, 0)
-        most, size = _MOST_ROWS + hidden_rows, _MOST_BYTES + hidden_bytes
-        rows = most
+        size = _MOST_BYTES + hidden_bytes
+        rows = most = self._rows + hidden_rows
         while True:
             try:
-                return self._database.due(self.broker_id, after, settled, rows, size)
+                entries = self._database.due(self.broker_id, after, settled, rows, size)
+                break
             except psycopg.errors.QueryCanceled:
-                # It took too long.
+                # It took too long, and may do so the next time.
                 if rows == 1:
                     raise
-                rows = max(rows // 10, 1)
+                rows = most = self._rows = max(rows // 10, 1)
             except (
                 psycopg.DataError,
                 psycopg.errors.ProgramLimitExceeded,
@@ -319,6 +320,9 @@ class Worker:
                 if rows == 0:
                     self._set_aside(after, settled, words(error))
                     rows = most
+        self._cut = len(entries) >= rows or _size(entries) >= size
+        self._rows = min(self._rows * 2, _MOST_ROWS)
+        return entries
 
     def _set_aside(self, after: int | None, settled: int, text: str) -> None:
         first = self._database.first_due(self.broker_id, after, settled)
