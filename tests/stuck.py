@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+from failing import Session, declare
 from fix_servers import Broker
+from servers.proxy import CuttingProxy
 
 _EACH = (
     "[sys:{action}(P) || {{ok, Q}} <- [rabbit_amqqueue:lookup("
@@ -28,3 +34,28 @@ def suspended(broker: Broker, queue: str) -> Iterator[None]:
         yield
     finally:
         _tell(broker, queue, "resume")
+
+
+def stuck_fixtures() -> tuple[Any, Any]:
+    """The fixtures `session` and `through`: a session, and its broker with queues to suspend."""
+
+    @pytest.fixture
+    def session(database: str) -> Iterator[Session]:
+        """A session in the test's database that does not wait long for confirms."""
+        with Session(database) as session:
+            session.set(confirm_timeout="300ms")
+            yield session
+
+    @pytest.fixture
+    def through(
+        session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel
+    ) -> int:
+        """Through a proxy: a fanout `orders` to queues ledger and mailer, and a topic `events`."""
+        channel.exchange_declare("orders", "fanout", durable=True)
+        for queue in ("ledger", "mailer"):
+            channel.queue_declare(queue, durable=True)
+            channel.queue_bind(queue, "orders")
+        declare(channel)
+        return session.add_broker(broker.url(port=proxy.port))
+
+    return session, through

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from failing import LIMIT, Session, declare, numbers_in
+from failing import LIMIT, Session, numbers_in
 from fix_servers import Broker
 from servers.management import Management
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy
-from stuck import suspended
+from stuck import stuck_fixtures, suspended
 
-
-@pytest.fixture
-def session(database: str) -> Iterator[Session]:
-    """A session in the test's database that does not wait long at commit."""
-    with Session(database) as session:
-        session.set(confirm_timeout="300ms")
-        yield session
-
-
-@pytest.fixture
-def through(session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel) -> int:
-    """The broker through a proxy: a fanout `orders` to ledger and mailer, and a topic `events`."""
-    channel.exchange_declare("orders", "fanout", durable=True)
-    for queue in ("ledger", "mailer"):
-        channel.queue_declare(queue, durable=True)
-        channel.queue_bind(queue, "orders")
-    declare(channel)
-    return session.add_broker(broker.url(port=proxy.port))
+session, through = stuck_fixtures()
 
 
 def unconfirmed(session: Session) -> int:
