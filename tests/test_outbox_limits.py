@@ -61,10 +61,9 @@ def test_headers_that_could_never_be_sent(session: Session, statement: str, head
     assert rows(session) == []
 
 
-@pytest.mark.parametrize("headers", REFUSED)
+# What costs a relay much costs publish() nothing.
+@pytest.mark.parametrize("headers", sorted(REFUSED.keys() - {"digits", "nesting", "size"}))
 def test_publish_refuses_the_same(session: Session, headers: str) -> None:
-    if headers in ("digits", "nesting", "size"):
-        pytest.skip("what costs a relay much costs publish() nothing")
     text, kind = REFUSED[headers]
     with pytest.raises(kind):
         session.execute(
