@@ -173,8 +173,9 @@ def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -
         batch = again.batch
         confirmed = batch.confirmed
         try:
-            timeout = min(settings.confirm_timeout.value_or_default(), _RETRY)
-            batch.write(connection, timeout, confirm=again.confirm)
+            timeout = settings.confirm_timeout.value_or_default()
+            patience = min(timeout, _RETRY)
+            batch.write(connection, timeout, confirm_timeout=patience, confirm=again.confirm)
         except (ConnectionLostError, StalledError) as error:
             if _awaits(broker, batch, connection):
                 broker.last_error = _unconfirmed(broker)
@@ -209,9 +210,12 @@ def _awaits(broker: Broker, batch: Batch, connection: Connection) -> bool:
     nothing, and has said so. One that reads nothing because queues do not take what it has read
     already (RabbitMQ's flow control) says nothing: it is given more time.
     """
-    if connection.usable and connection.blocked is None and not server.interrupted():
+    if connection.usable and connection.blocked is None:
+        deadline = time.monotonic() + _ANSWER
         try:
-            if not connection.answers(time.monotonic() + _ANSWER) and connection.usable:
+            # If the wait was ended before its time, nobody knows.
+            silent = not connection.answers(deadline) and time.monotonic() >= deadline
+            if silent and connection.usable:
                 broker.park(connection)
         except ConnectionLostError:
             return False
@@ -273,7 +277,7 @@ def _deliver(
     give_up = time.monotonic() + timeout
     confirmed = None
     stuck = broker.stuck_places()
-    grace = min(timeout, _GRACE) if stuck else timeout
+    patience = min(timeout, _GRACE) if stuck else timeout
     failure: WireError
     while True:
         connection = broker.connection
@@ -282,16 +286,16 @@ def _deliver(
                 left = max(give_up - time.monotonic(), _PAUSE) / len(broker.addresses)
                 connection = broker.connect(next(hosts), left, on_wait)
             connection.on_wait = on_wait
-            batch.write(connection, grace, confirm=confirm)
+            batch.write(connection, timeout, confirm_timeout=patience, confirm=confirm)
             return None
         except StalledError as error:
             failure = error
             if connection is None or not connection.usable:
                 broker.connection = None
                 break
-            if grace < timeout and not stuck.issuperset(batch.pending_places()):
+            if patience < timeout and not stuck.issuperset(batch.pending_places()):
                 # Others, which have a right to be waited for.
-                grace = timeout
+                patience = timeout
                 continue
             awaited = _awaits(broker, batch, connection)
             if not connection.usable:

@@ -231,8 +231,10 @@ class Connection:
         if channel != CHANNEL or ack.tag > self.published or not (ack.tag or ack.multiple):
             raise ConnectionLostError("received a confirm of what was never published")
         self.on_publisher(ack)
-        for confirms in self.late:
-            confirms.answer(ack)
+        if self.late:
+            for confirms in self.late:
+                confirms.answer(ack)
+            self.late = [confirms for confirms in self.late if confirms.outstanding]
 
     def _on_channel_method(self, method: Method) -> ChannelClosedError | None:
         if method.index == methods.CHANNEL_CLOSE:
@@ -433,7 +435,6 @@ class Connection:
         This tells a queue that is slow or stuck from a peer that is gone. If not, the answer may
         still come, and the connection stays as it is. Raises ConnectionLostError.
         """
-        written = len(self.late)
         try:
             self.send(methods.RESUME_FLOW, deadline)
             self._asked += 1
@@ -445,7 +446,7 @@ class Connection:
         except ChannelClosedError as refusal:
             self._refused_late(refusal, deadline)
             return True
-        for confirms in self.late[:written]:
+        for confirms in self.late:
             confirms.routed = True
         return True
 

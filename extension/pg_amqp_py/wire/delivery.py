@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 _PENDING, _CONFIRMED, _REFUSED, _ACCEPTED = range(4)
 _NACK = "the broker refused it (basic.nack)"
 _NOT_WRITTEN = "received a confirm of what was not written yet"
-_ANSWER = 5.0
-"""Seconds for a round trip, however little patience there is with queues."""
 _SMALL = 1 << 14
 """Bytes of a stream that goes out with one call: less than a socket's buffer holds."""
 
@@ -137,10 +135,10 @@ class Batch:
     def collect(self) -> None:
         """Settle what has been answered since the wait was given up, without waiting."""
         attempt = self._attempt
-        if attempt is not None and attempt.lives:
+        if attempt is not None:
             self._settle(attempt.todo, attempt.confirms)
             if not attempt.confirms.outstanding:
-                self._resume(attempt.connection)
+                self._attempt = None
 
     def _fit(self, encoder: Encoder) -> None:
         """Encode anew if the broker's largest frame is smaller than that used so far.
@@ -165,6 +163,7 @@ class Batch:
         connection: Connection,
         timeout: float,
         *,
+        confirm_timeout: float | None = None,
         confirm: bool = True,
         patient: bool = False,
         stop: Callable[[], bool] = _never,
@@ -173,22 +172,29 @@ class Batch:
 
         Returns when nothing is pending, or, once `stop` returns true, when what was written by
         then is answered. Raises ConnectionLostError or StalledError (no byte and no confirm
-        moved for `timeout` seconds; a broker that has said that it is blocked is waited for
-        without end if `patient`); what was confirmed by then is settled. If the connection is
-        still usable after a StalledError, all is written, and the answers that are missing may
-        come at any time: collect() looks for them, and so does the next call.
+        moved for `timeout` seconds, or for `confirm_timeout` once all is written; a broker that has said
+        that it is blocked is waited for without end if `patient`); what was confirmed by then is
+        settled. If the connection is still usable after a StalledError, all is written, and the
+        answers that are missing may come at any time: collect() looks for them, and so does the
+        next call.
         """
         attempt = self._resume(connection)
         if attempt is None:
             self._fit(connection.encoder)
             if connection.blocked is None:
-                deadline = time.monotonic() + max(timeout, _ANSWER)
-                connection.settle_unconfirmed(deadline, wait=confirm)
+                connection.settle_unconfirmed(time.monotonic() + timeout, wait=confirm)
         while attempt or ((first := self._states.find(_PENDING)) >= 0 and not stop()):
             if attempt is None:
                 attempt = self._begin(connection, self._todo(first))
             try:
-                self._pump(attempt, timeout, confirm=confirm, patient=patient, stop=stop)
+                self._pump(
+                    attempt,
+                    timeout,
+                    timeout if confirm_timeout is None else confirm_timeout,
+                    confirm=confirm,
+                    patient=patient,
+                    stop=stop,
+                )
             except ChannelClosedError as refusal:
                 self._end(attempt, confirm)
                 self._blame(refusal, attempt.todo)
@@ -276,6 +282,7 @@ class Batch:
         self,
         attempt: _Attempt,
         timeout: float,
+        confirm_timeout: float,
         *,
         confirm: bool,
         patient: bool,
@@ -300,7 +307,7 @@ class Batch:
         connection.on_publisher = on_publisher
         connection.awaited = confirms
         self._current = attempt
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + (timeout if outgoing.left else confirm_timeout)
         try:
             while outgoing.left or (confirm and confirms.outstanding):
                 if connection.ahead:
@@ -321,7 +328,7 @@ class Batch:
                     connection.abandon(lost := ConnectionLostError(_NOT_WRITTEN))
                     raise lost
                 if sent or confirms.outstanding < before or blocked:
-                    deadline = time.monotonic() + timeout
+                    deadline = time.monotonic() + (timeout if outgoing.left else confirm_timeout)
         except ChannelClosedError:
             # The rest of a half-written frame must follow before anything else may be said.
             outgoing.stop_at_message_end(self._starts)
