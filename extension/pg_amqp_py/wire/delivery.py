@@ -172,9 +172,9 @@ class Batch:
 
         Returns when nothing is pending, or, once `stop` returns true, when what was written by
         then is answered. Raises ConnectionLostError or StalledError (no byte and no confirm
-        moved for `timeout` seconds, or for `confirm_timeout` once all is written; a broker that has said
-        that it is blocked is waited for without end if `patient`); what was confirmed by then is
-        settled. If the connection is still usable after a StalledError, all is written, and the
+        moved for `timeout` seconds, or for `confirm_timeout` once all is written; a broker that has
+        said that it is blocked is waited for without end if `patient`); what was confirmed by then
+        is settled. If the connection is still usable after a StalledError, all is written, and the
         answers that are missing may come at any time: collect() looks for them, and so does the
         next call.
         """
