@@ -76,3 +76,23 @@ def test_a_crash_after_delivery_by_another_session(
     server.start()
     with Session(server.dsn()) as session:
         assert session.run("SELECT n FROM orders") == [(1,)]
+
+
+def test_a_flush_wherever_the_log_ends(server: PostgreSQL) -> None:
+    """On a new page of the log the next record begins behind a header that is not written yet."""
+    with Session(server.dsn()) as session:
+        session.run("SELECT * FROM amqp.status()")
+        session.run(
+            """CREATE FUNCTION flush() RETURNS void LANGUAGE plpython3u AS $$
+               import sys
+               sys.modules["pg_amqp_py.backend.server"].flush_wal()
+               $$"""
+        )
+        at_a_page = 0
+        for size in range(0, 8192 * 2, 8):
+            session.run("SELECT pg_logical_emit_message(false, '', repeat('x', %s))", size % 8192)
+            at_a_page += session.value(
+                "SELECT mod(pg_current_wal_insert_lsn() - '0/0', 8192) <= 40"
+            )
+            session.run("SELECT flush()")
+        assert at_a_page > 0

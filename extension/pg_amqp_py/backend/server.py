@@ -38,6 +38,8 @@ _READ_COMMITTED = 1
 _PGC_USERSET, _GUC_NO_SHOW_ALL = 6, 4
 # MyXactFlags: "this transaction accessed a temporary object"
 _ACCESSED_TEMP_NAMESPACE = 1
+# SizeOfXLogLongPHD (src/include/access/xlog_internal.h)
+_PAGE_HEADER = 40
 # SetUserIdAndSecContext (src/include/miscadmin.h)
 _SECURITY_RESTRICTED_OPERATION = 2
 
@@ -131,6 +133,8 @@ _isolation = _variable("XactIsoLevel", ctypes.c_int)
 invalidations = _variable("SharedInvalidMessageCounter", ctypes.c_uint64)
 """Its value is catalog_version()."""
 
+_wal_block_size = int(_get_option(b"wal_block_size", False, False))
+
 _interrupts = plpy.prepare("SELECT")
 _pin_search_path = plpy.prepare(
     "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
@@ -168,7 +172,11 @@ def flush_wal() -> None:
 
     What a transaction with synchronous_commit = off has committed is visible before it is on disk.
     """
-    _wal_flush(_wal_end())
+    end: int = _wal_end()
+    # Where the next record will begin: on a new page that is behind its header, which is not there
+    # yet, and to flush what is not there would be an ERROR.
+    within_page = end % _wal_block_size
+    _wal_flush(end - within_page if within_page <= _PAGE_HEADER else end)
 
 
 def client_encoding() -> bytes | None:
