@@ -18,18 +18,24 @@ BEGIN
            OR EXISTS (SELECT FROM pg_catalog.pg_rewrite AS w WHERE w.ev_class OPERATOR(pg_catalog.=) c.oid)
            OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
                       WHERE k.conrelid OPERATOR(pg_catalog.=) c.oid AND k.contype OPERATOR(pg_catalog.=) 'c')
-           OR EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                      WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid
-                        AND (i.indexprs IS NOT NULL
-                             OR i.indpred IS NOT NULL AND NOT EXISTS (
-                                 SELECT FROM pg_catalog.pg_class AS x
-                                 WHERE x.oid OPERATOR(pg_catalog.=) i.indexrelid
-                                   AND x.relname OPERATOR(pg_catalog.=) ANY (
-                                       '{outbox_ready_idx,outbox_waiting_idx,outbox_ready_key_idx,outbox_waiting_key_idx,outbox_dead_ordering_key_idx}'))))
+           OR EXISTS (SELECT FROM pg_catalog.pg_inherits AS h
+                      WHERE c.oid OPERATOR(pg_catalog.=) ANY (ARRAY[h.inhparent, h.inhrelid]))
+           -- Defaults, types, and what indexes compute: what PostgreSQL brings itself is not among what they depend on.
+           OR EXISTS (SELECT FROM pg_catalog.pg_depend AS p
+                      WHERE p.refclassid OPERATOR(pg_catalog.=) ANY (
+                                '{pg_catalog.pg_proc,pg_catalog.pg_operator,pg_catalog.pg_type,pg_catalog.pg_opclass}'::pg_catalog.regclass[])
+                        AND (p.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+                             AND p.objid OPERATOR(pg_catalog.=) ANY (
+                                 SELECT c.oid UNION SELECT i.indexrelid FROM pg_catalog.pg_index AS i
+                                 WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid)
+                             OR p.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                             AND p.objid OPERATOR(pg_catalog.=) ANY (
+                                 SELECT d.oid FROM pg_catalog.pg_attrdef AS d
+                                 WHERE d.adrelid OPERATOR(pg_catalog.=) c.oid)))
            OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                       WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attgenerated OPERATOR(pg_catalog.<>) ''));
     IF FOUND THEN
-        RAISE EXCEPTION 'table "%" has a trigger, rule, constraint, index or generated column of its owner', table_name
+        RAISE EXCEPTION 'table "%" has a trigger, rule, constraint, child or generated column of its owner, or runs a function of his', table_name
             USING ERRCODE = 'insufficient_privilege',
                   DETAIL = 'It would run with the rights of whoever updates the extension.',
                   HINT = 'Drop it, update, and create it again as the owner.';

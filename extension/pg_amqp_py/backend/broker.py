@@ -7,6 +7,7 @@ period, not one per call; nobody's code runs with rights that its author does no
 
 from __future__ import annotations
 
+import math
 import os
 import time
 
@@ -127,6 +128,8 @@ class Broker:
         self.read_at: int | None = None
         """server.catalog_version() when the addresses were read; None to read them again."""
         self.connection: Connection | None = None
+        self._stuck: tuple[int, set[tuple[str, str]]] | None = None
+        """What stuck_places() has found when so many messages were kept."""
         self.silent: list[tuple[float, Connection]] = []
         """Connections that do not answer, with messages whose confirms may still come, and until
         when (time.monotonic()) they have time for it."""
@@ -148,14 +151,23 @@ class Broker:
 
     def stuck_places(self) -> set[tuple[str, str]]:
         """Exchange and routing key of kept messages that a queue has not confirmed in time."""
-        return {place for kept in self.kept for place in kept.batch.pending_places()}
+        unconfirmed = self.unconfirmed
+        if self._stuck is None or self._stuck[0] != unconfirmed:
+            places = {place for kept in self.kept for place in kept.batch.pending_places()}
+            self._stuck = unconfirmed, places
+        return self._stuck[1]
 
-    def refuse_if_stuck(self, exchange: str, routing_key: str) -> None:
-        """Raise AMQPError for one message more to where too many wait for a confirm already.
+    def is_stuck(self, exchange: str, routing_key: str) -> bool:
+        """Whether so many messages to there wait for a confirm already that no more may be sent.
 
         They take memory here, and RabbitMQ would soon stop reading the whole connection.
         """
-        if self.unconfirmed >= _MOST_UNCONFIRMED and (exchange, routing_key) in self.stuck_places():
+        enough = self.unconfirmed >= _MOST_UNCONFIRMED
+        return enough and (exchange, routing_key) in self.stuck_places()
+
+    def refuse_if_stuck(self, exchange: str, routing_key: str) -> None:
+        """Raise AMQPError for one message more to where too many wait for a confirm already."""
+        if self.is_stuck(exchange, routing_key):
             raise self.note(
                 AMQPError(
                     f"broker {self.broker_id} does not confirm messages to exchange"
@@ -185,6 +197,17 @@ class Broker:
             connection, self.connection = self.connection, None
             connection.on_wait = server.check_interrupts
             connection.close()
+
+    def set_aside(self) -> None:
+        """Use another connection from here on, if confirms are awaited on this one.
+
+        What is asked of a queue that stands still is not answered either, and takes the connection
+        with it.
+        """
+        connection = self.connection
+        if connection is not None and connection.late and len(self.silent) < _MOST_SILENT:
+            self.connection = None
+            self.silent.append((math.inf, connection))
 
     def park(self, connection: Connection) -> None:
         """Use another connection from here on: this one does not answer.

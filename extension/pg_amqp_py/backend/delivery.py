@@ -219,6 +219,8 @@ def _awaits(broker: Broker, batch: Batch, connection: Connection) -> bool:
                 broker.park(connection)
         except ConnectionLostError:
             return False
+    # What has arrived meanwhile.
+    batch.collect()
     return batch.awaited
 
 
@@ -239,9 +241,11 @@ def _still_unconfirmed(broker: Broker, error: WireError) -> AMQPError:
 def lost(broker: Broker) -> str:
     """What to say of the kept messages of a broker when nobody will deliver them any more."""
     places = [place for kept in broker.kept for place in kept.batch.pending_places()]
+    awaited = all(kept.batch.awaited for kept in broker.kept)
+    fate = "written, but not known to have arrived," if awaited else "lost"
     return (
-        f"amqp: {_messages(broker.unconfirmed)} not confirmed by broker {broker.broker_id} lost at"
-        f" the end of the session; exchange and number of messages: {_exchanges(places)};"
+        f"amqp: {_messages(broker.unconfirmed)} not confirmed by broker {broker.broker_id} {fate}"
+        f" at the end of the session; exchange and number of messages: {_exchanges(places)};"
         f" last error: {broker.last_error}"
     )
 
@@ -298,6 +302,8 @@ def _deliver(
                 patience = timeout
                 continue
             awaited = _awaits(broker, batch, connection)
+            if not batch.pending:
+                return None
             if not connection.usable:
                 broker.connection = None
             if awaited or not connection.usable:

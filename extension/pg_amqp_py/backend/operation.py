@@ -45,14 +45,18 @@ def ask(
     question: Callable[[Connection, float], Result],
     *,
     writes: bool = True,
+    of_queues: bool = False,
 ) -> Result:
     """Ask the broker something, on a new connection if the idle one turns out to be dead.
 
     `question` gets the connection and a deadline. Unless it `writes`, what is kept for the broker
-    is not written before it. Raises AMQPError.
+    is not written before it; if it is `of_queues`, nothing is awaited on the connection that could
+    be lost with it. Raises AMQPError.
     """
     number = required("broker_id", broker_id)
     for last_try in (False, True):
+        if of_queues:
+            session.set_aside(number)
         connection = session.connection(number) if writes else session.reach(number)
         connection.on_wait = server.check_interrupts
         broker = session.brokers[number]

@@ -20,6 +20,7 @@ from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import MessageError, RangeError
 from pg_amqp_py.wire.properties import FIELDS
+from pg_amqp_py.wire.table import parse_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,15 +149,19 @@ def publish_change(
     """publish() for the messages of triggers; `properties` is a JSON object, or there are none."""
     if properties is None:
         return publish(broker_id, exchange, routing_key, message, *_JSON)
-    return publish(broker_id, exchange, routing_key, message, *_properties(properties))
+    try:
+        given = _properties(properties)
+    except MessageError as error:
+        raise invalid_message(error).with_traceback(None) from None
+    return publish(broker_id, exchange, routing_key, message, *given)
 
 
 def _properties(text: str) -> tuple[Any, ...]:
     """Parameters of publish() from delivery_mode on, by a JSON object of some of them."""
     # Here, because most sessions fire no such trigger.
-    from json import dumps, loads
+    from json import dumps
 
-    given = loads(text)
+    given = parse_table(text, "properties")
     headers = dumps(given["headers"], ensure_ascii=False) if "headers" in given else None
     return (
         given.get("delivery_mode"),
@@ -194,13 +199,19 @@ def _take(
         _publish_now(session.brokers[broker_id], batch)
         return True
     known = session.publishing_to(broker_id)  # type: ignore[arg-type]
-    if known is None or fields[0] not in known.exchanges:
+    broker = session.brokers.get(broker_id)  # type: ignore[arg-type]
+    if (
+        known is None
+        or broker is None
+        or fields[0] not in known.exchanges
+        or (broker.kept and broker.is_stuck(*fields[:2]))
+    ):
         server.refuse_parallel_mode()
         known = session.unchanged(broker_id, fields[0]) or _publisher(broker_id, fields, body)
         if known is None:
             return True
-    destination = session.brokers[broker_id].destination  # type: ignore[index]
-    session.buffer.append(subtransaction, user, destination, known.encoder, fields, body)
+        broker = session.brokers[required("broker_id", broker_id)]
+    session.buffer.append(subtransaction, user, broker.destination, known.encoder, fields, body)
     return True
 
 

@@ -81,6 +81,15 @@ def connection(broker_id: int) -> Connection:
     return usable
 
 
+def set_aside(broker_id: int) -> None:
+    """Ask on another connection than the one on which confirms are awaited."""
+    known = brokers.get(broker_id)
+    if known is not None and known.kept:
+        connection(broker_id)
+        known.set_aside()
+        forget_connection(broker_id)
+
+
 def reach(broker_id: int) -> Connection:
     """The connection of a broker for a question that nothing kept must go before."""
     settings.check()
@@ -120,6 +129,9 @@ def let_publish(broker_id: int, connection: Connection) -> None:
     if settings.synchronous_commit.value():
         # Whoever receives the message must not find its row gone after a crash of this server.
         server.force_sync_commit()
+        if server.commits_asynchronously():
+            # Nor what this session has committed before.
+            server.flush_wal()
 
 
 def divert(broker_id: int) -> None:

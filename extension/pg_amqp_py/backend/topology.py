@@ -186,7 +186,7 @@ def _call(
             connection.forget_exchanges()
             connection.call(frame, reply.INDEX, deadline)
 
-        ask(broker_id, what, question)
+        ask(broker_id, what, question, of_queues=True)
     except AMQPError as error:
         if not tolerated(error):
             raise

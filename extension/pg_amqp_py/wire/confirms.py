@@ -9,8 +9,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from pg_amqp_py.wire.connection import Returned
     from pg_amqp_py.wire.frames import Ack
 
 
@@ -26,6 +27,8 @@ class Confirms:
         """Answered tags above the watermark."""
         self._refused: set[int] = set()
         self._last = first - 1
+        self.take_return: Callable[[Returned], bool] | None = None
+        """Once others are written behind them: whether a message handed back is one of these."""
         self.routed = False
         """Whether the broker is known to have taken all of them: it has answered something later,
         and a channel works in order. What is missing is a queue's word."""

@@ -31,6 +31,7 @@ _CLOSING_SECONDS = 1.0
 _HANDSHAKE = 5
 """Methods that a peer may say before they are asked for: those of a whole handshake."""
 _GREETING = 64
+_ROUNDS = range(8)
 
 
 class Returned:
@@ -286,7 +287,10 @@ class Connection:
         anything else: receive() tells what. Returns `end` if none is.
         """
         try:
-            while tag < end and not self.ahead and self._transport.arrives(SLICE):
+            # Not for ever, because nothing interrupts it.
+            for _ in _ROUNDS:
+                if tag >= end or self.ahead or not self._transport.arrives(SLICE):
+                    break
                 data = self._transport.receive_some()
                 confirmed = 0 if self.frames.partial else next_unconfirmed(data, tag)
                 if 0 < confirmed <= end:
@@ -304,7 +308,12 @@ class Connection:
         code, text = method.reply()
         exchange, at = method.text(3 + method.arguments[2])
         routing_key, _ = method.text(at)
-        self.on_publisher(Returned(exchange, routing_key, f"{text} ({code})", content.message_id))
+        returned = Returned(exchange, routing_key, f"{text} ({code})", content.message_id)
+        # It comes before its confirm, and before the answer to anything later.
+        for confirms in self.late:
+            if not confirms.routed and confirms.take_return and confirms.take_return(returned):
+                return
+        self.on_publisher(returned)
 
     def _on_connection_method(self, method: Method) -> None:
         if method.index == methods.CONNECTION_CLOSE:

@@ -104,7 +104,12 @@ class Batch:
     def awaited(self) -> bool:
         """Whether all that is pending is written whole and may still be answered."""
         attempt = self._attempt
-        return attempt is not None and attempt.lives and not attempt.outgoing.left
+        return (
+            attempt is not None
+            and attempt.lives
+            and not attempt.outgoing.left
+            and attempt.confirms.outstanding > 0
+        )
 
     def pending_places(self) -> list[tuple[str, str]]:
         """Exchange and routing key of each message that is not settled yet."""
@@ -273,10 +278,24 @@ class Batch:
     def _leave(self, attempt: _Attempt) -> None:
         """Let the answers that are missing come whenever they will, beside those to others."""
         connection = attempt.connection
+        attempt.confirms.take_return = self._take_return
         connection.late.append(attempt.confirms)
         connection.on_publisher = ignore
         connection.unconfirmed = False
         self._attempt = attempt
+
+    def _take_return(self, returned: Returned) -> bool:
+        """Keep a message that the broker handed back if it is one of these, and not yet had."""
+        place = (returned.exchange, returned.routing_key, returned.message_id)
+        ours = sum(
+            m.envelope.mandatory
+            and (m.envelope.exchange, m.envelope.routing_key, m.envelope.message_id) == place
+            for _, m in self._pending_messages()
+        )
+        had = sum((r.exchange, r.routing_key, r.message_id) == place for r in self.returned)
+        if ours > had:
+            self.returned.append(returned)
+        return ours > had
 
     def _pump(
         self,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from pg_amqp_py.wire.message import JSON
 
+_MOST_LEVELS = 200
+"""As amqp.outbox_check_headers() has it."""
 OCTETS = tuple(bytes((number,)) for number in range(256))
 _INFINITE = float("inf"), float("-inf")
 _length = struct.Struct(">I")
@@ -53,7 +55,24 @@ def parse_table(text: str, field: str) -> dict[str, JSON]:
         raise RangeError(field, "an integer is out of range") from None
     if not isinstance(table, dict):
         raise MessageError(field, "not a JSON object")
+    if text.count("{") + text.count("[") > _MOST_LEVELS:
+        _check_levels(table, field)
     return table
+
+
+def _check_levels(table: dict[str, JSON], field: str) -> None:
+    """Refuse what can be encoded here, and not be decoded where more is on the stack."""
+    level: list[Any] = [table]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            item
+            for value in level
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return
+    raise TooLargeError(field, "nested too deeply")
 
 
 def to_json(table: dict[str, Any]) -> str:
