@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
+from pika import spec
 from pika.adapters.blocking_connection import BlockingChannel
 
-from failing import LIMIT, Call, Session, declare, numbers_in
+from failing import LIMIT, Call, Peer, Session, declare, numbers_in, until_gone
 from fix_servers import Broker
 from messages import wait_for_end
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy
+from test_lying_peer import OPENED, method
 
 
 @pytest.fixture
@@ -121,3 +125,31 @@ def test_the_longest_wait_is_bounded(session: Session) -> None:
     )
     assert session.value("SHOW amqp.confirm_timeout") == "24d"
     assert session.value("SELECT seconds()") == 60
+
+
+def test_a_broker_that_drips_confirms(session: Session) -> None:
+    """The short way of a small transaction is no way around it either."""
+    stop = threading.Event()
+
+    def behave(client: socket.socket) -> None:
+        client.recv(8)
+        client.sendall(OPENED)
+        client.recv(1 << 16)
+        for tag in range(1, 300):
+            if stop.wait(0.05):
+                break
+            client.sendall(method(spec.Basic.Ack(tag, False), 1))
+        until_gone(client)
+
+    with Peer(behave) as peer, Session(session.connection.info.dsn) as observer:
+        broker_id = session.add_broker(peer.url)
+        session.run("CREATE TABLE done (n int)")
+        session.run("BEGIN; INSERT INTO done VALUES (1)")
+        session.publish(broker_id, "", range(300))
+        waiting = Call(lambda: session.run("COMMIT"))
+        wait_for(lambda: observer.run("SELECT n FROM done"), LIMIT, "the commit")
+        observer.run("SELECT pg_cancel_backend(%s)", session.pid)
+        waiting.result()
+        assert peer.connections == 1
+        assert 0 < session.value("SELECT unconfirmed FROM amqp.status()") < 300
+        stop.set()

@@ -56,6 +56,25 @@ def test_a_crash_after_the_commit(
         assert session.run("SELECT n FROM orders") == ([(1,)] if survives else [])
 
 
+def test_a_row_of_the_transaction_before(
+    server: PostgreSQL, broker: Broker, channel: BlockingChannel
+) -> None:
+    declare(channel)
+    with Session(server.dsn()) as session:
+        session.run("TRUNCATE orders, amqp.broker")
+        broker_id = session.add_broker(broker.url())
+        session.publish(broker_id, "events", [0])
+        session.run("CHECKPOINT")
+        session.run("SET synchronous_commit = off")
+        session.run("INSERT INTO orders VALUES (1)")
+        session.publish(broker_id, "events", [1])
+        assert numbers_in(channel, "events", 2) == [0, 1]
+        server.kill()
+    server.start()
+    with Session(server.dsn()) as session:
+        assert session.run("SELECT n FROM orders") == [(1,)]
+
+
 def test_a_crash_after_delivery_by_another_session(
     server: PostgreSQL, broker: Broker, channel: BlockingChannel
 ) -> None:
