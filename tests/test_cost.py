@@ -173,11 +173,11 @@ def traced(session: Session) -> Session:
 @pytest.mark.parametrize(
     ("statement", "setting", "counted"),
     [
-        pytest.param(PUBLISH, None, 1_010, id="publish"),
-        pytest.param(PUBLISH, UNCONFIRMED, 1_010, id="unconfirmed"),
-        pytest.param(PROPERTIES, None, 1_686, id="properties"),
+        pytest.param(PUBLISH, None, 1_050, id="publish"),
+        pytest.param(PUBLISH, UNCONFIRMED, 1_060, id="unconfirmed"),
+        pytest.param(PROPERTIES, None, 1_780, id="properties"),
         # Within its backoff; it is an ERROR.
-        pytest.param(DOWN, None, 815, id="broker down"),
+        pytest.param(DOWN, None, 860, id="broker down"),
         # The callbacks at the end of a transaction alone.
         pytest.param("SELECT 1", None, 77, id="nothing"),
     ],

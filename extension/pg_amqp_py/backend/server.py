@@ -111,7 +111,8 @@ _in_parallel_mode = _function("IsInParallelMode", ctypes.c_bool)
 force_sync_commit: Callable[[], None] = _function("ForceSyncCommit", None)
 """Have the commit of this transaction wait for the disk, whatever synchronous_commit says."""
 
-_synchronous_commit = _variable("synchronous_commit", ctypes.c_int)
+synchronous_commit = _variable("synchronous_commit", ctypes.c_int)
+"""Its value is 0 where it is off (src/include/access/xact.h)."""
 _wal_flush = _function("XLogFlush", None, ctypes.c_uint64)
 _wal_end = _function("GetXLogInsertRecPtr", ctypes.c_uint64)
 
@@ -166,11 +167,6 @@ def refuse_parallel_mode() -> None:
             sqlstate=INVALID_TRANSACTION_STATE,
             hint="Declare the function that calls it PARALLEL UNSAFE, which is the default.",
         )
-
-
-def commits_asynchronously() -> bool:
-    """Whether synchronous_commit is off."""
-    return not _synchronous_commit.value
 
 
 def flush_wal() -> None:

@@ -129,7 +129,7 @@ def let_publish(broker_id: int, connection: Connection) -> None:
     if settings.synchronous_commit.value():
         # Whoever receives the message must not find its row gone after a crash of this server.
         server.force_sync_commit()
-        if server.commits_asynchronously():
+        if not server.synchronous_commit.value:
             # Nor what this session has committed before.
             server.flush_wal()
 

@@ -87,9 +87,16 @@ WHERE pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()
                  COALESCE(NULLIF(current_setting('synchronous_commit'), 'off'), 'on'), true) <> ''
 ON CONFLICT DO NOTHING
 """
-_FREE = """
+FREED = 10_000
+"""How many messages free() frees at once, at most."""
+_FREE = f"""
 UPDATE amqp.outbox SET next_attempt_at = clock_timestamp()
-WHERE broker_id = %s AND next_attempt_at > clock_timestamp() AND last_error = ANY (%s::text[])
+WHERE id = ANY (ARRAY(
+    SELECT o.id FROM amqp.outbox AS o
+    WHERE o.broker_id = %s AND o.next_attempt_at > clock_timestamp()
+      AND o.last_error = ANY (%s::text[])
+    ORDER BY o.next_attempt_at LIMIT {FREED} FOR UPDATE SKIP LOCKED))
+RETURNING 1
 """
 _ENVELOPE = slice(2, 18)
 
@@ -269,9 +276,10 @@ class Database:
         )
         return (found[0][0], found[0][1]) if found else None
 
-    def wake(self, broker_id: int) -> None:
-        """Let what waited and is due be read in order of id: see amqp.outbox_wake()."""
-        self._ask("SELECT amqp.outbox_wake(%s)", Int4(broker_id))
+    def wake(self, broker_id: int) -> int:
+        """Let what waited and is due be read in order of id; how many: see amqp.outbox_wake()."""
+        ((woken,),) = self._ask("SELECT amqp.outbox_wake(%s)", Int4(broker_id))
+        return int(woken)
 
     def late_keys(self, broker_id: int, under_way: Sequence[int], last: int) -> set[str]:
         """Ordering keys of messages that became visible among those under way, or behind them.
@@ -306,9 +314,13 @@ class Database:
         )
         return list(locked)
 
-    def free(self, broker_id: int, errors: Sequence[str]) -> None:
-        """Let those try again at once that wait because of these errors."""
-        self._ask(_FREE, Int4(broker_id), [self._storable(error) for error in errors])
+    def free(self, broker_id: int, errors: Sequence[str]) -> int:
+        """Let those try again at once that wait because of these errors; how many there were.
+
+        FREED at most; and not what somebody has locked, which comes when its time has come.
+        """
+        texts = [self._storable(error) for error in errors]
+        return len(self._ask(_FREE, Int4(broker_id), texts))
 
     def note(self, broker_id: int, error: str | None) -> None:
         """Remember for amqp.outbox_status() what keeps messages from being delivered, or that

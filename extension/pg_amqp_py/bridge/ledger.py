@@ -10,7 +10,7 @@ from typing import NamedTuple
 import psycopg
 import structlog
 
-from pg_amqp_py.bridge.database import Database
+from pg_amqp_py.bridge.database import FREED, Database
 from pg_amqp_py.bridge.metrics import Metrics
 from pg_amqp_py.bridge.parking import Outcome
 from pg_amqp_py.wire.ordered import Entry, Refusal
@@ -68,7 +68,7 @@ class Ledger:
     @property
     def complete(self) -> bool:
         """Whether the database knows all."""
-        return not self._open and not self._locked
+        return not self._open and not self._locked and not self._freed
 
     def add(self, outcome: Outcome) -> None:
         """Take down what became of messages."""
@@ -92,8 +92,8 @@ class Ledger:
             while self._locked and not self._settle(self._locked):
                 pass
             self._next_attempt = time.monotonic() + _AGAIN
-        if self._freed:
-            self._database.free(self._broker_id, list(self._freed))
+        # A piece at a time: the others wait meanwhile.
+        if self._freed and self._database.free(self._broker_id, list(self._freed)) < FREED:
             self._freed.clear()
 
     def _settle(self, source: dict[_Known, Refusal | None]) -> bool:

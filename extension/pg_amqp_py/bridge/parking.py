@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError
 from pg_amqp_py.wire.ordered import Entry, Refusal, Run, Wave, place, unconfirmed
@@ -26,6 +27,8 @@ _CERTAIN = 250
 """RabbitMQ reads more than so many messages before it stops: what of them it has not confirmed
 waits for a queue, and not behind others."""
 _REMEMBERED = 50_000
+_SETTLED = 30.0
+"""Seconds after which what was confirmed is settled, or kept from being read by the ledger."""
 
 Place = tuple[object, object]
 """Exchange and routing key."""
@@ -62,8 +65,11 @@ class Parking:
         self._parked: list[_Parked] = []
         self._waiting: dict[tuple[int, object], str] = {}
         """What waits there, as id and message_id, and the reason."""
-        self._delivered: dict[tuple[int, object], str] = {}
-        """What was confirmed late: it may have been read again before that was known."""
+        self._delivered: dict[tuple[int, object], tuple[str, float]] = {}
+        """What was confirmed late, and until when that counts: it may have been read again before
+        it was known."""
+        self.addresses: list[Address] = []
+        """Hosts that are configured: what waits at others is written again."""
         self._places: set[Place] = set()
         self._next_look = 0.0
 
@@ -85,7 +91,12 @@ class Parking:
         if not self._parked and not self._delivered:
             return None
         known = (entry.id, entry.message_id)
-        text = self._waiting.get(known) or self._delivered.get(known)
+        text = self._waiting.get(known)
+        if text is None and known in self._delivered:
+            text, until = self._delivered[known]
+            if time.monotonic() > until:
+                # Somebody has put it there anew.
+                text = None
         if text is None and self._place(entry) in self._places:
             text = unconfirmed(entry)
         return text
@@ -107,6 +118,8 @@ class Parking:
     def _look_at(self, parked: _Parked) -> None:
         connection, wave, texts = parked
         waits = False
+        if connection.address not in self.addresses:
+            connection.abandon(ConnectionLostError("the host is not configured any more"))
         try:
             wave.batch.write(connection, _GLANCE, stop=lambda: True)
             connection.leave()
@@ -121,7 +134,8 @@ class Parking:
             message_ids[entry.id] = entry.message_id
             if verdict is None:
                 delivered.append(entry.id)
-                self._delivered[entry.id, entry.message_id] = unconfirmed(entry)
+                until = time.monotonic() + _SETTLED
+                self._delivered[entry.id, entry.message_id] = unconfirmed(entry), until
             else:
                 refused.append(Refusal(entry.id, verdict, text))
         while len(self._delivered) > _REMEMBERED:

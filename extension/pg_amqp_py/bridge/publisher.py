@@ -102,6 +102,7 @@ class Publisher:
     def configure(self, addresses: list[Address]) -> None:
         """Use these hosts from the next connection on, and no connection to any other."""
         self._addresses = addresses
+        self._parking.addresses = addresses
 
     def put(self, run: Run) -> None:
         """Deliver a run when those before it are done."""

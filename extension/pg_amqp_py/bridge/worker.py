@@ -38,6 +38,8 @@ _MOST_HIDDEN_BYTES = 256 << 20
 """What is read beyond these limits because it was delivered and is locked, at most."""
 _LARGEST_HEADERS = 131_000
 _HEADERS = Envelope._fields.index("headers")
+_WAKING = 1.0
+"""Seconds that a sweep spends at most on making ready what waited."""
 _SWEEP_SHARE = 20
 _LONGEST_WITHOUT_SWEEP = 1.0
 _COMPACT_INTERVAL = 5.0
@@ -217,8 +219,10 @@ class Worker:
             self._publisher.configure(self._database.brokers().get(self.broker_id, []))
         trouble = self._publisher.trouble or self._ledger.trouble
         if self.session_trouble is None and trouble != self._noted:
-            self._database.note(self.broker_id, trouble)
-            self._noted = trouble
+            # Somebody may have locked its row: then it is noted later.
+            with suppress(psycopg.errors.LockNotAvailable):
+                self._database.note(self.broker_id, trouble)
+                self._noted = trouble
         if now >= self._next_compact and not self._publisher.under_way:
             self._compact()
 
@@ -262,7 +266,9 @@ class Worker:
         found = self._hand_over(None, -1)
         if self._keyed:
             # Of those with the same key that waited, a sweep finds one.
-            self._database.wake(self.broker_id)
+            deadline = time.monotonic() + _WAKING
+            while self._database.wake(self.broker_id) and time.monotonic() < deadline:
+                pass
         self._latest_sweep = time.monotonic()
         self._next_sweep = self._latest_sweep + _SWEEP_SHARE * (self._latest_sweep - started)
         if not self._cut:

@@ -30,6 +30,11 @@ BEGIN
                 USING ERRCODE = 'string_data_right_truncation', DETAIL = 'AMQP allows 255 bytes.';
         END IF;
     END IF;
+    -- A relay keeps those of everything that it reads.
+    IF octet_length(message.ordering_key) > 1000 THEN
+        RAISE EXCEPTION 'ordering_key is too long'
+            USING ERRCODE = 'string_data_right_truncation', DETAIL = 'It may have 1,000 bytes.';
+    END IF;
     IF message.headers IS NOT NULL THEN
         -- The frame that holds them holds the other properties as well. At most: its own 20 bytes, flags, 10 bytes of numbers
         -- and times, an expiration, and a length before each of 9 texts; the address, which it does not hold, is counted too.

@@ -25,6 +25,9 @@ BEGIN
             THEN 'A foreign key references the table.'
         WHEN EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = 'amqp.outbox'::regclass)
             THEN 'The table has children.'
+        WHEN EXISTS (SELECT FROM pg_publication_tables AS t JOIN pg_publication AS p ON p.pubname = t.pubname
+                     WHERE t.schemaname = 'amqp' AND t.tablename = 'outbox' AND p.pubinsert AND NOT p.pubtruncate)
+            THEN 'A publication has what is inserted into the table, and not its TRUNCATE.'
         END;
     IF obstacle IS NOT NULL THEN
         RAISE EXCEPTION 'the space of table "amqp.outbox" cannot be given back by TRUNCATE'

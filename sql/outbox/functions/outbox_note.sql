@@ -1,5 +1,6 @@
 CREATE FUNCTION amqp.outbox_note(broker_id integer, error text) RETURNS void
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
+SET lock_timeout = '50ms'
 BEGIN ATOMIC
     UPDATE amqp.outbox_trouble AS t SET ended_at = clock_timestamp()
     WHERE $2 IS NULL AND t.broker_id = $1 AND t.ended_at IS NULL;

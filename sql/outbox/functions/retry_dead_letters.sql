@@ -11,26 +11,32 @@ DECLARE
     letters bigint := 0;
 BEGIN
     FOR letter IN
-        WITH back AS (
-            DELETE FROM amqp.outbox_dead AS d
-            WHERE (retry_dead_letters.broker_id IS NULL OR d.broker_id = retry_dead_letters.broker_id)
-              AND (ids IS NULL OR d.id = ANY (ids))
-            RETURNING d.id, d.broker_id, d.exchange, d.routing_key, d.body, d.delivery_mode, d.content_type, d.reply_to,
-                d.correlation_id, d.mandatory, d.headers, d.content_encoding, d.priority, d.expiration, d.message_id,
-                d."timestamp", d.type, d.user_id, d.app_id, d.ordering_key, d.created_at, d.last_error, d.died_at
-        )
-        SELECT * FROM back AS b ORDER BY b.id, b.died_at
+        SELECT d.id, d.broker_id, d.exchange, d.routing_key, d.body, d.delivery_mode, d.content_type, d.reply_to,
+               d.correlation_id, d.mandatory, d.headers, d.content_encoding, d.priority, d.expiration, d.message_id,
+               d."timestamp", d.type, d.user_id, d.app_id, d.ordering_key, d.created_at, d.last_error, d.row_id
+        FROM amqp.outbox_dead AS d
+        WHERE (retry_dead_letters.broker_id IS NULL OR d.broker_id = retry_dead_letters.broker_id)
+          AND (ids IS NULL OR d.id = ANY (ids))
+        ORDER BY d.id, d.died_at
+        FOR UPDATE
     LOOP
-        INSERT INTO amqp.outbox (
-            broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id, mandatory,
-            headers, content_encoding, priority, expiration, message_id, "timestamp", type, user_id, app_id, ordering_key,
-            created_at, last_error)
-        VALUES (
-            letter.broker_id, letter.exchange, letter.routing_key, letter.body, letter.delivery_mode, letter.content_type,
-            letter.reply_to, letter.correlation_id, letter.mandatory, letter.headers, letter.content_encoding,
-            letter.priority, letter.expiration, letter.message_id, letter."timestamp", letter.type, letter.user_id,
-            letter.app_id, letter.ordering_key, letter.created_at, letter.last_error)
-        RETURNING id INTO drawn;
+        BEGIN
+            INSERT INTO amqp.outbox (
+                broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id, mandatory,
+                headers, content_encoding, priority, expiration, message_id, "timestamp", type, user_id, app_id, ordering_key,
+                created_at, last_error)
+            VALUES (
+                letter.broker_id, letter.exchange, letter.routing_key, letter.body, letter.delivery_mode, letter.content_type,
+                letter.reply_to, letter.correlation_id, letter.mandatory, letter.headers, letter.content_encoding,
+                letter.priority, letter.expiration, letter.message_id, letter."timestamp", letter.type, letter.user_id,
+                letter.app_id, letter.ordering_key, letter.created_at, letter.last_error)
+            RETURNING id INTO drawn;
+            DELETE FROM amqp.outbox_dead AS d WHERE d.row_id = letter.row_id;
+        EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+            -- It could never be sent; the others are.
+            UPDATE amqp.outbox_dead AS d SET last_error = SQLERRM WHERE d.row_id = letter.row_id;
+            CONTINUE;
+        END;
         IF letter.id < drawn THEN
             BEGIN
                 UPDATE amqp.outbox AS o SET id = letter.id WHERE o.id = drawn;
@@ -45,4 +51,4 @@ END
 $$;
 
 COMMENT ON FUNCTION amqp.retry_dead_letters(integer, bigint[]) IS
-'Puts dead letters back into amqp.outbox, as new as at first, and returns their number: those of a broker (NULL: of all), or of these only those with the given ids. A letter keeps its id unless a message has the same by now, or may yet get it. Needs SELECT and DELETE on amqp.outbox_dead, and SELECT, INSERT and UPDATE on amqp.outbox.';
+'Puts dead letters back into amqp.outbox, as new as at first, and returns their number: those of a broker (NULL: of all), or of these only those with the given ids. A letter keeps its id unless a message has the same by now, or may yet get it. One that could never be sent stays, with the reason as its last_error. Needs SELECT, UPDATE and DELETE on amqp.outbox_dead, and SELECT, INSERT and UPDATE on amqp.outbox.';

@@ -2,6 +2,7 @@
 -- of what it was. Columns of a result, and the types of parameters, cannot be replaced.
 DROP FUNCTION amqp.outbox_settle(integer, bigint[], bigint[], text[], text[]);
 DROP FUNCTION amqp.outbox_status();
+DROP FUNCTION amqp.outbox_wake(integer);
 
 -- Without a default at first, which would write the whole table anew: who published what is there has committed.
 ALTER TABLE amqp.outbox ADD COLUMN transaction_id xid8;
