@@ -17,7 +17,7 @@ from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import (
     BAD_CHARACTER,
     INSUFFICIENT_RESOURCES,
-    UNTRANSLATABLE,
+    SHOWS_BYTES,
     WRONG_STATE,
     AMQPError,
     connect_hint,
@@ -75,7 +75,7 @@ def read_addresses(broker_id: int) -> list[Address]:
         try:
             rows = plpy.execute(_read_rows, [broker_id])
         except (plpy.SPIError, UnicodeError) as error:
-            if getattr(error, "sqlstate", BAD_CHARACTER) not in (BAD_CHARACTER, UNTRANSLATABLE):
+            if getattr(error, "sqlstate", BAD_CHARACTER) not in SHOWS_BYTES:
                 raise
             # Without its text, which shows a part of what may be the password.
             raise AMQPError(

@@ -38,6 +38,9 @@ LOCK_NOT_AVAILABLE = "55P03"
 INTERNAL_ERROR = "XX000"
 
 
+SHOWS_BYTES = BAD_CHARACTER, UNTRANSLATABLE
+"""PostgreSQL's own texts with these show bytes of what they complain of."""
+
 UTF8: bool = (
     plpy.execute("SELECT pg_catalog.getdatabaseencoding() AS encoding")[0]["encoding"] == "UTF8"
 )

@@ -5,12 +5,7 @@ from __future__ import annotations
 import plpy
 
 from pg_amqp_py.backend import server, session
-from pg_amqp_py.backend.errors import (
-    BAD_CHARACTER,
-    INVALID_PARAMETER,
-    UNTRANSLATABLE,
-    AMQPError,
-)
+from pg_amqp_py.backend.errors import INVALID_PARAMETER, SHOWS_BYTES, AMQPError
 from pg_amqp_py.backend.operation import required
 from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.uri import InvalidURIError, parse_uri
@@ -23,7 +18,6 @@ _ADD_OTHER = """
 INSERT INTO amqp.broker (host, port, vhost, username, password, ssl, broker_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
-_ENCODING = BAD_CHARACTER, UNTRANSLATABLE
 _TYPES = ["pg_catalog.text", "pg_catalog.int4", *["pg_catalog.text"] * 3, "pg_catalog.bool"]
 
 
@@ -54,6 +48,6 @@ def add_broker(uri: str | None) -> int:
     except plpy.SPIError as error:
         # Without its DETAIL, which may show the row; nor does it show a character of the password
         # that the database has no room for.
-        reason = "its encoding lacks a character" if error.sqlstate in _ENCODING else str(error)
+        reason = "its encoding lacks a character" if error.sqlstate in SHOWS_BYTES else str(error)
         raise AMQPError(f"could not add the broker: {reason}", sqlstate=error.sqlstate) from None
     return broker_id
