@@ -58,6 +58,32 @@ def dead(session: Session, columns: str = "id") -> list[tuple[Any, ...]]:
     return session.execute(query).fetchall()
 
 
+def grow(session: Session) -> None:
+    """Let the table have 64 MB and more that is dead, beside what is in it.
+
+    Autovacuum stays away, from the TOAST table too, which has options of its own: it would cut off
+    the end of the table at a time of its own, and there would be no space to give back.
+    """
+    session.execute(
+        "ALTER TABLE amqp.outbox SET (autovacuum_enabled = off, toast.autovacuum_enabled = off)"
+    )
+    session.execute(
+        """INSERT INTO amqp.outbox (broker_id, exchange, body, next_attempt_at)
+           SELECT 1, 'dead', convert_to(repeat('x', 1700), 'UTF8'), '2090-01-01'
+           FROM generate_series(1, 40000)"""
+    )
+    session.execute("DELETE FROM amqp.outbox WHERE exchange = 'dead'")
+    assert table_size(session) > 1 << 26
+
+
+def table_size(session: Session) -> int:
+    """Return the size of the table in bytes."""
+    row = session.execute("SELECT pg_table_size('amqp.outbox')").fetchone()
+    assert row is not None
+    size: int = row[0]
+    return size
+
+
 def wait_until_empty(session: Session) -> None:
     """Wait until nothing is left in the outbox."""
     wait_for(lambda: not rows(session), LIMIT, "an empty outbox")

@@ -7,7 +7,7 @@ import pytest
 from psycopg import errors
 
 from messages import Inbox, Session
-from outbox import dead, put, rows, settle, status, wait_until_empty
+from outbox import dead, grow, put, rows, settle, status, wait_until_empty
 from servers.relay import RelayProcess
 
 COLUMNS = [
@@ -58,12 +58,7 @@ def test_a_relay_goes_on_with_an_added_column(
 @pytest.fixture
 def grown(session: Session) -> Session:
     """An outbox of 64 MB that holds nothing."""
-    session.execute("ALTER TABLE amqp.outbox SET (autovacuum_enabled = off)")
-    session.execute(
-        """INSERT INTO amqp.outbox (broker_id, body)
-           SELECT 1, convert_to(repeat('x', 1900), 'UTF8') FROM generate_series(1, 36000)"""
-    )
-    session.execute("DELETE FROM amqp.outbox")
+    grow(session)
     return session
 
 

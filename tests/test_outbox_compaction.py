@@ -11,35 +11,13 @@ import pytest
 
 from fix_servers import Broker
 from messages import Inbox, Session, open_session
-from outbox import LIMIT, put, put_many, rows, wait_until_empty
+from outbox import LIMIT, grow, put, put_many, rows, table_size, wait_until_empty
 from servers.postgres import PostgreSQL, bindir
 from servers.processes import wait_for
 from servers.relay import RelayProcess
 
 GIVEN_BACK = "gave back the space of the outbox"
 REFUSED = "could not give back the space of the outbox"
-
-
-def grow(session: Session) -> None:
-    """Let the table have 64 MB and more, all of it dead."""
-    session.execute(
-        """WITH body AS (
-               SELECT n, string_agg(sha512(g::text::bytea || n::text::bytea), ''::bytea) AS body
-               FROM generate_series(1, 70) AS n, generate_series(1, 16384) AS g GROUP BY n
-           )
-           INSERT INTO amqp.outbox (broker_id, exchange, body, next_attempt_at)
-           SELECT 1, 'dead', body, '2090-01-01' FROM body"""
-    )
-    session.execute("DELETE FROM amqp.outbox WHERE exchange = 'dead'")
-    assert size(session) > 1 << 26
-
-
-def size(session: Session) -> int:
-    """Return the size of the table in bytes."""
-    row = session.execute("SELECT pg_table_size('amqp.outbox')").fetchone()
-    assert row is not None
-    number: int = row[0]
-    return number
 
 
 @pytest.fixture
@@ -86,7 +64,7 @@ def test_a_dump_that_waits_has_all_that_is_pending(
                 other.rollback()
                 written, _ = dump.communicate(timeout=LIMIT)
         assert dump.returncode == 0
-        assert size(session) < 1 << 20
+        assert table_size(session) < 1 << 20
         assert everything(session)[:3] == before
     for n in range(3):
         assert f"pending {n}".encode().hex() in written
@@ -110,7 +88,7 @@ def test_space_comes_back_whatever_transactions_are_open(
         grow(session)
         with RelayProcess(database) as relay:
             relay.wait_for_event(GIVEN_BACK)
-            assert size(session) < 1 << 20
+            assert table_size(session) < 1 << 20
             put_many(session, 10)
             wait_for(lambda: len(rows(session)) == 1, LIMIT, "the messages to be delivered")
             # An older snapshot sees what is pending, though it is not what it would have been.
@@ -166,4 +144,4 @@ def test_what_is_in_the_way_is_said_once_and_stops_nothing(
         relay.wait_for_event("working the outbox", 2)
         assert len(relay.events(REFUSED)) == 1
     assert inbox.texts() == ["message"]
-    assert size(session) > 1 << 26
+    assert table_size(session) > 1 << 26
