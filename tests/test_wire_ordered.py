@@ -76,6 +76,8 @@ class Broker:
 
     def forget_exchanges(self) -> None: ...
 
+    def renew_channel(self, deadline: float) -> None: ...
+
     def reopen(self, deadline: float) -> None:
         self.published = self._tag = 0
         self.channels += 1

@@ -96,6 +96,7 @@ def test_what_a_publisher_says() -> None:
         ),
         (methods.RESUME_FLOW, frame(spec.Channel.Flow(active=True), 1)),
         (methods.CONFIRM_CLOSED_CHANNEL, frame(spec.Channel.CloseOk(), 1)),
+        (methods.CLOSE_CHANNEL, frame(spec.Channel.Close(200, "Goodbye", 0, 0), 1)),
         (methods.CLOSE_CONNECTION, frame(spec.Connection.Close(200, "Goodbye", 0, 0))),
         (methods.CONFIRM_CLOSED_CONNECTION, frame(spec.Connection.CloseOk())),
         (

@@ -32,6 +32,8 @@ _HANDSHAKE = 5
 """Methods that a peer may say before they are asked for: those of a whole handshake."""
 _GREETING = 64
 _ROUNDS = range(8)
+_RENEW = 1.0
+"""Seconds that a channel is kept at least: a full queue refuses on every channel."""
 
 
 class Returned:
@@ -69,6 +71,9 @@ class Connection:
         """Delivery tag of the last message on the channel."""
         self.channels = 0
         """How often the channel was opened."""
+        self.refusing = False
+        """Whether the broker has refused a message on the channel. See renew_channel()."""
+        self._opened_at = 0.0
         self.on_publisher: Callable[[Ack | Returned], None] = ignore
         """Called with every Ack, and with every Returned."""
         self.awaited: Confirms | None = None
@@ -231,6 +236,7 @@ class Connection:
         # Tag 0 is all that is outstanding, which only `multiple` can mean.
         if channel != CHANNEL or ack.tag > self.published or not (ack.tag or ack.multiple):
             raise ConnectionLostError("received a confirm of what was never published")
+        self.refusing |= not ack.positive
         self.on_publisher(ack)
         if self.late:
             for confirms in self.late:
@@ -378,6 +384,8 @@ class Connection:
         self.expect(methods.CONFIRM_SELECT_OK, deadline)
         self.published = 0
         self.channels += 1
+        self.refusing = False
+        self._opened_at = time.monotonic()
 
     def reopen(self, deadline: float) -> None:
         """Open the channel again after a ChannelClosedError; delivery tags begin anew."""
@@ -386,6 +394,25 @@ class Connection:
         self.late.clear()
         self.send(methods.CONFIRM_CLOSED_CHANNEL, deadline)
         self.open_channel(deadline)
+
+    def renew_channel(self, deadline: float) -> None:
+        """Open the channel anew if the broker has refused messages on it.
+
+        In RabbitMQ 3.10 a channel that first meets a quorum queue between two leaders goes on
+        asking the dead one, and refuses all that is published there for as long as it is open.
+        """
+        if not self.refusing or self.late or self.blocked is not None:
+            return
+        if time.monotonic() < self._opened_at + _RENEW:
+            return
+        self.settle_unconfirmed(deadline)
+        try:
+            self.send(methods.CLOSE_CHANNEL, deadline)
+            self.expect(methods.CHANNEL_CLOSE_OK, deadline)
+        except ChannelClosedError:
+            self.reopen(deadline)
+        else:
+            self.open_channel(deadline)
 
     def call(self, request: bytes, reply: int, deadline: float) -> None:
         """Send the frame of a method on the channel, and wait for the reply with this index.

@@ -190,6 +190,7 @@ class Batch:
                 connection.settle_unconfirmed(time.monotonic() + timeout, wait=confirm)
         while attempt or ((first := self._states.find(_PENDING)) >= 0 and not stop()):
             if attempt is None:
+                connection.renew_channel(time.monotonic() + timeout)
                 attempt = self._begin(connection, self._todo(first))
             try:
                 self._pump(
@@ -453,6 +454,7 @@ def write_small(
     if (
         len(stream) > _SMALL
         or connection.late
+        or connection.refusing
         or (connection.unconfirmed and (confirm or not connection.quiet()))
     ):
         return Batch(stream, starts, connection.encoder.frame_max)

@@ -150,9 +150,9 @@ def require_exchange(exchange: str) -> bytes:
     )
 
 
-CLOSE_CONNECTION = frame(
-    0, CONNECTION_CLOSE, struct.pack(">H", _GOODBYE) + short_string("text", "Goodbye") + b"\0" * 4
-)
+_FAREWELL = struct.pack(">H", _GOODBYE) + short_string("text", "Goodbye") + b"\0" * 4
+CLOSE_CONNECTION = frame(0, CONNECTION_CLOSE, _FAREWELL)
+CLOSE_CHANNEL = frame(CHANNEL, CHANNEL_CLOSE, _FAREWELL)
 CONFIRM_CLOSED_CONNECTION = frame(0, CONNECTION_CLOSE_OK)
 HEARTBEAT = struct.pack(">BHI", HEARTBEAT_FRAME, 0, 0) + FRAME_END
 OPEN_CHANNEL = frame(CHANNEL, CHANNEL_OPEN, b"\0")
