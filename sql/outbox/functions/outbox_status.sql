@@ -57,10 +57,7 @@ BEGIN ATOMIC
           AND l.locktype = 'advisory' AND l.granted AND l.mode = 'ExclusiveLock' AND l.objsubid = 1
           AND l.database = (SELECT c.oid FROM pg_database AS c WHERE c.datname = current_database())
           -- Anybody may hold the lock; see amqp.outbox_lock().
-          AND (has_table_privilege(a.usesysid, 'amqp.outbox'::regclass, 'DELETE')
-               OR EXISTS (SELECT FROM pg_roles AS r
-                          WHERE pg_has_role(a.usesysid, r.oid, 'MEMBER')
-                            AND has_table_privilege(r.oid, 'amqp.outbox'::regclass, 'DELETE')))
+          AND amqp.outbox_may_work(a.usesysid)
     ) AS w ON true
     ORDER BY b.broker_id;
 END;

@@ -1,4 +1,4 @@
--- A member of a role may have become it since it connected. Who has just connected, or belongs to no role, is respected.
+-- Who has just connected, or belongs to no role, is respected.
 CREATE FUNCTION amqp.outbox_worked(lock_key bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -18,12 +18,9 @@ BEGIN
           AND (l.classid::bigint << 32 | l.objid::bigint) = outbox_worked.lock_key
           AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
           AND l.pid IS DISTINCT FROM pg_backend_pid()
-          AND (u.id IS NULL
-               OR has_table_privilege(u.id, 'amqp.outbox', 'DELETE')
-               OR EXISTS (SELECT FROM pg_roles AS r
-                          WHERE pg_has_role(u.id, r.oid, 'MEMBER') AND has_table_privilege(r.oid, 'amqp.outbox', 'DELETE'))));
+          AND (u.id IS NULL OR amqp.outbox_may_work(u.id)));
 END
 $$;
 
 COMMENT ON FUNCTION amqp.outbox_worked(bigint) IS
-'Part of the outbox: whether another session whose role may work the outbox (DELETE on amqp.outbox) holds the advisory lock with this key.';
+'Part of the outbox: whether another session whose role may work the outbox (amqp.outbox_may_work()) holds the advisory lock with this key.';
