@@ -15,11 +15,16 @@ class Awaited:
 
     def __init__(self) -> None:
         self._waves: list[Wave] = []
+        self._places: set[tuple[object, object]] = set()
+        """Exchange and routing key of what is awaited."""
+        self._counted: list[int] = []
+        """How many messages of each wave were awaited when `_places` was made."""
 
     def leave(self, run: Run) -> int:
         """Await what the run has under way, and let the run go on; how many messages that is."""
         before = len(run.refused)
         self._waves.append(run.leave(unconfirmed))
+        self._counted = []
         return len(run.refused) - before
 
     def news(self, broker: Broker) -> list[tuple[Entry, str | None, str]]:
@@ -31,12 +36,17 @@ class Awaited:
             broker.confirmed += wave.batch.confirmed - confirmed
             found += wave.news()
         self._waves = [wave for wave in self._waves if wave.batch.awaited]
+        self._counted = []
         return found
 
     def why_not(self, entry: Entry) -> str | None:
         """Why a message is not to be written now; None if it may be."""
         if not self._waves:
             return None
-        awaited = [other for wave in self._waves for other in wave.awaited]
-        places = {other.fields[:2] for other in awaited}
-        return unconfirmed(entry) if entry.fields[:2] in places else None
+        counts = [wave.batch.unanswered for wave in self._waves]
+        if counts != self._counted:
+            self._counted = counts
+            self._places = {
+                (other.fields[0], other.fields[1]) for wave in self._waves for other in wave.awaited
+            }
+        return unconfirmed(entry) if entry.fields[:2] in self._places else None

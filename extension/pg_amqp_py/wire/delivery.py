@@ -101,15 +101,16 @@ class Batch:
         return [at for at, state in enumerate(self._states) if state in (_CONFIRMED, _ACCEPTED)]
 
     @property
+    def unanswered(self) -> int:
+        """Number of messages that were written, or are to be, and may still be answered."""
+        attempt = self._attempt
+        return 0 if attempt is None or not attempt.lives else attempt.confirms.outstanding
+
+    @property
     def awaited(self) -> bool:
         """Whether all that is pending is written whole and may still be answered."""
         attempt = self._attempt
-        return (
-            attempt is not None
-            and attempt.lives
-            and not attempt.outgoing.left
-            and attempt.confirms.outstanding > 0
-        )
+        return attempt is not None and not attempt.outgoing.left and self.unanswered > 0
 
     def pending_places(self) -> list[tuple[str, str]]:
         """Exchange and routing key of each message that is not settled yet."""
