@@ -22,11 +22,7 @@ from pg_amqp_py.backend.errors import (
     warn,
 )
 from pg_amqp_py.wire.delivery import Batch, write_small
-from pg_amqp_py.wire.errors import (
-    ConnectError,
-    ConnectionLostError,
-    StalledError,
-)
+from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError
 from pg_amqp_py.wire.refusal import Cause
 
 TYPE_CHECKING = False

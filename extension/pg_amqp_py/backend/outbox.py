@@ -33,7 +33,7 @@ from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, WireError
 from pg_amqp_py.wire.message import Envelope
-from pg_amqp_py.wire.ordered import Entry, Refusal, Run, missing_exchange
+from pg_amqp_py.wire.ordered import LARGEST_HEADERS, Entry, Refusal, Run, missing_exchange
 
 # These run with a search_path of pg_catalog, so operators need no schema. Arguments have their
 # exact types: no overload that the owner of the schema may add comes before the right function.
@@ -86,7 +86,6 @@ _TYPES = {
     _COMPACT: [],
 }
 _MOST_BYTES = 16 << 20
-_LARGEST_HEADERS = 131_000
 _plans: dict[str, Any] = {}
 _awaited: dict[int, Awaited] = {}
 _confirmed: dict[tuple[int, int], str] = {}
@@ -299,7 +298,7 @@ class _PassedOver:
     def add(self, row: Row, *, delivered: bool) -> None:
         """Leave a message alone for the rest of the call."""
         self.rows[row["id"]] = delivered
-        self.bytes += len(row["body"]) + _LARGEST_HEADERS
+        self.bytes += len(row["body"]) + LARGEST_HEADERS
         if not delivered and row["ordering_key"] is not None:
             self._held.add(row["ordering_key"])
 

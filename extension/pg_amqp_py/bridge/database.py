@@ -216,18 +216,23 @@ class Database:
                     with socket.socket(fileno=os.dup(self._connection.fileno())) as same:
                         same.shutdown(socket.SHUT_RDWR)
 
-    def _ask(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+    @contextmanager
+    def _asking(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """The session, to ask something of it: unblock() watches, and the answer proves it."""
         connection = self._connection
         assert connection is not None
         self._asked_at = asked_at = time.monotonic()
         try:
-            cursor = connection.cursor(binary=True).execute(query.encode(), arguments)
-            rows = cursor.fetchall() if cursor.description else []
+            yield connection
         finally:
             self._asked_at = None
         if self._locked:
             self.lease.prove(asked_at)
-        return rows
+
+    def _ask(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+        with self._asking() as connection:
+            cursor = connection.cursor(binary=True).execute(query.encode(), arguments)
+            return cursor.fetchall() if cursor.description else []
 
     def prove(self) -> None:
         """Ask for nothing but an answer."""
@@ -342,25 +347,17 @@ class Database:
         With FREEZE, what is put back is visible to snapshots that are older, of a pg_dump for
         instance; TRUNCATE alone would let them see an empty table.
         """
-        connection = self._connection
-        assert connection is not None
-        self._asked_at = asked_at = time.monotonic()
-        try:
-            with connection.transaction():
-                cursor = connection.cursor(binary=True)
-                cursor.execute("SELECT amqp.outbox_lock_to_compact()")
-                if cursor.fetchone() != (True,):
-                    return False
-                with cursor.copy("COPY amqp.outbox TO STDOUT (FORMAT binary)") as taken:
-                    alive = [bytes(part) for part in taken]
-                cursor.execute("TRUNCATE amqp.outbox")
-                with cursor.copy("COPY amqp.outbox FROM STDIN (FORMAT binary, FREEZE)") as given:
-                    for part in alive:
-                        given.write(part)
-        finally:
-            self._asked_at = None
-        if self._locked:
-            self.lease.prove(asked_at)
+        with self._asking() as connection, connection.transaction():
+            cursor = connection.cursor(binary=True)
+            cursor.execute("SELECT amqp.outbox_lock_to_compact()")
+            if cursor.fetchone() != (True,):
+                return False
+            with cursor.copy("COPY amqp.outbox TO STDOUT (FORMAT binary)") as taken:
+                alive = [bytes(part) for part in taken]
+            cursor.execute("TRUNCATE amqp.outbox")
+            with cursor.copy("COPY amqp.outbox FROM STDIN (FORMAT binary, FREEZE)") as given:
+                for part in alive:
+                    given.write(part)
         return True
 
     def status(self) -> list[Status]:

@@ -25,7 +25,7 @@ from pg_amqp_py.bridge.metrics import Metrics
 from pg_amqp_py.bridge.publisher import Publisher
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.message import Envelope
-from pg_amqp_py.wire.ordered import Entry, Run
+from pg_amqp_py.wire.ordered import LARGEST_HEADERS, Entry, Run
 
 _POLL = 0.01
 """Seconds between looks at an empty outbox: half of it, on average, is a message's latency."""
@@ -36,7 +36,6 @@ _MOST_BYTES = 8 << 20
 _MOST_HIDDEN_ROWS = 100_000
 _MOST_HIDDEN_BYTES = 256 << 20
 """What is read beyond these limits because it was delivered and is locked, at most."""
-_LARGEST_HEADERS = 131_000
 _HEADERS = Envelope._fields.index("headers")
 _WAKING = 1.0
 """Seconds that a sweep spends at most on making ready what waited."""
@@ -371,6 +370,6 @@ class Worker:
 def _size(entries: list[Entry]) -> int:
     """At least as much as amqp.outbox_due() counts."""
     return sum(
-        len(entry.body) + (_LARGEST_HEADERS if entry.fields[_HEADERS] is not None else 0)
+        len(entry.body) + (LARGEST_HEADERS if entry.fields[_HEADERS] is not None else 0)
         for entry in entries
     )

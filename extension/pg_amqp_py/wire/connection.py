@@ -349,11 +349,15 @@ class Connection:
             sent = self.send_some(left)
             left = left[sent:]
             if left and not sent:
-                try:
-                    self.wait(deadline, sending=True)
-                except StalledError as error:
-                    self.abandon(ConnectionLostError(str(error)))
-                    raise
+                self._wait_to_the_end(deadline, sending=True)
+
+    def _wait_to_the_end(self, deadline: float, *, sending: bool = False) -> None:
+        """wait(), where giving up leaves something half done: the connection goes with it."""
+        try:
+            self.wait(deadline, sending=sending)
+        except StalledError as error:
+            self.abandon(ConnectionLostError(str(error)))
+            raise
 
     def expect(self, index: int, deadline: float) -> Method:
         """Wait for the method with this index."""
@@ -364,12 +368,8 @@ class Connection:
                     if method.index == index:
                         del self._replies[: at + 1]
                         return method
-                try:
-                    self.wait(deadline)
-                except StalledError as error:
-                    # A reply that comes later would be taken for that to a later request.
-                    self.abandon(ConnectionLostError(str(error)))
-                    raise
+                # A reply that comes later would be taken for that to a later request.
+                self._wait_to_the_end(deadline)
                 self.receive()
         finally:
             self._expected = 0

@@ -24,6 +24,9 @@ Missing = Callable[[str], "str | None"]
 PutOff = Callable[["Entry"], "str | None"]
 """Says why a message is not to be written now; None if it is."""
 
+LARGEST_HEADERS = 131_000
+"""Bytes of a message's headers as text, at most, as amqp.outbox_check_headers() has it."""
+
 _MANDATORY = FIELDS.index("mandatory")
 _MESSAGE_ID = FIELDS.index("message_id")
 
