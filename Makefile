@@ -28,7 +28,7 @@ SQL_FILES = sql/preamble.sql \
 	sql/privileges.sql
 SQL_FOLDERS = sql/tables sql/functions sql/triggers sql/outbox/order.txt
 # For ALTER EXTENSION ... UPDATE: all objects again, each in the place of what it was, around it what that does not do.
-# bridge/scripts.py does likewise. Version 1.0.0 had no outbox.
+# daemon/pg_amqp_daemon/install/scripts.py does likewise. Version 1.0.0 had no outbox.
 OUTBOX_CONSTRAINTS = $(filter sql/outbox/constraints/%,$(OUTBOX_FILES))
 UPGRADE_FILES_1.0.0 = sql/upgrades/1.0.0-before.sql $(OUTBOX_FILES) $(FUNCTION_FILES) sql/dump.sql \
 	sql/upgrades/1.0.0-after.sql
@@ -61,14 +61,14 @@ PGXS := $(if $(PG_CONFIG),$(shell $(PG_CONFIG) --pgxs))
 
 # PostgreSQL may come with prepare.sh: only the second make can see it.
 demo test bench:
-	tests/prepare.sh
+	servers/prepare.sh
 	$(MAKE) --no-print-directory run-$@
 
 ifeq ($(wildcard $(PGXS)),)
 
 all install uninstall installcheck lint run-demo run-test run-bench:
 	@echo 'no PostgreSQL server found: install one, name its pg_config (make PG_CONFIG=...),' >&2
-	@echo 'or run tests/prepare.sh, which installs it with apt' >&2
+	@echo 'or run servers/prepare.sh, which installs it with apt' >&2
 	@exit 1
 clean:
 	rm -rf build $(DATA_built)
@@ -87,12 +87,13 @@ PYTHON_VERSION := $(shell ldd $(pkglibdir)/plpython3.so 2>&- | sed -n 's/.*libpy
 PLPYTHON ?= $(firstword $(wildcard /usr/bin/python$(PYTHON_VERSION)) python$(PYTHON_VERSION))
 PIKA = build/pika-$(PYTHON_VERSION)
 STAGE = build/python-$(PYTHON_VERSION)
+PACKAGE = $(addprefix extension/pg_amqp_py/,__init__.py backend wire)
 pythondir = $(pkglibdir)/$(EXTENSION)
 
 all: $(STAGE)/.staged
 
 # One trigger function for amqp.publish(), the same for amqp.publish_outbox(). pg-amqp install-outbox does likewise,
-# in bridge/scripts.py.
+# in daemon/pg_amqp_daemon/install/scripts.py.
 build/publish_change.sql: sql/publish_change.sql.in Makefile
 	mkdir -p build
 	sed 's/@FUNCTION@/publish_change/g; s/@PUBLISH@/publish/g; s/@INNER@/amqp_python/g' $< > $@
@@ -108,23 +109,22 @@ $(UPGRADES): $(EXTENSION)--%--$(EXTVERSION).sql: $(SQL_FILES) $(wildcard sql/upg
 	sed -E 's/^CREATE (FUNCTION|VIEW|TRIGGER)/CREATE OR REPLACE \1/; s/^CREATE (TABLE|INDEX)/CREATE \1 IF NOT EXISTS/' \
 		$(UPGRADE_FILES_$*) | sed -f sql/python.sed > $@
 
-$(PIKA)/.fetched: extension/requirements.txt
+$(PIKA)/.fetched: packaging/requirements.txt
 	@test -n '$(PYTHON_VERSION)' || \
 		{ echo 'no PL/Python 3 in $(pkglibdir): install it (on Debian: postgresql-plpython3-$(MAJORVERSION))' >&2; exit 1; }
 	rm -rf $(PIKA)
 	PIP_ROOT_USER_ACTION=ignore $(PLPYTHON) -m pip install --quiet --disable-pip-version-check \
-		--no-deps --require-hashes --no-compile --target $(PIKA) -r extension/requirements.txt
+		--no-deps --require-hashes --no-compile --target $(PIKA) -r packaging/requirements.txt
 	touch $@
 
 # Backends cannot write below a folder of root's, so the bytecode is made here; unchecked, so that it
-# stays valid whatever timestamps copying and packaging give to the sources. Without bridge, which runs outside the
-# server and needs packages that are not there.
-$(STAGE)/.staged: $(PIKA)/.fetched $(shell find extension/pg_amqp_py \( -name __pycache__ -o -name bridge \) -prune -o -print)
+# stays valid whatever timestamps copying and packaging give to the sources.
+$(STAGE)/.staged: $(PIKA)/.fetched $(shell find extension/pg_amqp_py -name __pycache__ -prune -o -print)
 	rm -rf $(STAGE)
 	mkdir -p build
 	cp -R $(PIKA) $(STAGE)
-	cp -R extension/pg_amqp_py $(STAGE)/
-	rm -rf $(STAGE)/pg_amqp_py/bridge
+	mkdir $(STAGE)/pg_amqp_py
+	cp -R $(PACKAGE) $(STAGE)/pg_amqp_py/
 	find $(STAGE) -name __pycache__ -prune -exec rm -rf {} +
 	$(PLPYTHON) -m compileall -q -f --invalidation-mode unchecked-hash $(STAGE)
 	touch $@
@@ -174,7 +174,7 @@ lint: $(TOOLS)
 	$(VENV)/bin/lint-imports
 
 run-demo: install-here $(TOOLS)
-	@$(VENV)/bin/python tests/demo.py $(if $(KEEP),--keep)
+	@$(VENV)/bin/python -m demo $(if $(KEEP),--keep)
 
 # The checks of style last: none of them shall keep anybody from seeing whether it works.
 # Two at a time, each with servers of its own: tests mostly wait.
@@ -190,11 +190,11 @@ $(PLOT_TOOLS): $(TOOLS)
 	touch $@
 
 run-bench: install-here $(PLOT_TOOLS)
-	@PYTHONPATH=tests $(VENV)/bin/python -m bench $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
+	@$(VENV)/bin/python -m bench $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
 		$(if $(PEER_DSN),--peer-dsn '$(PEER_DSN)') $(if $(PAGE),--write-only)
 
 demo-stop:
-	@$(VENV)/bin/python tests/demo.py --stop
+	@$(VENV)/bin/python -m demo --stop
 
 # The servers of `make demo KEEP=1` are known only by what is in build/.
 clean: stop-kept-demo

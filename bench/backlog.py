@@ -11,7 +11,7 @@ from bench.clock import in_turn, median, timed
 from bench.finding import Cell, Finding, Plot, Table
 from bench.lab import Lab, prepared
 from bench.relay import deliver, running
-from pg_amqp_py.bridge.database import Database
+from pg_amqp_daemon.relay.database import Database
 
 _NOBODY = 99
 """The broker of the backlog. It has no row in amqp.broker."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["fix_servers", "fix_sessions"]
+pytest_plugins = ["support.fix_servers", "support.fix_sessions"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

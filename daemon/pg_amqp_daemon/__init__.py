@@ -1,0 +1,1 @@
+"""The program pg-amqp, which runs beside the server."""

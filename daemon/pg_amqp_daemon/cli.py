@@ -1,0 +1,92 @@
+"""The program pg-amqp: one command for each thing that is done outside the server."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import click
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from pg_amqp_daemon.runtime import logs
+
+_DSN_HELP = (
+    "Connection string or URI of the database. What it does not say comes from libpq's environment"
+    " variables (PGHOST, PGSERVICE, ...) and service files."
+)
+
+
+@click.group()
+@click.version_option(package_name="pg_amqp_py")
+def main() -> None:
+    """Deliver the outbox of a PostgreSQL database to RabbitMQ."""
+
+
+def _checked_dsn(_context: click.Context, _parameter: click.Parameter, dsn: str) -> str:
+    # Texts about a string that is wrong repeat parts of it, and they may be those of a password.
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        raise click.BadParameter("not a connection string or URI of PostgreSQL") from None
+    # libpq would take what stands behind such a character in a password for a host or a database.
+    if re.match("postgres(ql)?://", dsn) and not re.fullmatch(r"\w+://([^/?@]*@)?[^@]*", dsn):
+        raise click.BadParameter(
+            "not a connection string or URI of PostgreSQL: in a URI, @ / and ? of a password"
+            " are written %40 %2F and %3F"
+        )
+    return dsn
+
+
+@main.command()
+@click.option("--dsn", default="", callback=_checked_dsn, help=_DSN_HELP)
+@click.option("--uninstall", is_flag=True, help="Remove it, if no message is in it.")
+def install_outbox(dsn: str, uninstall: bool) -> None:
+    """Install the outbox without the extension, or upgrade it.
+
+    For databases that must do without PL/Python: plain SQL, which needs no superuser, only CREATE
+    on the database. In schema amqp.
+    """
+    from pg_amqp_daemon.install import install
+
+    try:
+        click.echo(install.uninstall(dsn) if uninstall else install.install(dsn))
+    except install.InstallError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.option("--dsn", default="", callback=_checked_dsn, help=_DSN_HELP)
+@click.option("--once", is_flag=True, help="Deliver what is due, then exit.")
+@click.option(
+    "--listen-metrics",
+    metavar="HOST:PORT",
+    callback=lambda _context, _parameter, value: value and _host_and_port(value),
+    help="Serve /metrics (Prometheus) and /health on this address.",
+)
+def relay(dsn: str, once: bool, listen_metrics: tuple[str, int] | None) -> None:
+    """Deliver messages from amqp.outbox to RabbitMQ until SIGTERM.
+
+    Several relays may run: one works a broker's outbox, the others stand by. The exit status is 0
+    after SIGTERM or SIGINT, and with --once if nothing that was due is left.
+    """
+    from pg_amqp_daemon.relay.relay import Relay
+
+    logs.configure()
+    relay = Relay(dsn)
+    if listen_metrics is not None:
+        try:
+            relay.serve(*listen_metrics)
+        except OSError as error:
+            host, port = listen_metrics
+            raise click.ClickException(
+                f"could not listen on {host}:{port}: {error.strerror}"
+            ) from None
+    sys.exit(relay.drain() if once else relay.run())
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not (colon and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise click.BadParameter("not HOST:PORT, such as 127.0.0.1:9810")
+    return host.strip("[]") or "127.0.0.1", int(port)

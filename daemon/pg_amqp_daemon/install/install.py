@@ -1,0 +1,167 @@
+"""pg-amqp install-outbox: the outbox in a database that must do without PL/Python.
+
+Everything is done in one transaction, by the owner of schema amqp, who need be nobody special. Not
+by a superuser for somebody else: he would run functions that the owner may have put there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import IsolationLevel, errors
+
+from pg_amqp_daemon.install import scripts
+
+OLDEST_SERVER = 14
+
+_Connection = psycopg.Connection[tuple[Any, ...]]
+
+# Several hosts may start at once.
+_ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(1634562418, 0)"
+# Whoever waits for a lock on a table keeps publishers waiting behind.
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '5s'"
+
+
+class InstallError(Exception):
+    """Nothing was changed; the message, one line, says why."""
+
+
+def install(dsn: str) -> str:
+    """Install the outbox, or bring an earlier one to this version; return what was done.
+
+    Raises InstallError.
+    """
+    with _transaction(dsn) as connection:
+        has_schema = _may_use_schema(connection)
+        installed = _installed_version(connection)
+        if installed == scripts.VERSION:
+            return f"outbox {installed} is already up to date"
+        if not has_schema:
+            _create_schema(connection)
+        for script in scripts.creation() if installed is None else scripts.upgrade():
+            _run(connection, script)
+        if installed is None:
+            return f"outbox {scripts.VERSION} installed"
+        return f"outbox upgraded from {installed} to {scripts.VERSION}"
+
+
+def uninstall(dsn: str) -> str:
+    """Remove the outbox, if no message is in it; return what was done.
+
+    Raises InstallError.
+    """
+    with _transaction(dsn) as connection:
+        _may_use_schema(connection)
+        installed = _installed_version(connection)
+        if installed is None:
+            return "the outbox is not installed"
+        _refuse_unless_empty(connection)
+        for statement in scripts.removal():
+            _run(connection, statement)
+        try:
+            with connection.transaction():
+                connection.execute("DROP SCHEMA amqp")
+        except errors.DependentObjectsStillExist:
+            return f"outbox {installed} removed; schema amqp stays, it holds other objects"
+        return f"outbox {installed} removed"
+
+
+@contextmanager
+def _transaction(dsn: str) -> Iterator[_Connection]:
+    """A transaction in which nothing else is installed; PostgreSQL's errors become ours."""
+    try:
+        with psycopg.connect(dsn, fallback_application_name="pg-amqp install-outbox") as connection:
+            if connection.info.server_version < OLDEST_SERVER * 10000:
+                raise InstallError(f"the server is older than PostgreSQL {OLDEST_SERVER}")
+            # To see what another installation has done while this one waited.
+            connection.isolation_level = IsolationLevel.READ_COMMITTED
+            # Names that the scripts do not qualify are PostgreSQL's own.
+            connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+            # First: anybody who connects may hold the lock that comes next.
+            connection.execute(_LOCK_TIMEOUT)
+            connection.execute(_ONE_AT_A_TIME)
+            yield connection
+    except errors.LockNotAvailable:
+        raise InstallError("somebody has held a lock on the outbox for 5 s: try again") from None
+    except psycopg.Error as error:
+        raise InstallError(_one_line(error)) from None
+
+
+def _may_use_schema(connection: _Connection) -> bool:
+    """Whether there is a schema amqp; an error if it is not ours."""
+    extensions = connection.execute(
+        "SELECT extname FROM pg_extension WHERE extname IN ('amqp', 'pg_amqp_py')"
+    ).fetchall()
+    if ("pg_amqp_py",) in extensions:
+        raise InstallError("extension pg_amqp_py is in this database: it brings the outbox")
+    if extensions:
+        raise InstallError("extension amqp is in this database, and schema amqp is its own")
+    schema = connection.execute(
+        "SELECT pg_get_userbyid(nspowner), pg_get_userbyid(nspowner) = current_user"
+        " FROM pg_namespace WHERE nspname = 'amqp'"
+    ).fetchone()
+    if schema is None:
+        return False
+    owner, is_ours = schema
+    if not is_ours:
+        raise InstallError(f'schema amqp belongs to role "{owner}": connect as this role')
+    return True
+
+
+def _installed_version(connection: _Connection) -> str | None:
+    if _value(connection, "SELECT to_regprocedure('amqp.outbox_version()')") is None:
+        return None
+    installed = str(_value(connection, "SELECT amqp.outbox_version()"))
+    if _number(installed) > _number(scripts.VERSION):
+        raise InstallError(
+            f"outbox {installed} is in this database, and this pg-amqp is {scripts.VERSION}:"
+            " use a later one"
+        )
+    return installed
+
+
+def _create_schema(connection: _Connection) -> None:
+    try:
+        connection.execute("CREATE SCHEMA amqp")
+    except errors.InsufficientPrivilege:
+        user, database = connection.info.user, connection.info.dbname
+        raise InstallError(
+            f'role "{user}" may not create schemas in database "{database}":'
+            " GRANT CREATE ON DATABASE, or CREATE SCHEMA amqp AUTHORIZATION this role"
+        ) from None
+
+
+def _refuse_unless_empty(connection: _Connection) -> None:
+    # Nobody publishes between the look and the end.
+    connection.execute("LOCK TABLE amqp.outbox, amqp.outbox_dead")
+    messages = _value(connection, "SELECT count(*) FROM amqp.outbox")
+    dead = _value(connection, "SELECT count(*) FROM amqp.outbox_dead")
+    if messages or dead:
+        raise InstallError(
+            f"undelivered messages: {messages}, dead letters: {dead}; deliver them"
+            " (pg-amqp relay --once, amqp.retry_dead_letters()) or delete them"
+            " (TRUNCATE amqp.outbox, amqp.discard_dead_letters())"
+        )
+
+
+def _run(connection: _Connection, script: str) -> None:
+    # No parameters: so it goes to the server in one piece, as several statements may.
+    connection.execute(script.encode())
+
+
+def _value(connection: _Connection, query: LiteralString) -> Any:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _one_line(error: psycopg.Error) -> str:
+    text = error.diag.message_primary or str(error)
+    return "; ".join(f"{text}\n{error.diag.message_detail or ''}".split("\n")).strip("; ")

@@ -1,0 +1,1 @@
+"""The door from amqp.outbox to RabbitMQ."""

@@ -1,0 +1,1 @@
+"""What every door of the daemon needs; it knows none of them."""

@@ -1,1 +1,0 @@
-"""Programs outside the server, between its outbox and RabbitMQ."""
