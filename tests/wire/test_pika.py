@@ -10,8 +10,11 @@ import pytest
 
 from pg_amqp_py.wire import codec, methods
 from pg_amqp_py.wire.errors import ConnectionLostError
-from pg_amqp_py.wire.message import JSON
 from pg_amqp_py.wire.methods import Method
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pg_amqp_py.wire.table import JSON
 
 METHODS = """
 Exchange.Declare Exchange.Delete Exchange.Bind Exchange.Unbind

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pg_amqp_py.wire.address import Address
-    from pg_amqp_py.wire.message import JSON
     from pg_amqp_py.wire.methods import Method
+    from pg_amqp_py.wire.table import JSON
 
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 _CAPABILITIES: dict[str, JSON] = {

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 from pg_amqp_py.wire.properties import FIELDS
-
-# JSON values, which is what message headers and declaration arguments are given as.
-JSON = Union[None, bool, int, float, str, "list[JSON]", "dict[str, JSON]"]
 
 
 class Envelope(NamedTuple):

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pg_amqp_py.wire.message import JSON
+    from pg_amqp_py.wire.table import JSON
 
 _pack_flags = struct.Struct(">H").pack
 _pack_timestamp = struct.Struct(">Q").pack

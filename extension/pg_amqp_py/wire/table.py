@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pg_amqp_py.wire.message import JSON
+    JSON = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
+    """What message headers and declaration arguments are given as."""
 
 _MOST_LEVELS = 200
 """As amqp.outbox_check_headers() has it."""
