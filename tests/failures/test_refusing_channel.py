@@ -14,8 +14,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from pg_amqp_py.wire import connection as wire
 from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.batch import Batch, write_small
 from pg_amqp_py.wire.connection import Connection
-from pg_amqp_py.wire.delivery import Batch, write_small
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import ConnectionLostError
 from pg_amqp_py.wire.handshake import connect

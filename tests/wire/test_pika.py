@@ -8,7 +8,7 @@ import sys
 import pika
 import pytest
 
-from pg_amqp_py.wire import codec, methods
+from pg_amqp_py.wire import methods, pika_methods
 from pg_amqp_py.wire.errors import ConnectionLostError
 from pg_amqp_py.wire.methods import Method
 
@@ -24,18 +24,18 @@ Queue.Declare Queue.Bind Queue.Unbind Queue.Purge Queue.Delete
 START = "import sys; before = set(sys.modules)"
 PROGRAMS = {
     "the event loops are not loaded": """
-from pg_amqp_py.wire import codec
+from pg_amqp_py.wire import pika_methods
 loaded = {"asyncio", "ssl", "tempfile", "pika", "pika.adapters", "pika.connection"}
 assert not loaded & set(sys.modules), loaded & set(sys.modules)
 """,
     "a publisher loads nothing of it": """
-from pg_amqp_py.wire import delivery, handshake
+from pg_amqp_py.wire import batch, handshake
 spoilt = {"pika", "pika.spec", "typing", "re", "enum", "json", "logging", "socket"}
 assert not spoilt & set(sys.modules) - before, spoilt & set(sys.modules) - before
 assert not [name for name in sys.modules if name.startswith("pika")]
 """,
     "others import it later": """
-from pg_amqp_py.wire import codec
+from pg_amqp_py.wire import pika_methods
 from pika.adapters.blocking_connection import BlockingConnection
 import importlib, pika
 assert pika.BlockingConnection is BlockingConnection
@@ -45,11 +45,11 @@ importlib.reload(pika)
 import pika
 from pika.adapters.blocking_connection import BlockingConnection
 before = {name: module for name, module in sys.modules.items() if name.startswith("pika")}
-from pg_amqp_py.wire import codec
+from pg_amqp_py.wire import pika_methods
 after = {name: module for name, module in sys.modules.items() if name.startswith("pika")}
 assert before == after
 assert pika.BlockingConnection is BlockingConnection
-assert codec.spec is not pika.spec
+assert pika_methods.spec is not pika.spec
 """,
 }
 
@@ -73,7 +73,7 @@ def test_pika_in_a_process(name: str) -> None:
 def test_the_methods_that_are_used() -> None:
     for name in METHODS.split():
         cls, method = name.split(".")
-        assert name == getattr(getattr(codec.spec, cls), method).NAME
+        assert name == getattr(getattr(pika_methods.spec, cls), method).NAME
 
 
 def frame(method: object, channel: int = 0) -> bytes:
@@ -103,7 +103,7 @@ def test_what_a_publisher_says() -> None:
         (methods.CLOSE_CONNECTION, frame(spec.Connection.Close(200, "Goodbye", 0, 0))),
         (methods.CONFIRM_CLOSED_CONNECTION, frame(spec.Connection.CloseOk())),
         (
-            codec.encode(codec.spec.Queue.Purge(queue="q")),
+            pika_methods.encode(pika_methods.spec.Queue.Purge(queue="q")),
             frame(spec.Queue.Purge(queue="q"), 1),
         ),
     ):

@@ -25,7 +25,7 @@ from psycopg.types.numeric import Int4, Int8
 from psycopg.types.string import StrBinaryDumper
 
 from pg_amqp_py.wire.address import Address
-from pg_amqp_py.wire.ordered import Entry, Refusal
+from pg_amqp_py.wire.waves import Entry, Undelivered
 
 LEASE = 3.0
 _MARGIN = 1.0
@@ -299,7 +299,7 @@ class Database:
         broker_id: int,
         delivered: Sequence[int],
         delivered_message_ids: Sequence[object],
-        refused: Sequence[Refusal],
+        refused: Sequence[Undelivered],
         refused_message_ids: Sequence[object],
     ) -> list[int]:
         """Report what became of messages: see amqp.outbox_settle().

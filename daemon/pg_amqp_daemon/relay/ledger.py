@@ -13,7 +13,7 @@ import structlog
 from pg_amqp_daemon.relay.database import FREED, Database
 from pg_amqp_daemon.relay.parking import Outcome
 from pg_amqp_daemon.runtime.metrics import Metrics
-from pg_amqp_py.wire.ordered import Entry, Refusal
+from pg_amqp_py.wire.waves import Entry, Undelivered
 
 _PIECE = 10_000
 """Messages that are settled at once, at most: it must not take longer than a statement may."""
@@ -41,9 +41,9 @@ class Ledger:
         self._broker_id = broker_id
         self._database = database
         self._metrics = metrics
-        self._open: dict[_Known, Refusal | None] = {}
+        self._open: dict[_Known, Undelivered | None] = {}
         """How each was refused; None if it was delivered."""
-        self._locked: dict[_Known, Refusal | None] = {}
+        self._locked: dict[_Known, Undelivered | None] = {}
         """Of these, what could not be settled because somebody has locked it."""
         self._freed: set[str] = set()
         self._piece = _PIECE
@@ -96,7 +96,7 @@ class Ledger:
         if self._freed and self._database.free(self._broker_id, list(self._freed)) < FREED:
             self._freed.clear()
 
-    def _settle(self, source: dict[_Known, Refusal | None]) -> bool:
+    def _settle(self, source: dict[_Known, Undelivered | None]) -> bool:
         """Report the first of these; whether somebody has locked any."""
         piece = dict(islice(source.items(), self._piece))
         delivered = [known for known, refusal in piece.items() if refusal is None]
@@ -130,7 +130,7 @@ class Ledger:
 
     def set_aside(self, entry_id: int, message_id: object, text: str) -> None:
         """Report that a message cannot be delivered at all."""
-        self.add(Outcome([], [Refusal(entry_id, "invalid", text)], {entry_id: message_id}))
+        self.add(Outcome([], [Undelivered(entry_id, "invalid", text)], {entry_id: message_id}))
         self.settle()
 
     def visible(self, entries: list[Entry]) -> Visible:
@@ -148,7 +148,7 @@ class Ledger:
                 shown.append(entry)
         return Visible(shown, len(entries) - len(shown))
 
-    def _count(self, delivered: Sequence[int], refused: Sequence[Refusal]) -> None:
+    def _count(self, delivered: Sequence[int], refused: Sequence[Undelivered]) -> None:
         """Tell the metrics and the log what was reported."""
         self.delivered += len(delivered)
         self._metrics.delivered.labels(self._broker_id).inc(len(delivered))

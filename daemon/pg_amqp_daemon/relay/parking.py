@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError
-from pg_amqp_py.wire.ordered import Entry, Refusal, Run, Wave, place, unconfirmed
+from pg_amqp_py.wire.waves import Entry, Run, Undelivered, Wave, place, unconfirmed
 
 _MOST = 4
 """Connections; with so many, it is better to wait."""
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     """What became of messages, as far as it is known now."""
 
     delivered: list[int]
-    refused: list[Refusal]
+    refused: list[Undelivered]
     message_ids: dict[int, object]
     """Of all these."""
     done: bool = False
@@ -128,7 +128,7 @@ class Parking:
         except ConnectionLostError as error:
             self._lost(error)
         delivered: list[int] = []
-        refused: list[Refusal] = []
+        refused: list[Undelivered] = []
         message_ids: dict[int, object] = {}
         for entry, verdict, text in wave.news():
             message_ids[entry.id] = entry.message_id
@@ -137,7 +137,7 @@ class Parking:
                 until = time.monotonic() + _SETTLED
                 self._delivered[entry.id, entry.message_id] = unconfirmed(entry), until
             else:
-                refused.append(Refusal(entry.id, verdict, text))
+                refused.append(Undelivered(entry.id, verdict, text))
         while len(self._delivered) > _REMEMBERED:
             del self._delivered[next(iter(self._delivered))]
         if not waits:

@@ -15,8 +15,8 @@ from pg_amqp_daemon.relay.database import Lease
 from pg_amqp_daemon.relay.parking import Outcome, Parking
 from pg_amqp_daemon.runtime.logs import name_of
 from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.batch import Batch
 from pg_amqp_py.wire.connection import Connection
-from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import FRAME_MAX
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
@@ -26,7 +26,7 @@ from pg_amqp_py.wire.errors import (
     WireError,
 )
 from pg_amqp_py.wire.handshake import connect
-from pg_amqp_py.wire.ordered import Run, missing_exchange
+from pg_amqp_py.wire.waves import Run, missing_exchange
 
 _CONNECT_TIMEOUT = 5.0
 _HEARTBEAT = 10

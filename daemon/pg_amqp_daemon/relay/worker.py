@@ -25,7 +25,7 @@ from pg_amqp_daemon.runtime.logs import name_of
 from pg_amqp_daemon.runtime.metrics import Metrics
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.message import Envelope
-from pg_amqp_py.wire.ordered import LARGEST_HEADERS, Entry, Run
+from pg_amqp_py.wire.waves import LARGEST_HEADERS, Entry, Run
 
 _POLL = 0.01
 """Seconds between looks at an empty outbox: half of it, on average, is a message's latency."""

@@ -7,7 +7,7 @@ not confirmed, they are put off again and not written: every other queue would g
 from __future__ import annotations
 
 from pg_amqp_py.backend.broker import Broker
-from pg_amqp_py.wire.ordered import Entry, Run, Wave, unconfirmed
+from pg_amqp_py.wire.waves import Entry, Run, Wave, unconfirmed
 
 
 class Awaited:

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pg_amqp_py.wire.batch import Batch
     from pg_amqp_py.wire.connection import Connection
-    from pg_amqp_py.wire.delivery import Batch
     from pg_amqp_py.wire.errors import WireError
 
 _MOST_UNCONFIRMED = 200

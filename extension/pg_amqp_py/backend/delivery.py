@@ -21,9 +21,9 @@ from pg_amqp_py.backend.errors import (
     showable,
     warn,
 )
-from pg_amqp_py.wire.delivery import Batch, write_small
+from pg_amqp_py.wire.batch import Batch, write_small
+from pg_amqp_py.wire.cause import Cause
 from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError
-from pg_amqp_py.wire.refusal import Cause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

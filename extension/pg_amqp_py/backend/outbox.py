@@ -33,7 +33,7 @@ from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, WireError
 from pg_amqp_py.wire.message import Envelope
-from pg_amqp_py.wire.ordered import LARGEST_HEADERS, Entry, Refusal, Run, missing_exchange
+from pg_amqp_py.wire.waves import LARGEST_HEADERS, Entry, Run, Undelivered, missing_exchange
 
 # These run with a search_path of pg_catalog, so operators need no schema. Arguments have their
 # exact types: no overload that the owner of the schema may add comes before the right function.
@@ -205,7 +205,9 @@ class _Outbox:
         rows = [{"id": entry.id, "message_id": entry.message_id} for entry, _, _ in news]
         delivered = [entry.id for entry, verdict, _ in news if verdict is None]
         refused = [
-            Refusal(entry.id, verdict, text) for entry, verdict, text in news if verdict is not None
+            Undelivered(entry.id, verdict, text)
+            for entry, verdict, text in news
+            if verdict is not None
         ]
         self.delivered += len(delivered)
         self._settle(broker_id, rows, delivered, refused, passed_over)
@@ -238,7 +240,7 @@ class _Outbox:
         broker_id: int,
         rows: list[Row],
         delivered: list[int],
-        refused: list[Refusal],
+        refused: list[Undelivered],
         passed_over: _PassedOver,
     ) -> None:
         if not delivered and not refused:

@@ -16,7 +16,7 @@ from pg_amqp_py.backend.errors import (
 from pg_amqp_py.backend.operation import publisher, required, tolerated
 from pg_amqp_py.backend.rights import check_usage
 from pg_amqp_py.backend.transaction import Destination
-from pg_amqp_py.wire.delivery import Batch
+from pg_amqp_py.wire.batch import Batch
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import MessageError, RangeError
 from pg_amqp_py.wire.properties import FIELDS

@@ -59,7 +59,7 @@ class Destination:
 
 
 class Outgoing:
-    """The messages for one destination, in order, as wire.delivery.Batch takes them."""
+    """The messages for one destination, in order, as wire.batch.Batch takes them."""
 
     __slots__ = ("destination", "starts", "stream")
 

@@ -1,7 +1,7 @@
 """The methods of AMQP that a publisher says and hears, as bytes and back: no socket.
 
-pika encodes all others (wire.codec). It is not asked for these, because every session uses them,
-and loading pika with what it imports took a third of a session's first publish() and of its
+pika encodes all others (wire.pika_methods). It is not asked for these, because every session uses
+them, and loading pika with what it imports took a third of a session's first publish() and of its
 memory. A test holds every byte against pika's. The numbers are those of AMQP 0-9-1, section 4.2.3
 and the class reference; an index is the class in the upper and the method in the lower two bytes.
 """

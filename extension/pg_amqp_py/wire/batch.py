@@ -22,6 +22,7 @@ import time
 from bisect import bisect_left, bisect_right
 from itertools import chain, islice
 
+from pg_amqp_py.wire.cause import Cause, Fault, cause
 from pg_amqp_py.wire.confirms import Confirms
 from pg_amqp_py.wire.connection import ignore
 from pg_amqp_py.wire.encode import decode_messages, place_of
@@ -32,7 +33,6 @@ from pg_amqp_py.wire.errors import (
     StalledError,
 )
 from pg_amqp_py.wire.frames import Ack
-from pg_amqp_py.wire.refusal import Cause, Fault, cause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pg_amqp_py.wire.cause import cause
 from pg_amqp_py.wire.errors import MessageError, UnacceptableError
 from pg_amqp_py.wire.message import Envelope, Message
 from pg_amqp_py.wire.properties import encode_properties
-from pg_amqp_py.wire.refusal import cause
 
 LONG = "é" * 120
 

@@ -12,7 +12,7 @@ from pg_amqp_py.wire.encode import Encoder, decode_messages
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError
 from pg_amqp_py.wire.frames import Ack
 from pg_amqp_py.wire.message import Envelope, Message
-from pg_amqp_py.wire.ordered import Entry, Refusal, Run
+from pg_amqp_py.wire.waves import Entry, Run, Undelivered
 
 Judge = Callable[[Message], str]
 
@@ -170,7 +170,7 @@ def test_what_cannot_be_encoded_is_invalid() -> None:
     )
     assert [refusal.id for refusal in run.refused] == [1, 3, 4, 5]
     assert {refusal.verdict for refusal in run.refused} == {"invalid"}
-    assert run.refused[0] == Refusal(1, "invalid", "invalid value for delivery_mode: 7")
+    assert run.refused[0] == Undelivered(1, "invalid", "invalid value for delivery_mode: 7")
     broker = Broker()
     deliver(run, broker)
     assert run.delivered == broker.taken == [6]

@@ -13,8 +13,8 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
+from pg_amqp_py.wire.batch import Batch
 from pg_amqp_py.wire.connection import Connection
-from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import NOT_FOUND, ChannelClosedError, MessageError
 from pg_amqp_py.wire.properties import FIELDS
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
         return self.fields[_MESSAGE_ID]
 
 
-class Refusal(NamedTuple):
+class Undelivered(NamedTuple):
     """A message that was not delivered."""
 
     id: int
@@ -135,7 +135,7 @@ class Run:
     def __init__(self, entries: Sequence[Entry], encoder: Encoder) -> None:
         self.delivered: list[int] = []
         """Ids of what the broker has confirmed."""
-        self.refused: list[Refusal] = []
+        self.refused: list[Undelivered] = []
         self.entries = entries
         self._frame_max = encoder.frame_max
         self._encoded: list[Entry] = []
@@ -253,6 +253,6 @@ class Run:
         return Batch(stream, starts, self._frame_max, rewrite=True)
 
     def _fail(self, entry: Entry, verdict: str, text: str) -> None:
-        self.refused.append(Refusal(entry.id, verdict, text))
+        self.refused.append(Undelivered(entry.id, verdict, text))
         if entry.ordering_key is not None:
             self.held.add(entry.ordering_key)
