@@ -13,6 +13,7 @@ from pg_amqp_py.wire.encode import FRAME_MAX, Encoder, decode_messages, encode_e
 from pg_amqp_py.wire.errors import MessageError, RangeError, TooLargeError, TooLongError
 from pg_amqp_py.wire.message import Envelope, Message
 from pg_amqp_py.wire.methods import CHANNEL
+from pg_amqp_py.wire.properties import PROPERTIES
 from pg_amqp_py.wire.table import decode_table, encode_table, parse_table
 
 FULL = Envelope(
@@ -62,7 +63,7 @@ def test_all_properties_as_pika_reads_them() -> None:
     assert publish.method.exchange == "exchange"
     assert publish.method.routing_key == "routing.key"
     assert publish.method.mandatory
-    for name in Envelope._fields[3:]:
+    for name in PROPERTIES:
         expected = {"a": 1} if name == "headers" else getattr(FULL, name)
         assert getattr(header.properties, name) == expected, name
     assert header.properties.cluster_id is None
@@ -70,9 +71,7 @@ def test_all_properties_as_pika_reads_them() -> None:
 
 
 def test_all_properties_as_pika_writes_them() -> None:
-    properties = {name: getattr(FULL, name) for name in Envelope._fields[3:]} | {
-        "headers": {"a": 1}
-    }
+    properties = {name: getattr(FULL, name) for name in PROPERTIES} | {"headers": {"a": 1}}
     expected = (
         pika.frame.Method(
             CHANNEL,
@@ -84,7 +83,7 @@ def test_all_properties_as_pika_writes_them() -> None:
     assert encode(FULL, b"hello") == expected
 
 
-@pytest.mark.parametrize("name", Envelope._fields[3:])
+@pytest.mark.parametrize("name", PROPERTIES)
 def test_a_property_alone(name: str) -> None:
     envelope = with_field(name, getattr(FULL, name))
     assert next(decode_messages(encode(envelope, b"x"))) == Message(envelope, b"x")
@@ -92,7 +91,7 @@ def test_a_property_alone(name: str) -> None:
 
 def test_no_property_is_sent_that_was_not_given() -> None:
     _, header, _ = pika_frames(encode(Envelope("e", "k"), b"x"))
-    assert all(getattr(header.properties, name) is None for name in Envelope._fields[3:])
+    assert all(getattr(header.properties, name) is None for name in PROPERTIES)
 
 
 @pytest.mark.parametrize("size", [0, 1, 4087, 4088, 4089, 8176, 8177, 100_000])

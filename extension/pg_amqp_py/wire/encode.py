@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 
 from pg_amqp_py.wire.errors import TooLargeError
+from pg_amqp_py.wire.fields import EXCHANGE, MANDATORY, PLACE, ROUTING_KEY
 from pg_amqp_py.wire.methods import (
     BASIC_CLASS,
     BASIC_PUBLISH,
@@ -50,7 +51,8 @@ def encode_envelope(fields: tuple[Any, ...], frame_max: int = FRAME_MAX) -> tupl
     `fields` is an Envelope, or a plain tuple of the same. Raises MessageError (TooLongError,
     TooLargeError, RangeError) naming the field.
     """
-    return _encode_envelope(_encode_method(*fields[:3]), fields, frame_max)
+    method = _encode_method(fields[EXCHANGE], fields[ROUTING_KEY], fields[MANDATORY])
+    return _encode_envelope(method, fields, frame_max)
 
 
 def _encode_method(exchange: str, routing_key: str, mandatory: bool) -> bytes:
@@ -125,7 +127,7 @@ class Encoder:
             raise
 
     def _remember(self, fields: tuple[Any, ...]) -> tuple[bytes, bytes]:
-        address = fields[:3]
+        address = (*fields[PLACE], fields[MANDATORY])
         method = self._methods.get(address)
         if method is None:
             if len(self._methods) >= _KEPT_ENVELOPES:
@@ -168,7 +170,8 @@ def decode_messages(stream: bytes | bytearray | memoryview) -> Iterator[Message]
                 raise ValueError("the stream ends within a message")
             body += part
         yield Message(
-            Envelope(exchange, routing_key, bool(method[end] & 1), **properties), bytes(body)
+            Envelope(exchange, routing_key, mandatory=bool(method[end] & 1), **properties),
+            bytes(body),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pg_amqp_py.wire.properties import FIELDS
+from pg_amqp_py.wire.fields import FIELDS
 
 
 class Envelope(NamedTuple):
@@ -17,11 +17,11 @@ class Envelope(NamedTuple):
 
     exchange: str
     routing_key: str
-    mandatory: bool = False
     delivery_mode: int | None = None
     content_type: str | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
+    mandatory: bool = False
     headers: str | None = None
     """The header table as JSON text: text, because it must be hashable."""
     content_encoding: str | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 
 from pg_amqp_py.wire.errors import RangeError, TooLongError, UnacceptableError
+from pg_amqp_py.wire.fields import FIELDS
 from pg_amqp_py.wire.table import OCTETS, decode_table, encode_table, parse_table, to_json
 
 TYPE_CHECKING = False
@@ -24,17 +25,14 @@ _LARGEST_EXPIRATION = (1 << 32) - 1
 # RabbitMQ's "Direct Reply-to".
 _DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
-FIELDS = (
-    "exchange",
-    "routing_key",
-    "mandatory",
-    "delivery_mode",
+PROPERTIES = (
     "content_type",
-    "reply_to",
-    "correlation_id",
-    "headers",
     "content_encoding",
+    "headers",
+    "delivery_mode",
     "priority",
+    "correlation_id",
+    "reply_to",
     "expiration",
     "message_id",
     "timestamp",
@@ -42,28 +40,10 @@ FIELDS = (
     "user_id",
     "app_id",
 )
-"""Everything of a message but its body, in the order of the parameters of amqp.publish(); see
-message.Envelope for types, units and limits."""
+"""The fields that are AMQP properties, in AMQP's order."""
 
-_PROPERTIES = tuple(
-    (name, FIELDS.index(name), 1 << (15 - position))
-    for position, name in enumerate(
-        (
-            "content_type",
-            "content_encoding",
-            "headers",
-            "delivery_mode",
-            "priority",
-            "correlation_id",
-            "reply_to",
-            "expiration",
-            "message_id",
-            "timestamp",
-            "type",
-            "user_id",
-            "app_id",
-        )
-    )
+_LAYOUT = tuple(
+    (name, FIELDS.index(name), 1 << (15 - position)) for position, name in enumerate(PROPERTIES)
 )
 
 
@@ -76,13 +56,13 @@ def short_string(name: str, value: str) -> bytes:
 
 
 def encode_properties(fields: tuple[Any, ...]) -> bytes:
-    """The property flags and list of a content header; `fields` has what FIELDS names.
+    """The property flags and list of a content header; `fields` is all that FIELDS names.
 
     Raises MessageError (TooLongError, RangeError, TooLargeError) naming the property.
     """
     flags = 0
     parts = [b""]
-    for name, position, bit in _PROPERTIES:
+    for name, position, bit in _LAYOUT:
         value = fields[position]
         if value is None:
             continue
@@ -130,7 +110,7 @@ def decode_properties(data: bytes, at: int) -> dict[str, Any]:
     (flags,) = struct.unpack_from(">H", data, at)
     at += 2
     found: dict[str, Any] = {}
-    for name, _, bit in _PROPERTIES:
+    for name, _, bit in _LAYOUT:
         if not flags & bit:
             continue
         if name == "headers":

@@ -17,7 +17,7 @@ from pg_amqp_py.wire.batch import Batch
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import NOT_FOUND, ChannelClosedError, MessageError
-from pg_amqp_py.wire.properties import FIELDS
+from pg_amqp_py.wire.fields import EXCHANGE, MANDATORY, MESSAGE_ID, PLACE
 
 Missing = Callable[[str], "str | None"]
 """Says what the broker has against an exchange; None if nothing."""
@@ -26,9 +26,6 @@ PutOff = Callable[["Entry"], "str | None"]
 
 LARGEST_HEADERS = 131_000
 """Bytes of a message's headers as text, at most, as amqp.outbox_check_headers() has it."""
-
-_MANDATORY = FIELDS.index("mandatory")
-_MESSAGE_ID = FIELDS.index("message_id")
 
 
 class Entry(NamedTuple):
@@ -43,7 +40,7 @@ class Entry(NamedTuple):
     @property
     def message_id(self) -> object:
         """The same at every attempt."""
-        return self.fields[_MESSAGE_ID]
+        return self.fields[MESSAGE_ID]
 
 
 class Undelivered(NamedTuple):
@@ -57,7 +54,7 @@ class Undelivered(NamedTuple):
 
 def place(entry: Entry) -> str:
     """Where a message goes, in words."""
-    exchange, routing_key = entry.fields[:2]
+    exchange, routing_key = entry.fields[PLACE]
     return f'exchange "{exchange}"' if exchange else f'queue "{routing_key}"'
 
 
@@ -120,8 +117,8 @@ class Wave:
             self._told.add(at)
             entry = self.entries[at]
             text = None
-            if returned and entry.fields[_MANDATORY]:
-                text = returned.get((*entry.fields[:2], entry.message_id))
+            if returned and entry.fields[MANDATORY]:
+                text = returned.get((*entry.fields[PLACE], entry.message_id))
             yield entry, None if text is None else "refused", text or ""
         for at, fault in self.batch.faults.items():
             if at not in self._told:
@@ -212,7 +209,7 @@ class Run:
                 if text is not None:
                     self._fail(entry, "busy", text)
                     continue
-                exchange = entry.fields[0]
+                exchange = entry.fields[EXCHANGE]
                 if exchange not in absent:
                     absent[exchange] = missing(str(exchange))
                 text = absent[exchange]
