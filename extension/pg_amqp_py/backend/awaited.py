@@ -7,6 +7,7 @@ not confirmed, they are put off again and not written: every other queue would g
 from __future__ import annotations
 
 from pg_amqp_py.backend.broker import Broker
+from pg_amqp_py.wire.fields import PLACE
 from pg_amqp_py.wire.waves import Entry, Run, Wave, unconfirmed
 
 
@@ -15,7 +16,7 @@ class Awaited:
 
     def __init__(self) -> None:
         self._waves: list[Wave] = []
-        self._places: set[tuple[object, object]] = set()
+        self._places: set[tuple[object, ...]] = set()
         """Exchange and routing key of what is awaited."""
         self._counted: list[int] = []
         """How many messages of each wave were awaited when `_places` was made."""
@@ -46,7 +47,5 @@ class Awaited:
         counts = [wave.batch.unanswered for wave in self._waves]
         if counts != self._counted:
             self._counted = counts
-            self._places = {
-                (other.fields[0], other.fields[1]) for wave in self._waves for other in wave.awaited
-            }
-        return unconfirmed(entry) if entry.fields[:2] in self._places else None
+            self._places = {other.fields[PLACE] for wave in self._waves for other in wave.awaited}
+        return unconfirmed(entry) if entry.fields[PLACE] in self._places else None

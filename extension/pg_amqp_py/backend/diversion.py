@@ -80,7 +80,7 @@ def publisher_or_outbox(
         session.broker(number)
         if session.publishing_to(number) or not _wait_for(number):
             try:
-                return operation.publisher(number, *envelope[:2])
+                return operation.publisher(number, envelope.exchange, envelope.routing_key)
             except AMQPError as failure:
                 _warn(number, failure)
         session.divert(number)
@@ -113,21 +113,5 @@ def _put(broker_id: int, envelope: Envelope, body: bytes) -> None:
     global _insert
     if _insert is None:
         _insert = plpy.prepare(_INSERT, [f"pg_catalog.{name}" for name in _INSERT_TYPES.split()])
-    exchange, routing_key, mandatory, *properties = envelope
-    mode, content_type, reply_to, correlation_id, headers, *others = properties
-    plpy.execute(
-        _insert,
-        [
-            broker_id,
-            exchange,
-            routing_key,
-            body,
-            mode,
-            content_type,
-            reply_to,
-            correlation_id,
-            mandatory,
-            headers,
-            *others,
-        ],
-    )
+    exchange, routing_key, *properties = envelope
+    plpy.execute(_insert, [broker_id, exchange, routing_key, body, *properties])

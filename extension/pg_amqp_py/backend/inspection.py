@@ -12,6 +12,7 @@ from pg_amqp_py.backend import server, session, settings
 from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, showable
 from pg_amqp_py.backend.operation import ask, required
 from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.fields import TIMESTAMP, with_field
 
 # Text that means the same under every DateStyle. By days and seconds, because the last of all
 # timestamps are more microseconds than a double or 64 bits hold.
@@ -41,18 +42,17 @@ def _pending() -> Iterator[tuple[Any, ...]]:
             shown[publisher] = _has_privileges_of(publisher)
         if not shown[publisher]:
             continue
-        envelope = message.envelope
-        when = None if envelope.timestamp is None else _timestamp(envelope.timestamp)
+        fields: tuple[Any, ...] = message.envelope
+        if fields[TIMESTAMP] is not None:
+            fields = with_field(fields, TIMESTAMP, _timestamp(fields[TIMESTAMP]))
+        exchange, routing_key, *properties = fields
         yield (
             destination.broker_id,
-            *envelope[:2],
+            exchange,
+            routing_key,
             _text(message.body),
             message.body,
-            *envelope[3:7],
-            envelope.mandatory,
-            *envelope[7:12],
-            when,
-            *envelope[13:],
+            *properties,
             # What is captured at commit is not sent either, whenever it was published.
             destination.captured or capturing,
         )

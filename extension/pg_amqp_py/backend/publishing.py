@@ -19,7 +19,7 @@ from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.batch import Batch
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import MessageError, RangeError
-from pg_amqp_py.wire.properties import FIELDS
+from pg_amqp_py.wire.fields import DELIVERY_MODE, EXCHANGE, PLACE, with_field
 from pg_amqp_py.wire.table import parse_table
 
 TYPE_CHECKING = False
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _current_user = server.current_user
 _permitted = session.permitted.get
 _invalidations = server.invalidations
-_DELIVERY_MODE = FIELDS.index("delivery_mode")
 _capturing = Encoder()
 # A timestamptz in a DateStyle other than ISO ends in a time zone's abbreviation, and those mean
 # different zones to input and output (CST, IST). What the session itself wrote is the local time of
@@ -94,11 +93,11 @@ def publish(
         fields = (
             "amq.direct" if exchange is None else exchange,
             routing_key or "",
-            bool(mandatory),
             delivery_mode,
             content_type,
             reply_to,
             correlation_id,
+            bool(mandatory),
             headers,
             content_encoding,
             priority,
@@ -116,7 +115,7 @@ def publish(
             if unknown.field != "delivery_mode" or not tolerated(invalid_message(unknown)):
                 raise
             # The C extension warns of a delivery mode that it does not know, and goes on without.
-            without = (*fields[:_DELIVERY_MODE], None, *fields[_DELIVERY_MODE + 1 :])
+            without = with_field(fields, DELIVERY_MODE, None)
             return _take(user, broker_id, without, body, autonomous)
     except (AMQPError, MessageError) as failure:
         error = invalid_message(failure) if isinstance(failure, MessageError) else failure
@@ -191,23 +190,24 @@ def _take(
         return True
     if autonomous:
         server.refuse_parallel_mode()
-        connection = publisher(broker_id, *fields[:2])
+        connection = publisher(broker_id, *fields[PLACE])
         stream = bytearray()
         connection.encoder.append(stream, fields, body)
         assert broker_id is not None
         batch = Batch(stream, [0], connection.encoder.frame_max)
         _publish_now(session.brokers[broker_id], batch)
         return True
+    exchange = fields[EXCHANGE]
     known = session.publishing_to(broker_id)  # type: ignore[arg-type]
     broker = session.brokers.get(broker_id)  # type: ignore[arg-type]
     if (
         known is None
         or broker is None
-        or fields[0] not in known.exchanges
-        or (broker.kept and broker.is_stuck(*fields[:2]))
+        or exchange not in known.exchanges
+        or (broker.kept and broker.is_stuck(*fields[PLACE]))
     ):
         server.refuse_parallel_mode()
-        known = session.unchanged(broker_id, fields[0]) or _publisher(broker_id, fields, body)
+        known = session.unchanged(broker_id, exchange) or _publisher(broker_id, fields, body)
         if known is None:
             return True
         broker = session.brokers[required("broker_id", broker_id)]
@@ -222,7 +222,7 @@ def _publisher(broker_id: int | None, fields: tuple[Any, ...], body: bytes) -> C
 
         found = publisher_or_outbox(broker_id, fields, body)
     else:
-        found = publisher(broker_id, *fields[:2])
+        found = publisher(broker_id, *fields[PLACE])
     if found is not None:
         assert broker_id is not None
         session.let_publish(broker_id, found)
