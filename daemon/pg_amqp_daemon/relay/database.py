@@ -25,6 +25,7 @@ from psycopg.types.numeric import Int4, Int8
 from psycopg.types.string import StrBinaryDumper
 
 from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.fields import FIELDS
 from pg_amqp_py.wire.waves import Entry, Undelivered
 
 LEASE = 3.0
@@ -98,7 +99,10 @@ WHERE id = ANY (ARRAY(
     ORDER BY o.next_attempt_at LIMIT {FREED} FOR UPDATE SKIP LOCKED))
 RETURNING 1
 """
-_ENVELOPE = slice(2, 18)
+_DUE = f"""
+SELECT id, ordering_key, body, {", ".join(f'"{name}"' for name in FIELDS)}
+FROM amqp.outbox_due(%s, %s::int8, %s, %s, %s)
+"""
 
 
 class Status(NamedTuple):
@@ -259,7 +263,7 @@ class Database:
     ) -> list[Entry]:
         """What is to be delivered next: see amqp.outbox_due()."""
         found = self._ask(
-            "SELECT * FROM amqp.outbox_due(%s, %s::int8, %s, %s, %s)",
+            _DUE,
             Int4(broker_id),
             None if after is None else Int8(after),
             Int8(settled),
@@ -269,7 +273,7 @@ class Database:
         if found:
             # What a crash of the server could still take back must not be sent.
             self._ask(_FLUSH, Int4(broker_id))
-        return [Entry(row[0], row[1], row[_ENVELOPE], row[-1]) for row in found]
+        return [Entry(number, key, tuple(fields), body) for number, key, body, *fields in found]
 
     def first_due(self, broker_id: int, after: int | None, settled: int) -> tuple[int, str] | None:
         """The id and message_id of the message that `due` would give first."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError
+from pg_amqp_py.wire.fields import PLACE
 from pg_amqp_py.wire.waves import Entry, Run, Undelivered, Wave, place, unconfirmed
 
 _MOST = 4
@@ -103,7 +104,7 @@ class Parking:
 
     def _place(self, entry: Entry) -> Place:
         # Where each message has a routing key of its own, the exchange must do.
-        exchange, routing_key = entry.fields[:2]
+        exchange, routing_key = entry.fields[PLACE]
         return exchange, None if len(self._parked) >= _MOST - 1 else routing_key
 
     def look(self) -> None:

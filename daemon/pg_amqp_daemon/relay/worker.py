@@ -24,7 +24,7 @@ from pg_amqp_daemon.relay.publisher import Publisher
 from pg_amqp_daemon.runtime.logs import name_of
 from pg_amqp_daemon.runtime.metrics import Metrics
 from pg_amqp_py.wire.encode import Encoder
-from pg_amqp_py.wire.message import Envelope
+from pg_amqp_py.wire.fields import HEADERS
 from pg_amqp_py.wire.waves import LARGEST_HEADERS, Entry, Run
 
 _POLL = 0.01
@@ -36,7 +36,6 @@ _MOST_BYTES = 8 << 20
 _MOST_HIDDEN_ROWS = 100_000
 _MOST_HIDDEN_BYTES = 256 << 20
 """What is read beyond these limits because it was delivered and is locked, at most."""
-_HEADERS = Envelope._fields.index("headers")
 _WAKING = 1.0
 """Seconds that a sweep spends at most on making ready what waited."""
 _SWEEP_SHARE = 20
@@ -370,6 +369,6 @@ class Worker:
 def _size(entries: list[Entry]) -> int:
     """At least as much as amqp.outbox_due() counts."""
     return sum(
-        len(entry.body) + (LARGEST_HEADERS if entry.fields[_HEADERS] is not None else 0)
+        len(entry.body) + (LARGEST_HEADERS if entry.fields[HEADERS] is not None else 0)
         for entry in entries
     )
