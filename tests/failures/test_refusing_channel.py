@@ -12,14 +12,16 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from pg_amqp_py.wire import connection as wire
+from pg_amqp_py.wire import channel as wire
 from pg_amqp_py.wire.address import Address
-from pg_amqp_py.wire.batch import Batch, write_small
-from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.batch import Batch
+from pg_amqp_py.wire.channel import PublishingChannel, State, connect_publisher
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import ConnectionLostError
-from pg_amqp_py.wire.handshake import connect
 from pg_amqp_py.wire.message import Envelope
+from pg_amqp_py.wire.pump import Patience
+from pg_amqp_py.wire.pump import write as write_batch
+from pg_amqp_py.wire.small import write_small
 from servers.processes import wait_for
 from servers.rabbitmq import RabbitMQCluster
 from servers.relay import RelayProcess
@@ -62,88 +64,88 @@ def test_a_quorum_queue_that_had_no_leader_is_found_again(database: str) -> None
 
 
 @pytest.fixture
-def connection(broker: Broker, channel: BlockingChannel) -> Iterator[Connection]:
+def publisher(broker: Broker, channel: BlockingChannel) -> Iterator[PublishingChannel]:
     """A connection to a broker with a queue that holds one message and refuses others."""
     arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
     channel.queue_declare("full", arguments=arguments)
     address = Address("127.0.0.1", broker.rabbitmq.amqp_port, broker.vhost, "guest", "guest")
-    connection = connect(address, "test", LIMIT, lambda: None)
-    assert write(connection, 1) == [0]
-    yield connection
-    connection.close()
+    publisher = connect_publisher(address, {"connection_name": "test"}, LIMIT, lambda: None)
+    assert write(publisher, 1) == [0]
+    yield publisher
+    publisher.connection.close()
 
 
-def write(connection: Connection, count: int, *, confirm: bool = True) -> list[int]:
+def write(publisher: PublishingChannel, count: int, *, confirm: bool = True) -> list[int]:
     """Publish to the queue; the positions of what the broker has taken."""
     stream, starts = bytearray(), list[int]()
     for _ in range(count):
         starts.append(len(stream))
         Encoder().append(stream, tuple(Envelope(exchange="", routing_key="full")), b"body")
-    batch = write_small(connection, stream, starts, confirm=confirm)
+    batch = write_small(publisher, stream, starts, confirm=confirm)
     if batch is None:
         return list(range(count))
-    batch.write(connection, LIMIT, confirm=confirm)
-    return batch.settled()
+    write_batch(batch, publisher, Patience(LIMIT), confirm=confirm)
+    return batch.delivered()
 
 
-def grow_old(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def grow_old(publisher: PublishingChannel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the channel have been open for long."""
-    monkeypatch.setattr(wire, "_RENEW", time.monotonic() - connection._opened_at)
+    monkeypatch.setattr(wire, "_RENEW", time.monotonic() - publisher._opened_at)
 
 
 def test_a_full_queue_costs_no_channel_for_each_message(
-    connection: Connection, channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
+    publisher: PublishingChannel, channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "_RENEW", LIMIT)
     for _ in range(5):
-        assert write(connection, 3) == []
-    assert (connection.channels, connection.published) == (1, 16)
-    grow_old(connection, monkeypatch)
-    assert write(connection, 3) == []
-    assert (connection.channels, connection.published) == (2, 3)
+        assert write(publisher, 3) == []
+    assert (publisher.openings, publisher.published) == (1, 16)
+    grow_old(publisher, monkeypatch)
+    assert write(publisher, 3) == []
+    assert (publisher.openings, publisher.published) == (2, 3)
     monkeypatch.setattr(wire, "_RENEW", LIMIT)
     channel.queue_purge("full")
-    assert write(connection, 1) == [0]
-    assert (connection.channels, connection.published) == (2, 4)
+    assert write(publisher, 1) == [0]
+    assert (publisher.openings, publisher.published) == (2, 4)
 
 
 def test_a_channel_that_refuses_nothing_stays(
-    connection: Connection, channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
+    publisher: PublishingChannel, channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel.queue_purge("full")
-    grow_old(connection, monkeypatch)
-    assert write(connection, 1) == [0]
-    assert connection.channels == 1
+    grow_old(publisher, monkeypatch)
+    assert write(publisher, 1) == [0]
+    assert publisher.openings == 1
 
 
 def test_refusals_that_nobody_awaits(
-    connection: Connection, channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
+    publisher: PublishingChannel, channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(connection, 3, confirm=False)
-    wait_for(lambda: is_refusing(connection), LIMIT, "the refusals")
-    grow_old(connection, monkeypatch)
+    write(publisher, 3, confirm=False)
+    wait_for(lambda: is_refusing(publisher), LIMIT, "the refusals")
+    grow_old(publisher, monkeypatch)
     channel.queue_purge("full")
-    write(connection, 1, confirm=False)
-    assert connection.channels == 2
-    assert write(connection, 1) == []
+    write(publisher, 1, confirm=False)
+    assert publisher.openings == 2
+    assert write(publisher, 1) == []
 
 
-def is_refusing(connection: Connection) -> bool:
+def is_refusing(publisher: PublishingChannel) -> bool:
     """Take in what has arrived; whether a message was refused."""
-    connection.receive()
-    return connection.refusing
+    publisher.receive()
+    return publisher.state is State.REFUSING
 
 
 def test_a_broker_that_goes_while_the_channel_is_opened_anew(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
+    publisher: PublishingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert write(connection, 1) == []
-    grow_old(connection, monkeypatch)
-    connection._transport.close()
+    assert write(publisher, 1) == []
+    grow_old(publisher, monkeypatch)
+    publisher.connection._transport.close()
     stream = bytearray()
     Encoder().append(stream, tuple(Envelope(exchange="", routing_key="full")), b"body")
-    batch = Batch(stream, [0], connection.encoder.frame_max)
+    batch = Batch(stream, [0], publisher.encoder.frame_max)
     with pytest.raises(ConnectionLostError):
-        batch.write(connection, LIMIT)
+        write_batch(batch, publisher, Patience(LIMIT))
     assert batch.pending == 1
-    assert not connection.usable
+    assert not publisher.usable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pg_amqp_py.wire.cause import cause
+from pg_amqp_py.wire.cause import blamed_by
 from pg_amqp_py.wire.errors import MessageError, UnacceptableError
 from pg_amqp_py.wire.message import Envelope, Message
 from pg_amqp_py.wire.properties import encode_properties
@@ -13,7 +13,7 @@ LONG = "é" * 120
 
 
 def blamed(text: str, *envelopes: Envelope, body: bytes = b"") -> list[bool]:
-    matches, _ = cause(text)
+    matches, _ = blamed_by(text)
     return [matches(Message(envelope, body)) for envelope in envelopes]
 
 
@@ -43,7 +43,7 @@ def test_a_topic_and_its_exchange() -> None:
     )
     envelopes = [Envelope("x", "a.b"), Envelope("x", "a"), Envelope("y", "a.b")]
     assert blamed(text, *envelopes) == [True, False, False]
-    assert cause(text)[1]
+    assert blamed_by(text)[1]
 
 
 def test_a_size() -> None:

@@ -9,10 +9,10 @@ import pika.frame
 import pika.spec
 import pytest
 
-from pg_amqp_py.wire.encode import FRAME_MAX, Encoder, decode_messages, encode_envelope
+from pg_amqp_py.wire.encode import Encoder, decode_messages, encode_envelope
 from pg_amqp_py.wire.errors import MessageError, RangeError, TooLargeError, TooLongError
 from pg_amqp_py.wire.message import Envelope, Message
-from pg_amqp_py.wire.methods import CHANNEL
+from pg_amqp_py.wire.methods import CHANNEL, FRAME_MAX
 from pg_amqp_py.wire.properties import PROPERTIES
 from pg_amqp_py.wire.table import decode_table, encode_table, parse_table
 
@@ -228,6 +228,7 @@ def test_the_memory_of_envelopes_is_bounded() -> None:
     for at in range(5000):
         encoder.append(stream, tuple(Envelope("e", str(at))), b"")
     assert len(encoder._envelopes) <= 256
+    assert len(encoder._methods) <= 256
     assert [m.envelope.routing_key for m in decode_messages(stream)] == [
         str(at) for at in range(5000)
     ]

@@ -29,7 +29,7 @@ loaded = {"asyncio", "ssl", "tempfile", "pika", "pika.adapters", "pika.connectio
 assert not loaded & set(sys.modules), loaded & set(sys.modules)
 """,
     "a publisher loads nothing of it": """
-from pg_amqp_py.wire import batch, handshake
+from pg_amqp_py.wire import channel, pump, small
 spoilt = {"pika", "pika.spec", "typing", "re", "enum", "json", "logging", "socket"}
 assert not spoilt & set(sys.modules) - before, spoilt & set(sys.modules) - before
 assert not [name for name in sys.modules if name.startswith("pika")]
@@ -94,7 +94,7 @@ def test_what_a_publisher_says() -> None:
         (methods.OPEN_CHANNEL, frame(spec.Channel.Open(), 1)),
         (methods.SELECT_CONFIRMS, frame(spec.Confirm.Select(), 1)),
         (
-            methods.require_exchange("events"),
+            methods.look_for_exchange("events"),
             frame(spec.Exchange.Declare(exchange="events", passive=True), 1),
         ),
         (methods.RESUME_FLOW, frame(spec.Channel.Flow(active=True), 1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pg_amqp_py.wire.errors import ConnectionLostError, StalledError
-from pg_amqp_py.wire.transport import Transport
+from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, UnreachableError
+from pg_amqp_py.wire.transport import Transport, open_transport
 
 
 def nothing() -> None:
@@ -153,3 +155,61 @@ def test_waits_can_be_interrupted(plain: tuple[Transport, socket.socket]) -> Non
     transport.on_wait = interrupt
     with pytest.raises(KeyboardInterrupt):
         transport.wait(time.monotonic() + 30)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@pytest.fixture
+def full() -> Iterator[socket.socket]:
+    """A listener that lets nobody in any more: it swallows packets."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener
+
+
+def named(monkeypatch: pytest.MonkeyPatch, *listeners: socket.socket) -> Address:
+    """An address whose name has several addresses."""
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", listener.getsockname())
+        for listener in listeners
+    ]
+    monkeypatch.setattr("_socket.getaddrinfo", lambda *_, **__: found)
+    return Address("several", 5672, "/", "u", "p")
+
+
+def test_an_address_that_swallows_packets_leaves_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch, full: socket.socket, listener: socket.socket
+) -> None:
+    start = time.monotonic()
+    transport = open_transport(named(monkeypatch, full, listener), 2, nothing)
+    # Half of the time, and some for a busy machine.
+    assert 0.5 < time.monotonic() - start < 1.8
+    transport.close()
+
+
+def test_the_last_address_has_all_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, full: socket.socket
+) -> None:
+    start = time.monotonic()
+    with pytest.raises(UnreachableError, match="no answer in time"):
+        open_transport(named(monkeypatch, full, full), 0.5, nothing)
+    assert time.monotonic() - start >= 0.5
+
+
+def test_a_peer_that_is_gone_is_noticed_without_heartbeats(listener: socket.socket) -> None:
+    host, port = listener.getsockname()
+    transport = open_transport(Address(host, port, "/", "u", "p"), 30, nothing)
+    with socket.socket(fileno=transport.detach()) as stream:
+        assert stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+        assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10
+        assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
+        assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -15,6 +15,8 @@ from pg_amqp_py.wire.uri import Host, InvalidURIError, parse_uri
         ("AMQP://host:1/", [Host("host", 1, None, None, None, False)]),
         ("amqp://u:p@host/v", [Host("host", 5672, "v", "u", "p", False)]),
         ("amqp://u@host/%2F", [Host("host", 5672, "/", "u", None, False)]),
+        # An empty password is one.
+        ("amqp://u:@host", [Host("host", 5672, None, "u", "", False)]),
         (
             "amqp://us%40er:p%3A%2F%40%25w@ho%61st:10000/v%2fhost",
             [Host("hoast", 10000, "v/host", "us@er", "p:/@%w", False)],

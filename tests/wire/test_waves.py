@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Any, cast
+from typing import Any
 
-from pg_amqp_py.wire.connection import Connection, Returned
-from pg_amqp_py.wire.encode import Encoder, decode_messages
-from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError
-from pg_amqp_py.wire.frames import Ack
+from pg_amqp_py.wire.encode import Encoder
+from pg_amqp_py.wire.errors import ConnectionLostError
 from pg_amqp_py.wire.message import Envelope, Message
+from pg_amqp_py.wire.pump import Patience, write
 from pg_amqp_py.wire.waves import Entry, Run, Undelivered
-
-Judge = Callable[[Message], str]
+from support.channel import FakeChannel, Judge
 
 
 def entry(number: int, key: str | None = None, **properties: Any) -> Entry:
@@ -23,72 +21,12 @@ def entry(number: int, key: str | None = None, **properties: Any) -> Entry:
     return Entry(number, key, tuple(Envelope(**{**given, **properties})), str(number).encode())
 
 
-class Broker:
-    """What a batch needs of a connection; `judge` says what becomes of each message.
-
-    ack, nack, return (and then ack), refuse (the channel is closed), or lose (the connection is).
-    """
-
-    blocked = None
-    usable = True
-    unconfirmed = False
-    late_refusal = None
-    ahead = b""
-
-    def __init__(self, judge: Judge = lambda _: "ack") -> None:
-        self.encoder = Encoder()
-        self.published = 0
-        self.channels = 1
-        self.on_publisher: Callable[[object], None] = lambda _: None
-        self.taken: list[int] = []
-        """Bodies of what it has accepted."""
-        self._judge = judge
-        self._tag = 0
-        self._written = b""
-
-    def send_some(self, data: bytes | memoryview) -> int:
-        self._written += data
-        return len(data)
-
-    def wait(self, deadline: float, *, sending: bool = False) -> None: ...
-
-    def receive(self) -> None:
-        written, self._written = self._written, b""
-        for message in decode_messages(written):
-            verdict = self._judge(message)
-            if verdict == "refuse":
-                text = f"NOT_FOUND - no exchange '{message.envelope.exchange}' in vhost '/'"
-                raise ChannelClosedError(404, text)
-            if verdict == "lose":
-                self.usable = False
-                raise ConnectionLostError("reset by peer")
-            self._tag += 1
-            if verdict == "return":
-                exchange, routing_key = message.envelope[:2]
-                self.on_publisher(
-                    Returned(exchange, routing_key, "NO_ROUTE", message.envelope.message_id)
-                )
-            elif verdict == "ack":
-                self.taken.append(int(message.body))
-            self.on_publisher(Ack(verdict != "nack", self._tag, multiple=False))
-
-    def settle_unconfirmed(self, deadline: float, *, wait: bool = True) -> None: ...
-
-    def forget_exchanges(self) -> None: ...
-
-    def renew_channel(self, deadline: float) -> None: ...
-
-    def reopen(self, deadline: float) -> None:
-        self.published = self._tag = 0
-        self.channels += 1
-
-
-def deliver(run: Run, broker: Broker, waves: int | None = None) -> int:
+def deliver(run: Run, broker: FakeChannel, waves: int | None = None) -> int:
     """Deliver the run, or as many waves of it; return how many there were."""
     count = 0
     with closing(run.batches(lambda _: None)) as batches:
         for batch in batches:
-            batch.write(cast(Connection, broker), 60)
+            write(batch, broker, Patience(60))
             count += 1
             if count == waves:
                 break
@@ -113,21 +51,21 @@ def refused(run: Run) -> list[tuple[int, str]]:
 
 
 def test_messages_without_key_are_one_wave() -> None:
-    run, broker = keyed(None, None, None), Broker()
+    run, broker = keyed(None, None, None), FakeChannel()
     assert deliver(run, broker) == 1
     assert run.delivered == broker.taken == [1, 2, 3]
     assert run.refused == []
 
 
 def test_no_key_occurs_twice_in_a_wave() -> None:
-    run, broker = keyed("a", "b", None, "a", None, "b", "b", "c"), Broker()
+    run, broker = keyed("a", "b", None, "a", None, "b", "b", "c"), FakeChannel()
     # a b - | a - b | b c
     assert deliver(run, broker) == 3
     assert run.delivered == broker.taken == list(range(1, 9))
 
 
 def test_an_empty_run_has_no_waves() -> None:
-    assert deliver(run_of(), Broker()) == 0
+    assert deliver(run_of(), FakeChannel()) == 0
 
 
 def test_what_fails_holds_back_its_key_alone() -> None:
@@ -140,7 +78,7 @@ def test_what_fails_holds_back_its_key_alone() -> None:
             entry(5, "a"),
             entry(6, "b"),
         )
-        broker = Broker(at_bad(verdict))
+        broker = FakeChannel(at_bad(verdict))
         deliver(run, broker)
         assert refused(run) == [(1, expected)]
         assert run.delivered == broker.taken == [3, 4, 6]
@@ -148,7 +86,7 @@ def test_what_fails_holds_back_its_key_alone() -> None:
 
 
 def test_what_was_held_back_before_stays() -> None:
-    run, broker = keyed("a", "b", None, "b"), Broker()
+    run, broker = keyed("a", "b", None, "b"), FakeChannel()
     run.held |= {"a"}
     deliver(run, broker)
     assert run.delivered == broker.taken == [2, 3, 4]
@@ -171,7 +109,7 @@ def test_what_cannot_be_encoded_is_invalid() -> None:
     assert [refusal.id for refusal in run.refused] == [1, 3, 4, 5]
     assert {refusal.verdict for refusal in run.refused} == {"invalid"}
     assert run.refused[0] == Undelivered(1, "invalid", "invalid value for delivery_mode: 7")
-    broker = Broker()
+    broker = FakeChannel()
     deliver(run, broker)
     assert run.delivered == broker.taken == [6]
     assert run.held == {"a", "b"}
@@ -186,7 +124,7 @@ def test_a_returned_message_is_known_by_place_and_id() -> None:
         entry(4, mandatory=False, routing_key="nobody", message_id="2"),
         entry(5, mandatory=True, routing_key="nobody", message_id="5"),
     )
-    broker = Broker(
+    broker = FakeChannel(
         lambda m: "return" if m.envelope.mandatory and m.envelope.routing_key == "nobody" else "ack"
     )
     deliver(run, broker)
@@ -196,16 +134,16 @@ def test_a_returned_message_is_known_by_place_and_id() -> None:
 
 
 def test_when_it_is_cut_short_the_rest_is_neither_delivered_nor_refused() -> None:
-    run, broker = keyed("a", "a", "b"), Broker()
+    run, broker = keyed("a", "a", "b"), FakeChannel()
     deliver(run, broker, waves=1)
     assert (run.delivered, run.refused) == ([1], [])
     # What was not confirmed may have failed: nothing behind it may go in the next run either.
-    lost = Broker(lambda m: "lose" if m.body == b"2" else "ack")
+    lost = FakeChannel(lambda m: "lose" if m.body == b"2" else "ack")
     run = keyed("a", "b", "c", "b")
     batches = run.batches(lambda _: None)
     batch = next(batches)
     try:
-        batch.write(cast(Connection, lost), 60)
+        write(batch, lost, Patience(60))
     except ConnectionLostError:
         batches.close()
     assert run.delivered == [1]
@@ -228,7 +166,7 @@ def test_any_run_is_delivered_in_order_or_held_back() -> None:
         def judge(message: Message, verdicts: dict[int, str] = verdicts) -> str:
             return "refuse" if message.envelope.exchange == "bad" else verdicts[int(message.body)]
 
-        run, broker = run_of(*entries), Broker(judge)
+        run, broker = run_of(*entries), FakeChannel(judge)
         deliver(run, broker)
         assert sorted(run.delivered) == sorted(broker.taken)
         failed = {refusal.id for refusal in run.refused}

@@ -12,14 +12,18 @@ if TYPE_CHECKING:
 
 
 class Cause:
-    """Why a message did not arrive, and where it was going. Equal ones can be counted."""
+    """Why a message was refused or returned, and where it was going. Equal ones can be counted."""
 
-    def __init__(self, exchange: str, routing_key: str | None, text: str) -> None:
+    def __init__(
+        self, exchange: str, routing_key: str | None, text: str, *, nacked: bool = False
+    ) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
         """None where the cause concerns the exchange rather than one routing key."""
         self.text = text
         """The broker's words."""
+        self.nacked = nacked
+        """Basic.Nack: the broker could not take it just then; else it will not have it."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Cause) and vars(self) == vars(other)
@@ -34,17 +38,7 @@ class Cause:
         return (f'exchange "{self.exchange}"' if self.exchange else "the default exchange") + key
 
 
-class Fault:
-    """Why one message was refused."""
-
-    def __init__(self, text: str, *, nacked: bool) -> None:
-        self.text = text
-        """The broker's words."""
-        self.nacked = nacked
-        """Basic.Nack: the broker could not take it just then; else it will not have it."""
-
-
-def cause(text: str) -> tuple[Matcher, bool]:
+def blamed_by(text: str) -> tuple[Matcher, bool]:
     """Which messages the broker's text speaks of, and whether it names their routing key.
 
     The texts are those of RabbitMQ 3.10 to 4.x; no message matches any other text.

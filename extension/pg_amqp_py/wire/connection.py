@@ -1,11 +1,13 @@
-"""An AMQP connection with its one channel in confirm mode.
+"""An AMQP connection: its stream, replies to what was asked, heartbeats, whether it is blocked.
+
+What belongs to the channel goes to whoever has the role of it: a publisher (wire.channel). Roles do
+not share a connection, as a blocked publisher would block a consumer. So there is one channel:
+questions and publishing never overlap, and one that the broker closes to refuse an operation is
+opened again at once.
 
 pika's BlockingConnection is not used for this: it waits in ways that PostgreSQL cannot
 interrupt, resolves names in a thread (a backend must have none) and confirms one message at
 a time.
-
-One channel is enough: topology calls and publishing never overlap, and a channel that the
-broker closes to refuse an operation is opened again at once.
 """
 
 from __future__ import annotations
@@ -13,40 +15,45 @@ from __future__ import annotations
 import time
 
 from pg_amqp_py.wire import methods
-from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
-from pg_amqp_py.wire.frames import ANY, Ack, Content, FrameReader, next_unconfirmed
-from pg_amqp_py.wire.methods import CHANNEL, Method
-from pg_amqp_py.wire.transport import SLICE
+from pg_amqp_py.wire.frames import Ack, Content, FrameReader
+from pg_amqp_py.wire.methods import CHANNEL, FRAME_MAX, Method
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from pg_amqp_py.wire.address import Address
-    from pg_amqp_py.wire.confirms import Confirms
+    from pg_amqp_py.wire.frames import Frame
     from pg_amqp_py.wire.transport import Bytes, Transport
+
+    class Channel(Protocol):
+        """A role on the channel of a connection."""
+
+        def open(self, deadline: float) -> None:
+            """Open the channel, and say what the role needs of it."""
+
+        def takes(self, data: bytes) -> bool:
+            """Take in received bytes that begin with a frame, if they are what comes all the time.
+
+            Otherwise they are cut into frames.
+            """
+
+        def on_frame(self, frame: Frame) -> ChannelClosedError | None:
+            """Take in a frame; the refusal with which the broker has closed the channel, if so."""
+
+        def on_blocked(self) -> None:
+            """The broker has begun, or ended, to take no messages: see Connection.blocked."""
+
+        def on_lost(self) -> None:
+            """The connection is gone: forget what was held for it."""
+
 
 _CLOSING_SECONDS = 1.0
 _HANDSHAKE = 5
 """Methods that a peer may say before they are asked for: those of a whole handshake."""
 _GREETING = 64
-_ROUNDS = range(8)
-_RENEW = 1.0
-"""Seconds that a channel is kept at least: a full queue refuses on every channel."""
-
-
-class Returned:
-    """A mandatory message that no queue took (Basic.Return)."""
-
-    __slots__ = ("exchange", "message_id", "routing_key", "text")
-
-    def __init__(self, exchange: str, routing_key: str, text: str, message_id: str | None) -> None:
-        self.exchange = exchange
-        self.routing_key = routing_key
-        self.text = text
-        """The broker's words."""
-        self.message_id = message_id
 
 
 class Connection:
@@ -61,42 +68,21 @@ class Connection:
         self.server_product = ""
         self.server_version = ""
         self.connected_at = 0.0
-        """time.time() of the moment at which the broker accepted the login."""
-        self.encoder = Encoder()
-        self.exchanges = {""}
-        """Exchanges that this connection has seen to exist; the default exchange always does."""
+        """time.time() of the moment at which the broker accepted the login; 0.0 before."""
+        self.frame_max = FRAME_MAX
+        """Bytes of the largest frame that was agreed upon."""
         self.blocked: str | None = None
         """The broker's reason for taking no messages now (Connection.Blocked), or None."""
-        self.published = 0
-        """Delivery tag of the last message on the channel."""
-        self.channels = 0
-        """How often the channel was opened."""
-        self.refusing = False
-        """Whether the broker has refused a message on the channel. See renew_channel()."""
-        self._opened_at = 0.0
-        self.on_publisher: Callable[[Ack | Returned], None] = ignore
-        """Called with every Ack, and with every Returned."""
-        self.awaited: Confirms | None = None
-        """Of what is being written: confirms that arrive one after the other are counted there
-        all at once. Nearly all do, and each by itself would cost as much as encoding its message.
-        """
-        self.late: list[Confirms] = []
-        """Of earlier batches, confirms that are still awaited: a queue may be slow or stuck."""
-        self.unconfirmed = False
-        """Whether messages were published whose confirms nobody awaited."""
-        self.late_refusal: ChannelClosedError | None = None
-        """How the broker refused one of those; whoever reports it sets it back to None."""
+        self._channel: Channel = _NO_ROLE
         self._transport = transport
-        self.frames = FrameReader()
-        self.ahead = b""
-        """What was received and is taken in by the next receive()."""
+        self._frames = FrameReader()
+        self.partial = self._frames.partial
+        """What of a frame was received: what arrives next is the rest of it."""
+        self._ahead = b""
+        """What was put back, and the next receive() takes in."""
         self._replies: list[Method] = []
         self._expected = 0
         """The method that is waited for."""
-        self._asked = 0
-        """How many answers are missing to a question that may be answered at any time."""
-        self._return: Method | None = None
-        """The Basic.Return whose content follows."""
         self._broken: ConnectionLostError | None = None
         self.heartbeat = 0
         """Seconds; 0 is none. See beat()."""
@@ -108,30 +94,47 @@ class Connection:
         self._half_sent = False
         """Whether what is waited for is room for the rest of something."""
 
+    # -- opening it ------------------------------------------------------------------
+
+    def attach(self, channel: Channel) -> None:
+        """Give what belongs to the channel to this role."""
+        self._channel = channel
+
+    def introduce(self, product: str, version: str) -> None:
+        """Remember what the broker says of itself."""
+        self.server_product, self.server_version = product, version
+
+    def tune(self, frame_max: int, heartbeat: int) -> None:
+        """Keep to what was agreed upon; without heartbeats, TCP keepalive watches."""
+        self.frame_max = frame_max
+        self._frames.limit(frame_max)
+        if heartbeat:
+            self.heartbeat = heartbeat
+            self.received_at = self._sent_at = time.monotonic()
+
+    def complete(self) -> None:
+        """From now on, accept replies to what was asked alone."""
+        self.connected_at = time.time()
+
+    @property
+    def greeting(self) -> bytes:
+        """The beginning of what a peer has said that is no AMQP."""
+        return bytes(self.partial)
+
+    # -- the stream ------------------------------------------------------------------
+
     @property
     def usable(self) -> bool:
         """Whether the connection is open as far as this side knows."""
         return self._broken is None
 
     @property
-    def owes_answer(self) -> bool:
-        """Whether answers() has asked in vain so far."""
-        return self._asked > 0
-
-    @property
     def acknowledged(self) -> bool:
         """Whether the peer's machine has acknowledged all that was sent to it."""
         return self._transport.acknowledged
 
-    # -- the stream ------------------------------------------------------------------
-
-    @property
-    def on_wait(self) -> Callable[[], None]:
-        """Called at least every 100 ms while waiting; may raise to interrupt."""
-        return self._transport.on_wait
-
-    @on_wait.setter
-    def on_wait(self, on_wait: Callable[[], None]) -> None:
+    def while_waiting(self, on_wait: Callable[[], None]) -> None:
+        """Have this called at least every 100 ms while waiting; it may raise to interrupt."""
         self._transport.on_wait = on_wait
 
     def send_some(self, data: Bytes) -> int:
@@ -151,15 +154,10 @@ class Connection:
         self._sent_at = time.monotonic()
         return not self._owed
 
-    def start_heartbeats(self, seconds: int) -> None:
-        """Expect heartbeats from now on, and send them."""
-        self.heartbeat = seconds
-        self.received_at = self._sent_at = time.monotonic()
-
     def beat(self) -> None:
         """Send a heartbeat if it is time to; ConnectionLostError if the broker sends none.
 
-        To be called every second or so, also by `on_wait` (AMQP 0-9-1, section 4.2.7). Does
+        To be called every second or so, also by while_waiting() (AMQP 0-9-1, section 4.2.7). Does
         nothing on a connection without heartbeats.
         """
         if not self.heartbeat or self._broken is not None:
@@ -186,7 +184,7 @@ class Connection:
         heartbeats it stays in any case: whether the broker lives is known, and the caller may go
         on with what is half written.
         """
-        if self.ahead and not sending:
+        if self._ahead and not sending:
             return
         self._half_sent = sending
         try:
@@ -196,151 +194,93 @@ class Connection:
                 self.abandon(ConnectionLostError(str(error)))
             raise
 
+    def read(self, seconds: float) -> bytes:
+        """What arrives within `seconds`, at most a tenth of one, as nothing interrupts it.
+
+        The caller takes it in, or puts it back for receive().
+        """
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            return data
+        if not self._transport.arrives(seconds):
+            return b""
+        try:
+            return self._transport.receive_some()
+        except ConnectionLostError as error:
+            self.abandon(error)
+            raise
+
+    def put_back(self, data: bytes) -> None:
+        """Leave to receive() what read() has returned."""
+        self._ahead = data
+
     def receive(self) -> None:
         """Take in some of what has arrived, without waiting.
 
-        Raises ChannelClosedError if the broker has closed the channel: `reopen()` is next.
+        Raises ChannelClosedError if the broker has closed the channel: the role reopens it.
         """
         if self._broken is not None:
             raise self._broken
         refusal = None
         try:
-            data, self.ahead = self.ahead or self._transport.receive_some(), b""
-            if data and self.heartbeat:
+            data, self._ahead = self._ahead or self._transport.receive_some(), b""
+            if not data:
+                return
+            if self.heartbeat:
                 self.received_at = time.monotonic()
-            if self.awaited is not None and not self.late and not self.frames.partial:
-                behind = next_unconfirmed(data, self.awaited.first_open) if data else 0
-                if 0 < behind <= self.published + 1:
-                    self.awaited.answer(Ack(True, behind - 1, True))
-                    return
-            for channel, frame in self.frames.feed(data):
-                if isinstance(frame, Ack):
-                    self._on_ack(channel, frame)
-                elif isinstance(frame, Content):
-                    self._on_content(frame)
-                elif frame is None:
-                    continue
-                elif channel == 0:
-                    self._on_connection_method(frame)
-                elif channel == CHANNEL:
-                    refusal = self._on_channel_method(frame) or refusal
-                else:
-                    raise ConnectionLostError("received a method on a channel that is not open")
+            if not self.partial and self._channel.takes(data):
+                return
+            for number, frame in self._frames.feed(data):
+                if number == CHANNEL:
+                    refusal = self._channel.on_frame(frame) or refusal
+                elif frame is not None:
+                    self._on_frame(number, frame)
         except ConnectionLostError as error:
             self.abandon(error)
             raise
         if refusal is not None:
             raise refusal
 
-    def _on_ack(self, channel: int, ack: Ack) -> None:
-        # Tag 0 is all that is outstanding, which only `multiple` can mean.
-        if channel != CHANNEL or ack.tag > self.published or not (ack.tag or ack.multiple):
+    def _on_frame(self, number: int, frame: Frame) -> None:
+        """Take in what does not belong to the channel."""
+        if isinstance(frame, Ack):
             raise ConnectionLostError("received a confirm of what was never published")
-        self.refusing |= not ack.positive
-        self.on_publisher(ack)
-        if self.late:
-            for confirms in self.late:
-                confirms.answer(ack)
-            self.late = [confirms for confirms in self.late if confirms.outstanding]
-
-    def _on_channel_method(self, method: Method) -> ChannelClosedError | None:
-        if method.index == methods.CHANNEL_CLOSE:
-            return ChannelClosedError(*method.reply())
-        if method.index == methods.BASIC_RETURN:
-            self._return = method
-        else:
-            self._on_reply(method)
-        return None
-
-    def _on_reply(self, method: Method) -> None:
-        """Keep the reply that is waited for: whoever sends anything else speaks another protocol.
-
-        But for a peer that says at once all that the handshake asks for one after the other.
-        """
-        if method.index == methods.CHANNEL_FLOW_OK and self._asked:
-            self._asked -= 1
-            return
-        opening = not self.channels and len(self._replies) < _HANDSHAKE
-        if method.index != self._expected and not opening:
-            raise ConnectionLostError("received a method that nobody asked for")
-        self._replies.append(method)
-
-    def quiet(self) -> bool:
-        """Whether all is as it was when the connection was last used, at little cost.
-
-        Otherwise receive() tells what has happened. Confirms that nobody awaits count as nothing.
-        """
-        if self.ahead or self._broken is not None:
-            return False
-        try:
-            if not self._transport.arrives(0):
-                return True
-            self.ahead = self._transport.receive_some()
-        except ConnectionLostError as error:
-            self.abandon(error)
-            return False
-        if self.unconfirmed and not self.late and not self.frames.partial:
-            behind = next_unconfirmed(self.ahead, ANY)
-            if 0 < behind <= self.published + 1:
-                self.ahead = b""
-                return True
-        return False
-
-    def confirms(self, tag: int, end: int) -> int:
-        """Wait for the confirms of the delivery tags from `tag` to below `end`, at little cost.
-
-        Returns the first that is missing when the broker is silent for a moment, or says
-        anything else: receive() tells what. Returns `end` if none is.
-        """
-        try:
-            # Not for ever, because nothing interrupts it.
-            for _ in _ROUNDS:
-                if tag >= end or self.ahead or not self._transport.arrives(SLICE):
-                    break
-                data = self._transport.receive_some()
-                confirmed = 0 if self.frames.partial else next_unconfirmed(data, tag)
-                if 0 < confirmed <= end:
-                    tag = confirmed
-                else:
-                    self.ahead = data
-        except ConnectionLostError as error:
-            self.abandon(error)
-        return tag
-
-    def _on_content(self, content: Content) -> None:
-        method, self._return = self._return, None
-        if method is None:
+        if isinstance(frame, Content):
             raise ConnectionLostError("received content that was not asked for")
-        code, text = method.reply()
-        exchange, at = method.text(3 + method.arguments[2])
-        routing_key, _ = method.text(at)
-        returned = Returned(exchange, routing_key, f"{text} ({code})", content.message_id)
-        # It comes before its confirm, and before the answer to anything later.
-        for confirms in self.late:
-            if not confirms.routed and confirms.take_return and confirms.take_return(returned):
-                return
-        self.on_publisher(returned)
-
-    def _on_connection_method(self, method: Method) -> None:
-        if method.index == methods.CONNECTION_CLOSE:
-            code, text = method.reply()
+        if number != 0 or frame is None:
+            raise ConnectionLostError("received a method on a channel that is not open")
+        if frame.index == methods.CONNECTION_CLOSE:
+            code, text = frame.reply()
             lost = ConnectionLostError(text, code)
             self._post(methods.CONFIRM_CLOSED_CONNECTION)
             self.abandon(lost)
             raise lost
-        if method.index == methods.CONNECTION_BLOCKED:
-            self.blocked = method.text(0)[0] or "no reason given"
-        elif method.index == methods.CONNECTION_UNBLOCKED:
-            self.blocked = None
+        if frame.index == methods.CONNECTION_BLOCKED:
+            self._block(frame.text(0)[0] or "no reason given")
+        elif frame.index == methods.CONNECTION_UNBLOCKED:
+            self._block(None)
         else:
-            self._on_reply(method)
+            self.on_reply(frame)
 
-    def _post(self, frame: bytes) -> None:
-        """Send a small method to which no answer is awaited; if it does not fit, never mind."""
-        try:
-            self._transport.send_some(frame)
-        except ConnectionLostError:
-            pass
+    def _block(self, reason: str | None) -> None:
+        self.blocked = reason
+        self._channel.on_blocked()
+
+    # -- questions -------------------------------------------------------------------
+
+    def on_reply(self, method: Method) -> None:
+        """Keep the reply that is waited for: whoever sends anything else speaks another protocol.
+
+        But for a peer that says at once all that the handshake asks for one after the other.
+        """
+        opening = not self.connected_at and len(self._replies) < _HANDSHAKE
+        if method.index != self._expected and not opening:
+            raise ConnectionLostError("received a method that nobody asked for")
+        self._replies.append(method)
+
+    def forget_replies(self) -> None:
+        """What was asked on the channel that the broker has closed is not answered any more."""
+        self._replies.clear()
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send all of `data`."""
@@ -374,122 +314,14 @@ class Connection:
         finally:
             self._expected = 0
 
-    # -- the channel -------------------------------------------------------------------
+    # -- its end ---------------------------------------------------------------------
 
-    def open_channel(self, deadline: float) -> None:
-        """Open the channel, and have it confirm what is published."""
-        self.send(methods.OPEN_CHANNEL, deadline)
-        self.expect(methods.CHANNEL_OPEN_OK, deadline)
-        self.send(methods.SELECT_CONFIRMS, deadline)
-        self.expect(methods.CONFIRM_SELECT_OK, deadline)
-        self.published = 0
-        self.channels += 1
-        self.refusing = False
-        self._opened_at = time.monotonic()
-
-    def reopen(self, deadline: float) -> None:
-        """Open the channel again after a ChannelClosedError; delivery tags begin anew."""
-        self._replies.clear()
-        self._asked = 0
-        self.late.clear()
-        self.send(methods.CONFIRM_CLOSED_CHANNEL, deadline)
-        self.open_channel(deadline)
-
-    def renew_channel(self, deadline: float) -> None:
-        """Open the channel anew if the broker has refused messages on it.
-
-        In RabbitMQ 3.10 a channel that first meets a quorum queue between two leaders goes on
-        asking the dead one, and refuses all that is published there for as long as it is open.
-        """
-        if not self.refusing or self.late or self.blocked is not None:
-            return
-        if time.monotonic() < self._opened_at + _RENEW:
-            return
-        self.settle_unconfirmed(deadline)
+    def _post(self, frame: bytes) -> None:
+        """Send a small method to which no answer is awaited; if it does not fit, never mind."""
         try:
-            self.send(methods.CLOSE_CHANNEL, deadline)
-            self.expect(methods.CHANNEL_CLOSE_OK, deadline)
-        except ChannelClosedError:
-            self.reopen(deadline)
-        else:
-            self.open_channel(deadline)
-
-    def call(self, request: bytes, reply: int, deadline: float) -> None:
-        """Send the frame of a method on the channel, and wait for the reply with this index.
-
-        Raises ChannelClosedError if the broker refuses; the channel is open again then.
-        """
-        self.settle_unconfirmed(deadline)
-        self._call(request, reply, deadline)
-
-    def _call(self, request: bytes, reply: int, deadline: float) -> None:
-        try:
-            self.send(request, deadline)
-            self.expect(reply, deadline)
-        except ChannelClosedError:
-            self.reopen(deadline)
-            raise
-
-    def settle_unconfirmed(self, deadline: float, *, wait: bool = True) -> None:
-        """Notice a refusal of messages whose confirms nobody awaited, before anything else is said.
-
-        It must not be taken for a refusal of what comes next. Without `wait` only what has
-        arrived already is noticed. The refusal is kept in `late_refusal`.
-        """
-        if not self.unconfirmed and not self.late:
-            return
-        if not wait:
-            try:
-                self.receive()
-            except ChannelClosedError as refusal:
-                self._refused_late(refusal, deadline)
-            return
-        self.unconfirmed = False
-        self.round_trip(deadline)
-
-    def require_exchange(self, exchange: str, deadline: float) -> None:
-        """Make sure, once a connection, that an exchange exists. Raises ChannelClosedError."""
-        if exchange not in self.exchanges:
-            question = methods.require_exchange(exchange)
-            self.call(question, methods.EXCHANGE_DECLARE_OK, deadline)
-            self.exchanges.add(exchange)
-
-    def forget_exchanges(self) -> None:
-        """Make sure of every exchange again before it is next used."""
-        self.exchanges = {""}
-
-    def round_trip(self, deadline: float) -> None:
-        """Ask the broker for an answer that changes nothing."""
-        if not self.answers(deadline):
-            silent = StalledError("no answer in time")
-            self.abandon(ConnectionLostError(str(silent)))
-            raise silent
-
-    def answers(self, deadline: float) -> bool:
-        """Whether the broker answers within the time, though confirms of messages are missing.
-
-        This tells a queue that is slow or stuck from a peer that is gone. If not, the answer may
-        still come, and the connection stays as it is. Raises ConnectionLostError.
-        """
-        try:
-            self.send(methods.RESUME_FLOW, deadline)
-            self._asked += 1
-            while self._asked:
-                self.wait(deadline)
-                self.receive()
-        except StalledError:
-            return False
-        except ChannelClosedError as refusal:
-            self._refused_late(refusal, deadline)
-            return True
-        for confirms in self.late:
-            confirms.routed = True
-        return True
-
-    def _refused_late(self, refusal: ChannelClosedError, deadline: float) -> None:
-        self.reopen(deadline)
-        self.late_refusal = refusal
-        self.forget_exchanges()
+            self._transport.send_some(frame)
+        except ConnectionLostError:
+            pass
 
     def close(self) -> None:
         """Say goodbye and wait at most a second for the answer."""
@@ -508,6 +340,16 @@ class Connection:
             self._post(methods.CLOSE_CONNECTION)
         self.abandon(ConnectionLostError("closed"))
 
+    def detach(self) -> int:
+        """Give the socket away, as a file descriptor: whoever takes it speaks AMQP on it.
+
+        The broker is not told, so to it the connection is open as before.
+        """
+        self._broken = ConnectionLostError("given away")
+        descriptor = self._transport.detach()
+        self._forget()
+        return descriptor
+
     def abandon(self, reason: ConnectionLostError) -> None:
         """Close the socket; every later use raises `reason`.
 
@@ -517,15 +359,32 @@ class Connection:
             # Without its traceback, whose frames hold whatever they were busy with.
             self._broken = reason.with_traceback(None)
         self._transport.close()
-        self.on_publisher = ignore
-        self.awaited = None
-        self.late.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        channel, self._channel = self._channel, _NO_ROLE
+        channel.on_lost()
         self._replies.clear()
-        self._return = None
-        self.ahead = b""
+        self._ahead = b""
         # Whoever looks for the reason of a failed handshake reads the beginning.
-        del self.frames.partial[_GREETING:]
+        del self.partial[_GREETING:]
 
 
-def ignore(answer: Ack | Returned) -> None:
-    """No batch is being written: what arrives is an answer to an unconfirmed older one."""
+class _NoRole:
+    """Nobody has the channel yet, or any more."""
+
+    def open(self, deadline: float) -> None:
+        raise NotImplementedError
+
+    def takes(self, data: bytes) -> bool:
+        return False
+
+    def on_frame(self, frame: Frame) -> ChannelClosedError | None:
+        raise ConnectionLostError("received a method on a channel that is not open")
+
+    def on_blocked(self) -> None: ...
+
+    def on_lost(self) -> None: ...
+
+
+_NO_ROLE = _NoRole()

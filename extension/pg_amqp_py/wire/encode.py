@@ -20,6 +20,7 @@ from pg_amqp_py.wire.methods import (
     BODY_FRAME,
     CHANNEL,
     FRAME_END,
+    FRAME_MAX,
     HEADER_FRAME,
     frame,
 )
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pg_amqp_py.wire.message import Message
-
-FRAME_MAX = 131072
-"""Bytes of the largest frame, its header and end octet included: RabbitMQ's own default."""
 
 _FRAME_OVERHEAD = 8
 _BODY_START = struct.pack(">BH", BODY_FRAME, CHANNEL)

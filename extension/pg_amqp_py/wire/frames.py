@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 
-from pg_amqp_py.wire.encode import FRAME_MAX
 from pg_amqp_py.wire.errors import ConnectionLostError
 from pg_amqp_py.wire.methods import (
     BASIC_ACK,
@@ -17,6 +16,7 @@ from pg_amqp_py.wire.methods import (
     CHANNEL,
     CLASSES,
     FRAME_END,
+    FRAME_MAX,
     HEADER_FRAME,
     HEARTBEAT_FRAME,
     METHOD_FRAME,
@@ -89,40 +89,37 @@ class FrameReader:
     """Cuts a received stream into frames, none larger than was agreed upon."""
 
     def __init__(self, frame_max: int = FRAME_MAX) -> None:
-        self._data = bytearray()
+        self.partial = bytearray()
+        """What has been received and does not make a whole frame yet; always the same object."""
         self._limit = frame_max
 
     def limit(self, frame_max: int) -> None:
         """From now on the largest frame may have so many bytes, its header and end included."""
         self._limit = max(frame_max, _SMALLEST_LIMIT)
 
-    @property
-    def partial(self) -> bytearray:
-        """What has been received and does not make a whole frame yet."""
-        return self._data
-
     def feed(self, data: bytes) -> Iterator[tuple[int, Frame]]:
         """The frames that `data` completes, each with its channel.
 
         Raises ConnectionLostError if the stream is no sequence of AMQP frames.
         """
-        self._data += data
-        at, end = 0, len(self._data)
+        received = self.partial
+        received += data
+        at, end = 0, len(received)
         try:
             while end - at >= 8:
-                kind, channel, size = _header(self._data, at)
+                kind, channel, size = _header(received, at)
                 if size + 8 > self._limit:
                     raise ConnectionLostError(f"received a frame of {size} bytes")
                 after = at + size + 8
                 if after > end:
                     break
-                if self._data[after - 1 : after] != FRAME_END:
+                if received[after - 1 : after] != FRAME_END:
                     raise ConnectionLostError("received bytes that are no AMQP frame")
-                raw = bytes(self._data[at:after])
+                raw = bytes(received[at:after])
                 at = after
                 yield channel, _decode(kind, raw)
         finally:
-            del self._data[:at]
+            del received[:at]
 
 
 def _decode(kind: int, raw: bytes) -> Frame:

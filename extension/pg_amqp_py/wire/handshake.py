@@ -6,7 +6,6 @@ import time
 
 from pg_amqp_py.wire import methods
 from pg_amqp_py.wire.connection import Connection
-from pg_amqp_py.wire.encode import FRAME_MAX, Encoder
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
     ConnectError,
@@ -17,15 +16,20 @@ from pg_amqp_py.wire.errors import (
     TLSError,
     UnreachableError,
 )
+from pg_amqp_py.wire.methods import FRAME_MAX
 from pg_amqp_py.wire.transport import open_transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from pg_amqp_py.wire.address import Address
+    from pg_amqp_py.wire.connection import Channel
     from pg_amqp_py.wire.methods import Method
     from pg_amqp_py.wire.table import JSON
+
+    Role = TypeVar("Role", bound=Channel)
 
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 _CAPABILITIES: dict[str, JSON] = {
@@ -35,39 +39,44 @@ _CAPABILITIES: dict[str, JSON] = {
     "publisher_confirms": True,
 }
 _ACCESS_REFUSED = 403
-_BACKEND: dict[str, JSON] = {"product": "pg_amqp_py", "platform": "PostgreSQL"}
-_DAEMON: dict[str, JSON] = {"product": "pg-amqp", "platform": "Python"}
 
 
 def connect(
+    role: Callable[[Connection], Role],
     address: Address,
-    name: str,
+    client: dict[str, JSON],
     timeout: float,
     on_wait: Callable[[], None],
     *,
     heartbeat: int = 0,
-) -> Connection:
-    """Open a connection to `address` within `timeout` seconds.
+) -> Role:
+    """Open a connection to `address` within `timeout` seconds, and its channel in a role.
 
-    `name` is what RabbitMQ lists as connection name. With `heartbeat`, of so many seconds at most,
-    the caller sees to it that Connection.beat() is called while the connection is idle, too: a
-    PostgreSQL backend cannot. Raises ConnectError (UnreachableError,
-    NotAMQPError, RejectedError, TLSError) and whatever `on_wait` raises.
+    `client` is what RabbitMQ shows of the client: product, platform, connection_name. With
+    `heartbeat`, of so many seconds at most, the caller sees to it that Connection.beat() is called
+    while the connection is idle, too: a PostgreSQL backend cannot. Raises ConnectError
+    (UnreachableError, NotAMQPError, RejectedError, TLSError) and whatever `on_wait` raises.
     """
     deadline = time.monotonic() + timeout
     connection = Connection(open_transport(address, timeout, on_wait), address)
+    channel = role(connection)
+    connection.attach(channel)
     try:
-        _log_in(connection, name, deadline, heartbeat)
+        _log_in(connection, client, deadline, heartbeat)
+        channel.open(deadline)
+        connection.complete()
     except (ConnectionLostError, StalledError, ChannelClosedError) as error:
         connection.abandon(ConnectionLostError(str(error)))
         raise UnreachableError(f"the handshake was cut off: {error}") from None
     except BaseException as error:
         connection.abandon(ConnectionLostError(str(error)))
         raise
-    return connection
+    return channel
 
 
-def _log_in(connection: Connection, name: str, deadline: float, heartbeat: int) -> None:
+def _log_in(
+    connection: Connection, client: dict[str, JSON], deadline: float, heartbeat: int
+) -> None:
     address = connection.address
     try:
         connection.send(_PROTOCOL_HEADER, deadline)
@@ -75,30 +84,19 @@ def _log_in(connection: Connection, name: str, deadline: float, heartbeat: int) 
         properties, mechanisms = methods.server_properties(start)
     except (ConnectionLostError, StalledError) as error:
         raise _no_greeting(connection, error) from None
-    connection.server_product = str(properties.get("product", ""))
-    connection.server_version = str(properties.get("version", ""))
+    connection.introduce(str(properties.get("product", "")), str(properties.get("version", "")))
     if "PLAIN" not in mechanisms:
         raise RejectedError("the broker does not offer SASL mechanism PLAIN", _ACCESS_REFUSED)
-    client: dict[str, JSON] = {
-        **(_DAEMON if heartbeat else _BACKEND),
-        "connection_name": name,
-        "capabilities": _CAPABILITIES,
-    }
+    client = {**client, "capabilities": _CAPABILITIES}
     connection.send(methods.start_ok(client, address.username, address.password), deadline)
     tune = _unless_rejected(connection, methods.CONNECTION_TUNE, deadline)
     channels, frame_max, offered = methods.tuning(tune)
     frame_max = min(frame_max or FRAME_MAX, FRAME_MAX)
-    connection.encoder = Encoder(frame_max)
-    connection.frames.limit(frame_max)
-    # Without heartbeats TCP keepalive watches.
     heartbeat = min(heartbeat, offered or heartbeat)
     connection.send(methods.tune_ok(channels, frame_max, heartbeat), deadline)
-    if heartbeat:
-        connection.start_heartbeats(heartbeat)
+    connection.tune(frame_max, heartbeat)
     connection.send(methods.open_vhost(address.vhost), deadline)
     _unless_rejected(connection, methods.CONNECTION_OPEN_OK, deadline)
-    connection.open_channel(deadline)
-    connection.connected_at = time.time()
 
 
 def _unless_rejected(connection: Connection, reply: int, deadline: float) -> Method:
@@ -113,7 +111,7 @@ def _unless_rejected(connection: Connection, reply: int, deadline: float) -> Met
 
 def _no_greeting(connection: Connection, error: Exception) -> ConnectError:
     """Why the peer did not begin the handshake."""
-    greeting = bytes(connection.frames.partial)
+    greeting = connection.greeting
     if greeting[:2] == b"\x15\x03":
         return TLSError("the port expects TLS")
     if greeting[:4] == b"AMQP":

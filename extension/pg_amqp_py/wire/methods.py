@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 METHOD_FRAME, HEADER_FRAME, BODY_FRAME, HEARTBEAT_FRAME = 1, 2, 3, 8
 FRAME_END = b"\xce"
+FRAME_MAX = 131072
+"""Bytes of the largest frame, its header and end octet included: RabbitMQ's own default."""
 CHANNEL = 1
 """The one channel of a connection."""
 
@@ -140,7 +142,7 @@ def open_vhost(vhost: str) -> bytes:
     return frame(0, CONNECTION_OPEN, short_string("vhost", vhost) + b"\0\0")
 
 
-def require_exchange(exchange: str) -> bytes:
+def look_for_exchange(exchange: str) -> bytes:
     """Exchange.Declare with `passive`: whether there is such an exchange."""
     kind = short_string("type", "direct")
     return frame(

@@ -14,6 +14,7 @@ from pg_amqp_py.wire.table import OCTETS, decode_table, encode_table, parse_tabl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pg_amqp_py.wire.table import JSON
@@ -42,10 +43,6 @@ PROPERTIES = (
 )
 """The fields that are AMQP properties, in AMQP's order."""
 
-_LAYOUT = tuple(
-    (name, FIELDS.index(name), 1 << (15 - position)) for position, name in enumerate(PROPERTIES)
-)
-
 
 def short_string(name: str, value: str) -> bytes:
     """A short string: one octet of length, at most 255 of UTF-8 (section 4.2.5.3)."""
@@ -62,39 +59,76 @@ def encode_properties(fields: tuple[Any, ...]) -> bytes:
     """
     flags = 0
     parts = [b""]
-    for name, position, bit in _LAYOUT:
+    for name, position, bit, encode in _LAYOUT:
         value = fields[position]
         if value is None:
             continue
         flags |= bit
-        if name == "headers":
-            table = parse_table(value, name)
-            if "CC" in table or "BCC" in table:
-                _check_routing_headers(table)
-            parts.append(encode_table(table, name))
-        elif name == "delivery_mode":
-            if value not in (1, 2):
-                raise RangeError(name, str(value))
-            parts.append(OCTETS[value])
-        elif name == "priority":
-            if not 0 <= value <= 255:
-                raise RangeError(name, str(value))
-            parts.append(OCTETS[value])
-        elif name == "timestamp":
-            if not 0 <= value < 1 << 63:
-                raise RangeError(name, str(value))
-            parts.append(_pack_timestamp(value))
+        if encode is not None:
+            parts.append(encode(name, value))
         else:
             text = value.encode()
             if len(text) > 255:
                 raise TooLongError(name, f"{len(text)} bytes")
-            if name == "expiration" and not (text.isdigit() and int(text) <= _LARGEST_EXPIRATION):
-                raise RangeError(name, value[:40])
-            if name == "reply_to" and value == _DIRECT_REPLY_TO:
-                raise UnacceptableError(name, "it needs a consumer on the same channel")
             parts += OCTETS[len(text)], text
     parts[0] = _pack_flags(flags)
     return b"".join(parts)
+
+
+def _encode_headers(name: str, value: str) -> bytes:
+    table = parse_table(value, name)
+    if "CC" in table or "BCC" in table:
+        _check_routing_headers(table)
+    return encode_table(table, name)
+
+
+def _encode_delivery_mode(name: str, value: int) -> bytes:
+    if value not in (1, 2):
+        raise RangeError(name, str(value))
+    return OCTETS[value]
+
+
+def _encode_priority(name: str, value: int) -> bytes:
+    if not 0 <= value <= 255:
+        raise RangeError(name, str(value))
+    return OCTETS[value]
+
+
+def _encode_timestamp(name: str, value: int) -> bytes:
+    if not 0 <= value < 1 << 63:
+        raise RangeError(name, str(value))
+    return _pack_timestamp(value)
+
+
+def _encode_expiration(name: str, value: str) -> bytes:
+    text = short_string(name, value)
+    if not (value.isdigit() and value.isascii() and int(value) <= _LARGEST_EXPIRATION):
+        raise RangeError(name, value[:40])
+    return text
+
+
+def _encode_reply_to(name: str, value: str) -> bytes:
+    text = short_string(name, value)
+    if value == _DIRECT_REPLY_TO:
+        raise UnacceptableError(name, "it needs a consumer on the same channel")
+    return text
+
+
+_ENCODINGS: dict[str, Callable[[str, Any], bytes]] = {
+    "headers": _encode_headers,
+    "delivery_mode": _encode_delivery_mode,
+    "priority": _encode_priority,
+    "timestamp": _encode_timestamp,
+    "expiration": _encode_expiration,
+    "reply_to": _encode_reply_to,
+}
+"""How to encode what is not just a short string."""
+
+_LAYOUT = tuple(
+    (name, FIELDS.index(name), 1 << (15 - position), _ENCODINGS.get(name))
+    for position, name in enumerate(PROPERTIES)
+)
+"""Name, position in FIELDS and flag of each property, and how to encode it."""
 
 
 def _check_routing_headers(table: dict[str, JSON]) -> None:
@@ -110,7 +144,7 @@ def decode_properties(data: bytes, at: int) -> dict[str, Any]:
     (flags,) = struct.unpack_from(">H", data, at)
     at += 2
     found: dict[str, Any] = {}
-    for name, _, bit in _LAYOUT:
+    for name, _, bit, _ in _LAYOUT:
         if not flags & bit:
             continue
         if name == "headers":

@@ -130,7 +130,7 @@ class Transport:
         """Whether there is something to receive within `seconds`: at most SLICE, for nothing
         interrupts it.
         """
-        return bool(self._arrivals.poll(seconds * 1000))
+        return self._arrivals.poll(seconds * 1000) != []
 
     @property
     def acknowledged(self) -> bool:
@@ -181,6 +181,10 @@ class Transport:
     def close(self) -> None:
         """Close the socket, without a word to the peer."""
         self._stream.close()
+
+    def detach(self) -> int:
+        """Give the socket away, as a file descriptor; not one on which TLS is spoken."""
+        return self._stream.detach()
 
 
 def open_transport(address: Address, timeout: float, on_wait: Callable[[], None]) -> Transport:

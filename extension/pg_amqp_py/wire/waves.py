@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 from pg_amqp_py.wire.batch import Batch
-from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.channel import PublishingChannel
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import NOT_FOUND, ChannelClosedError, MessageError
 from pg_amqp_py.wire.fields import EXCHANGE, MANDATORY, MESSAGE_ID, PLACE
@@ -63,18 +63,18 @@ def unconfirmed(entry: Entry) -> str:
     return f"a queue has not confirmed messages to {place(entry)}"
 
 
-def missing_exchange(connection: Connection, exchange: str, deadline: float) -> str | None:
+def missing_exchange(channel: PublishingChannel, exchange: str, deadline: float) -> str | None:
     """What the broker says of an exchange that it does not have; None if it has it.
 
     It is asked once a connection. Raises ConnectionLostError or StalledError.
     """
     try:
-        connection.require_exchange(exchange, deadline)
+        channel.require_exchange(exchange, deadline)
     except ChannelClosedError as refusal:
         if refusal.code == NOT_FOUND:
             return refusal.reply
         # It is there; what else the broker has against it, it says of the messages.
-        connection.exchanges.add(exchange)
+        channel.remember_exchange(exchange)
     return None
 
 
@@ -106,12 +106,12 @@ class Wave:
 
         The verdict of what was delivered is None.
         """
-        self.batch.look()
+        self.batch.collect()
         returned: dict[tuple[object, ...], str] = {
             (message.exchange, message.routing_key, message.message_id): message.text
             for message in self.batch.returned
         }
-        for at in self.batch.settled():
+        for at in self.batch.delivered():
             if at in self._told:
                 continue
             self._told.add(at)
@@ -120,10 +120,10 @@ class Wave:
             if returned and entry.fields[MANDATORY]:
                 text = returned.get((*entry.fields[PLACE], entry.message_id))
             yield entry, None if text is None else "refused", text or ""
-        for at, fault in self.batch.faults.items():
+        for at, cause in self.batch.causes.items():
             if at not in self._told:
                 self._told.add(at)
-                yield self.entries[at], "busy" if fault.nacked else "refused", fault.text
+                yield self.entries[at], "busy" if cause.nacked else "refused", cause.text
 
 
 class Run:
