@@ -277,6 +277,6 @@ def test_what_the_first_publish_of_a_session_imports(database: str, broker: Brok
         before = modules(session)
         execute(session, PUBLISH)
         imported = modules(session) - before
-    assert "pg_amqp_py.wire.batch" in imported
+    assert "pg_amqp_py.wire.small" in imported
     assert not {name.partition(".")[0] for name in imported} & {*SPOILT.split()}
     assert len(imported) <= 48 * SLACK, sorted(imported)

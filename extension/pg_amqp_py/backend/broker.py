@@ -28,6 +28,7 @@ from pg_amqp_py.backend.errors import (
 from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.channel import connect_publisher
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
     ConnectError,
@@ -35,7 +36,6 @@ from pg_amqp_py.wire.errors import (
     StalledError,
     UnreachableError,
 )
-from pg_amqp_py.wire.handshake import connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pg_amqp_py.wire.batch import Batch
-    from pg_amqp_py.wire.connection import Connection
+    from pg_amqp_py.wire.channel import PublishingChannel
     from pg_amqp_py.wire.errors import WireError
+    from pg_amqp_py.wire.table import JSON
 
+_CLIENT: dict[str, JSON] = {"product": "pg_amqp_py", "platform": "PostgreSQL"}
 _MOST_UNCONFIRMED = 200
 """RabbitMQ's flow control stops a channel at 400 messages that a queue has not taken."""
 _MOST_SILENT = 4
@@ -127,10 +129,10 @@ class Broker:
         self.addresses: list[Address] = []
         self.read_at: int | None = None
         """server.catalog_version() when the addresses were read; None to read them again."""
-        self.connection: Connection | None = None
+        self.channel: PublishingChannel | None = None
         self._stuck: tuple[int, set[tuple[str, str]]] | None = None
         """What stuck_places() has found when so many messages were kept."""
-        self.silent: list[tuple[float, Connection]] = []
+        self.silent: list[tuple[float, PublishingChannel]] = []
         """Connections that do not answer, with messages whose confirms may still come, and until
         when (time.monotonic()) they have time for it."""
         self.frame_max = 0
@@ -184,19 +186,19 @@ class Broker:
         if addresses != self.addresses:
             self.addresses = addresses
             self._backoffs.clear()
-            if self.connection is not None and self.connection.address not in addresses:
+            if self.channel is not None and self.channel.connection.address not in addresses:
                 self.close()
 
     def close(self) -> None:
         """Close the connection if there is one, and forget past failures to connect."""
         self._backoffs.clear()
         for _, silent in self.silent:
-            silent.leave()
+            silent.connection.leave()
         self.silent.clear()
-        if self.connection is not None:
-            connection, self.connection = self.connection, None
-            connection.on_wait = server.check_interrupts
-            connection.close()
+        if self.channel is not None:
+            channel, self.channel = self.channel, None
+            channel.connection.while_waiting(server.check_interrupts)
+            channel.connection.close()
 
     def set_aside(self) -> None:
         """Use another connection from here on, if confirms are awaited on this one.
@@ -204,96 +206,101 @@ class Broker:
         What is asked of a queue that stands still is not answered either, and takes the connection
         with it.
         """
-        connection = self.connection
-        if connection is not None and connection.late and len(self.silent) < _MOST_SILENT:
-            self.connection = None
-            self.silent.append((math.inf, connection))
+        channel = self.channel
+        if channel is not None and channel.late and len(self.silent) < _MOST_SILENT:
+            self.channel = None
+            self.silent.append((math.inf, channel))
 
-    def park(self, connection: Connection) -> None:
+    def park(self, channel: PublishingChannel) -> None:
         """Use another connection from here on: this one does not answer.
 
         With many messages on it that a queue has not taken, RabbitMQ may have stopped reading from
         it, and may go on. With fewer, or if not even its machine answers, the peer is gone.
         """
-        self.connection = None
-        unconfirmed = sum(confirms.outstanding for confirms in connection.late)
-        throttled = unconfirmed >= _MOST_UNCONFIRMED and connection.acknowledged
+        self.channel = None
+        unconfirmed = channel.late.outstanding
+        throttled = unconfirmed >= _MOST_UNCONFIRMED and channel.connection.acknowledged
         if throttled and len(self.silent) < _MOST_SILENT:
-            self.silent.append((time.monotonic() + _SILENCE, connection))
+            self.silent.append((time.monotonic() + _SILENCE, channel))
         else:
-            connection.abandon(ConnectionLostError("no answer in time"))
+            channel.abandon(ConnectionLostError("no answer in time"))
 
     def listen(self, on_wait: Callable[[], None]) -> None:
         """Take in what the broker has said on the connections that there are, without waiting."""
-        if self.connection is not None and not self._look(self.connection, _SILENCE, on_wait):
-            self.connection = None
+        if self.channel is not None and not self._look(self.channel, _SILENCE, on_wait):
+            self.channel = None
         for silent in self.silent[:]:
-            until, connection = silent
-            lives = self._look(connection, _SILENCE, on_wait) and connection.late
-            if not lives or (connection.owes_answer and time.monotonic() >= until):
-                connection.leave()
+            until, channel = silent
+            lives = self._look(channel, _SILENCE, on_wait) and channel.late
+            if not lives or (channel.owes_answer and time.monotonic() >= until):
+                channel.connection.leave()
                 self.silent.remove(silent)
 
-    def ready(self, timeout: float, on_wait: Callable[[], None]) -> Connection:
+    def ready(self, timeout: float, on_wait: Callable[[], None]) -> PublishingChannel:
         """A connection that is alive as far as one can see without asking the broker.
 
         Each host has `timeout` seconds. Raises AMQPError if there is no connection to be had, or if
         the broker takes no messages now.
         """
-        connection = self.connection
-        if connection is None or not self._look(connection, timeout, on_wait):
-            self.connection = None
-            connection = self._open(timeout, on_wait)
-        self.refuse_if_blocked(connection)
-        return connection
+        channel = self.channel
+        if channel is None or not self._look(channel, timeout, on_wait):
+            self.channel = None
+            channel = self._open(timeout, on_wait)
+        self.refuse_if_blocked(channel)
+        return channel
 
-    def refuse_if_blocked(self, connection: Connection) -> None:
+    def refuse_if_blocked(self, channel: PublishingChannel) -> None:
         """Raise AMQPError if the broker has said that it takes no messages now."""
-        if connection.blocked is not None:
+        if channel.blocked is not None:
             raise self.note(
                 AMQPError(
                     f"broker {self.broker_id} is not accepting messages",
                     sqlstate=INSUFFICIENT_RESOURCES,
-                    detail=f"The broker blocks publishers: {connection.blocked}",
+                    detail=f"The broker blocks publishers: {channel.blocked}",
                     hint="The broker is short of memory or disk space: see rabbitmqctl status.",
                 )
             )
 
-    def _look(self, connection: Connection, timeout: float, on_wait: Callable[[], None]) -> bool:
+    def _look(
+        self, channel: PublishingChannel, timeout: float, on_wait: Callable[[], None]
+    ) -> bool:
         """Take in what an idle connection received; whether it is still of use."""
-        connection.on_wait = on_wait
+        channel.connection.while_waiting(on_wait)
         try:
-            if self.kept and connection.late:
+            if self.kept and channel.late:
                 # Their batch, which waits for answers, knows what to do about a refusal.
-                connection.settle_unconfirmed(time.monotonic() + timeout, wait=False)
+                channel.look(time.monotonic() + timeout)
             else:
-                connection.receive()
+                channel.receive()
         except (ConnectionLostError, StalledError):
             return False
         except ChannelClosedError as refusal:
-            connection.late_refusal = refusal
-            self.report_late_refusal()
-            connection.abandon(ConnectionLostError(str(refusal)))
+            if channel is self.channel:
+                self._warn_of_late(refusal)
+            channel.abandon(ConnectionLostError(str(refusal)))
             return False
         return True
 
     def report_late_refusal(self) -> None:
         """Warn if the broker refused messages whose confirms nobody awaited."""
-        connection = self.connection
-        if connection is not None and connection.late_refusal is not None:
-            refusal, connection.late_refusal = connection.late_refusal, None
-            warn(
-                f"broker {self.broker_id} refused messages of an earlier transaction",
-                sqlstate=WRONG_STATE,
-                detail=words(refusal),
-            )
+        if self.channel is not None:
+            refusal = self.channel.take_late_refusal()
+            if refusal is not None:
+                self._warn_of_late(refusal)
+
+    def _warn_of_late(self, refusal: ChannelClosedError) -> None:
+        warn(
+            f"broker {self.broker_id} refused messages of an earlier transaction",
+            sqlstate=WRONG_STATE,
+            detail=words(refusal),
+        )
 
     def note(self, error: AMQPError) -> AMQPError:
         """Remember an error for amqp.status()."""
         self.last_error = f"{error}: {error.detail}" if error.detail else str(error)
         return error
 
-    def _open(self, timeout: float, on_wait: Callable[[], None]) -> Connection:
+    def _open(self, timeout: float, on_wait: Callable[[], None]) -> PublishingChannel:
         """Connect to the first host that answers; hosts that just failed are left alone."""
         failures: list[tuple[Address, ConnectError]] = []
         waits = []
@@ -310,14 +317,16 @@ class Broker:
                 failures.append((address, error))
         raise self.note(self._unreachable(failures, waits))
 
-    def connect(self, address: Address, timeout: float, on_wait: Callable[[], None]) -> Connection:
+    def connect(
+        self, address: Address, timeout: float, on_wait: Callable[[], None]
+    ) -> PublishingChannel:
         """Open the connection to one host, in at most `timeout` seconds.
 
         Raises ConnectError, having noted when the host is to be tried again.
         """
-        name = f"PostgreSQL backend {os.getpid()}"
+        client = {**_CLIENT, "connection_name": f"PostgreSQL backend {os.getpid()}"}
         try:
-            self.connection = connect(address, name, timeout, on_wait)
+            self.channel = connect_publisher(address, client, timeout, on_wait)
         except ConnectError as error:
             # Without its traceback, whose frames hold the password.
             failure = error.with_traceback(None)
@@ -325,13 +334,13 @@ class Broker:
             raise failure from None
         if not self.kept:
             self._backoffs.pop(address, None)
-        return self.connection
+        return self.channel
 
-    def give_up(self, connection: Connection, error: WireError) -> None:
+    def give_up(self, channel: PublishingChannel, error: WireError) -> None:
         """Leave alone for a while a host that took kept messages and did not confirm them."""
-        if not connection.usable:
-            self.connection = None
-            self._back_off(connection.address, UnreachableError(f"no confirms: {error}"))
+        if not channel.usable:
+            self.channel = None
+            self._back_off(channel.connection.address, UnreachableError(f"no confirms: {error}"))
 
     def _back_off(self, address: Address, error: ConnectError) -> None:
         now = time.monotonic()

@@ -21,9 +21,10 @@ from pg_amqp_py.backend.errors import (
     showable,
     warn,
 )
-from pg_amqp_py.wire.batch import Batch, write_small
-from pg_amqp_py.wire.cause import Cause
+from pg_amqp_py.wire.batch import Batch
 from pg_amqp_py.wire.errors import ConnectError, ConnectionLostError, StalledError
+from pg_amqp_py.wire.pump import Patience, write
+from pg_amqp_py.wire.small import write_small
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from pg_amqp_py.backend.broker import Broker
     from pg_amqp_py.backend.transaction import Outgoing
     from pg_amqp_py.wire.address import Address
-    from pg_amqp_py.wire.connection import Connection
+    from pg_amqp_py.wire.cause import Cause
+    from pg_amqp_py.wire.channel import PublishingChannel
     from pg_amqp_py.wire.errors import WireError
 
     Item = TypeVar("Item")
@@ -98,16 +100,10 @@ def deliver_committed(outgoing: list[Outgoing], brokers: dict[int, Broker]) -> N
 
 def _begin(broker: Broker, part: Outgoing, confirm: bool) -> Batch | None:
     """Publish at once if all is well; otherwise return the batch that is left to be delivered."""
-    connection = broker.connection
-    if (
-        connection is None
-        or not connection.usable
-        or connection.blocked is not None
-        or connection.encoder.frame_max < broker.frame_max
-        or broker.kept
-    ):
+    channel = broker.channel
+    if channel is None or channel.encoder.frame_max < broker.frame_max or broker.kept:
         return Batch(part.stream, part.starts, broker.frame_max)
-    batch = write_small(connection, part.stream, part.starts, confirm=confirm)
+    batch = write_small(channel, part.stream, part.starts, confirm=confirm)
     if batch is None:
         messages = len(part.starts)
         broker.published += messages
@@ -152,7 +148,7 @@ def _retry(broker: Broker) -> None:
         )
 
 
-def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -> Connection:
+def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -> PublishingChannel:
     """The connection of a broker to which everything kept has been written, in order.
 
     What was written whole stays awaited on its connection for as long as that lives. Raises
@@ -162,23 +158,23 @@ def ready(broker: Broker, connect_timeout: float, on_wait: Callable[[], None]) -
     while True:
         broker.listen(on_wait)
         _collect(broker)
-        connection = broker.ready(connect_timeout, on_wait)
+        channel = broker.ready(connect_timeout, on_wait)
         again = next((kept for kept in broker.kept if not kept.batch.awaited), None)
         if again is None:
-            return connection
+            return channel
         batch = again.batch
         confirmed = batch.confirmed
         try:
             timeout = settings.confirm_timeout.value_or_default()
-            patience = min(timeout, _RETRY)
-            batch.write(connection, timeout, confirm_timeout=patience, confirm=again.confirm)
+            patience = Patience(timeout, confirming=min(timeout, _RETRY))
+            write(batch, channel, patience, confirm=again.confirm)
         except (ConnectionLostError, StalledError) as error:
-            if _awaits(broker, batch, connection):
+            if _awaits(broker, batch, channel):
                 broker.last_error = _unconfirmed(broker)
                 continue
-            broker.give_up(connection, error)
+            broker.give_up(channel, error)
             if batch.pending:
-                broker.refuse_if_blocked(connection)
+                broker.refuse_if_blocked(channel)
                 raise broker.note(_still_unconfirmed(broker, error)) from None
         finally:
             _count(broker, batch, confirmed)
@@ -199,20 +195,20 @@ def _collect(broker: Broker) -> None:
             broker.forget_failures()
 
 
-def _awaits(broker: Broker, batch: Batch, connection: Connection) -> bool:
+def _awaits(broker: Broker, batch: Batch, channel: PublishingChannel) -> bool:
     """Whether the confirms that did not come in time may still come: the connection lives.
 
     An answer tells a queue that is slow or stuck from a peer that is gone. A blocked broker reads
     nothing, and has said so. One that reads nothing because queues do not take what it has read
     already (RabbitMQ's flow control) says nothing: it is given more time.
     """
-    if connection.usable and connection.blocked is None:
+    if channel.usable and channel.blocked is None:
         deadline = time.monotonic() + _ANSWER
         try:
             # If the wait was ended before its time, nobody knows.
-            silent = not connection.answers(deadline) and time.monotonic() >= deadline
-            if silent and connection.usable:
-                broker.park(connection)
+            silent = not channel.answers(deadline) and time.monotonic() >= deadline
+            if silent and channel.usable:
+                broker.park(channel)
         except ConnectionLostError:
             return False
     # What has arrived meanwhile.
@@ -221,7 +217,7 @@ def _awaits(broker: Broker, batch: Batch, connection: Connection) -> bool:
 
 
 def _unconfirmed(broker: Broker) -> str:
-    answers = "answers, but" if broker.connection else "does not answer;"
+    answers = "answers, but" if broker.channel else "does not answer;"
     return f"the broker {answers} a queue has not confirmed them"
 
 
@@ -280,34 +276,34 @@ def _deliver(
     patience = min(timeout, _GRACE) if stuck else timeout
     failure: WireError
     while True:
-        connection = broker.connection
+        channel = broker.channel
         try:
-            if connection is None:
+            if channel is None:
                 left = max(give_up - time.monotonic(), _PAUSE) / len(broker.addresses)
-                connection = broker.connect(next(hosts), left, on_wait)
-            connection.on_wait = on_wait
-            batch.write(connection, timeout, confirm_timeout=patience, confirm=confirm)
+                channel = broker.connect(next(hosts), left, on_wait)
+            channel.connection.while_waiting(on_wait)
+            write(batch, channel, Patience(timeout, confirming=patience), confirm=confirm)
             return None
         except StalledError as error:
             failure = error
-            if connection is None or not connection.usable:
-                broker.connection = None
+            if channel is None or not channel.usable:
+                broker.channel = None
                 break
             if patience < timeout and not stuck.issuperset(batch.pending_places()):
                 # Others, which have a right to be waited for.
                 patience = timeout
                 continue
-            awaited = _awaits(broker, batch, connection)
+            awaited = _awaits(broker, batch, channel)
             if not batch.pending:
                 return None
-            if not connection.usable:
-                broker.connection = None
-            if awaited or not connection.usable:
+            if not channel.usable:
+                broker.channel = None
+            if awaited or not channel.usable:
                 failure = StalledError(_unconfirmed(broker)) if awaited else failure
                 break
         except ConnectionLostError as error:
             failure = error
-            broker.connection = None
+            broker.channel = None
             if confirmed is None or batch.confirmed > confirmed:
                 give_up, confirmed = time.monotonic() + timeout, batch.confirmed
             else:
@@ -330,7 +326,7 @@ def _deliver(
 def _hosts(broker: Broker) -> Iterator[Address]:
     """The hosts of the broker in turn, for ever, beginning with the one last connected to."""
     addresses = broker.addresses
-    current = broker.connection.address if broker.connection else None
+    current = broker.channel.connection.address if broker.channel else None
     first = addresses.index(current) if current in addresses else 0
     return cycle(addresses[first:] + addresses[:first])
 
@@ -341,13 +337,12 @@ def _report_refused(broker: Broker, batch: Batch) -> None:
     _warn_of(broker, returned(batch), f"returned as unroutable by broker {number}")
     _warn_of(broker, batch.refused, f"refused by broker {number}")
     broker.failed += len(batch.refused)
-    batch.returned.clear()
-    batch.refused.clear()
+    batch.forget_reported()
 
 
 def _report_pending(broker: Broker, batch: Batch, error: WireError | None) -> None:
     number = broker.broker_id
-    blocked = broker.connection.blocked if broker.connection else None
+    blocked = broker.channel.blocked if broker.channel else None
     reason = f"the broker blocks publishers: {blocked}" if blocked else str(error)
     if batch.awaited:
         hint = (
@@ -382,6 +377,9 @@ def _most_common(items: Iterable[Item]) -> list[tuple[Item, int]]:
 
 def returned(batch: Batch) -> list[Cause]:
     """Why the broker handed messages back as unroutable, and where they were going."""
+    # Here, because hardly ever does anything come back.
+    from pg_amqp_py.wire.cause import Cause
+
     return [
         Cause(message.exchange, message.routing_key, message.text) for message in batch.returned
     ]

@@ -15,7 +15,7 @@ from pg_amqp_py.backend import operation, server, session, settings
 from pg_amqp_py.backend.errors import AMQPError, warn
 from pg_amqp_py.backend.rights import require_usage
 from pg_amqp_py.backend.tables import owner_of
-from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.channel import PublishingChannel
 from pg_amqp_py.wire.encode import encode_envelope
 from pg_amqp_py.wire.message import Envelope
 
@@ -64,7 +64,7 @@ _insert: Any = None
 
 def publisher_or_outbox(
     broker_id: int | None, fields: tuple[Any, ...], body: bytes
-) -> Connection | None:
+) -> PublishingChannel | None:
     """The connection to publish a message on; None if the message went to the outbox instead.
 
     Raises AMQPError or MessageError for what is wrong with the call itself, and what PostgreSQL

@@ -11,7 +11,7 @@ import plpy
 from pg_amqp_py.backend import server, session, settings
 from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, showable
 from pg_amqp_py.backend.operation import ask, required
-from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.channel import PublishingChannel
 from pg_amqp_py.wire.fields import TIMESTAMP, with_field
 
 # Text that means the same under every DateStyle. By days and seconds, because the last of all
@@ -100,7 +100,7 @@ def status() -> list[tuple[Any, ...]]:
     for broker in session.brokers.values():
         # Whoever asks wants to know what is, not what was when the connection was last used.
         broker.listen(server.check_interrupts)
-        connection = broker.connection
+        connection = broker.channel and broker.channel.connection
         address = connection.address if connection else None
         rows.append(
             (
@@ -139,14 +139,14 @@ def ping(broker_id: int | None) -> tuple[Any, ...]:
         known.forget_failures()
         session.forget_connection(number)
 
-    def question(connection: Connection, deadline: float) -> tuple[Any, ...]:
+    def question(channel: PublishingChannel, deadline: float) -> tuple[Any, ...]:
         start = time.perf_counter()
-        connection.round_trip(deadline)
+        channel.round_trip(deadline)
         microseconds = (time.perf_counter() - start) * 1e6
-        address = connection.address
+        connection = channel.connection
         return (
-            address.host,
-            address.port,
+            connection.address.host,
+            connection.address.port,
             showable(connection.server_product),
             showable(connection.server_version),
             f"{microseconds:.0f} microseconds",

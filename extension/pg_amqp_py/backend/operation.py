@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from pg_amqp_py.wire.connection import Connection
+    from pg_amqp_py.wire.channel import PublishingChannel
 
     Result = TypeVar("Result")
 
@@ -42,7 +42,7 @@ def tolerated(error: AMQPError) -> bool:
 def ask(
     broker_id: int | None,
     what: str,
-    question: Callable[[Connection, float], Result],
+    question: Callable[[PublishingChannel, float], Result],
     *,
     writes: bool = True,
     of_queues: bool = False,
@@ -58,7 +58,7 @@ def ask(
         if of_queues:
             session.set_aside(number)
         connection = session.connection(number) if writes else session.reach(number)
-        connection.on_wait = server.check_interrupts
+        connection.connection.while_waiting(server.check_interrupts)
         broker = session.brokers[number]
         try:
             return question(connection, session.deadline())
@@ -75,11 +75,11 @@ def ask(
     raise AssertionError("unreachable")
 
 
-def publisher(broker_id: int | None, exchange: str, routing_key: str) -> Connection:
+def publisher(broker_id: int | None, exchange: str, routing_key: str) -> PublishingChannel:
     """The connection to publish on, to an exchange that exists. Raises AMQPError."""
     number = required("broker_id", broker_id)
 
-    def look(current: Connection, deadline: float) -> Connection:
+    def look(current: PublishingChannel, deadline: float) -> PublishingChannel:
         short_string("exchange", exchange)
         try:
             current.require_exchange(exchange, deadline)

@@ -30,7 +30,7 @@ from pg_amqp_py.backend.errors import (
 )
 from pg_amqp_py.backend.operation import required, tolerated
 from pg_amqp_py.backend.tables import owner_of
-from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.channel import PublishingChannel
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, WireError
 from pg_amqp_py.wire.message import Envelope
 from pg_amqp_py.wire.waves import LARGEST_HEADERS, Entry, Run, Undelivered, missing_exchange
@@ -326,7 +326,7 @@ class _PassedOver:
             )
 
 
-def _encoded(connection: Connection, rows: list[Row]) -> Run:
+def _encoded(connection: PublishingChannel, rows: list[Row]) -> Run:
     entries = [
         Entry(
             row["id"],
@@ -346,7 +346,7 @@ def _send(broker_id: int, run: Run) -> None:
     def missing(exchange: str) -> str | None:
         try:
             connection = session.connection(broker_id)
-            connection.on_wait = server.check_interrupts
+            connection.connection.while_waiting(server.check_interrupts)
             return missing_exchange(connection, exchange, session.deadline())
         except ConnectionLostError as error:
             # If it was for another reason, the writing finds out, and says so.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pg_amqp_py.backend.broker import Broker
-    from pg_amqp_py.wire.connection import Connection
+    from pg_amqp_py.wire.channel import PublishingChannel
 
 # For each message, so without a look into the modules.
 _current_user = server.current_user
@@ -215,7 +215,9 @@ def _take(
     return True
 
 
-def _publisher(broker_id: int | None, fields: tuple[Any, ...], body: bytes) -> Connection | None:
+def _publisher(
+    broker_id: int | None, fields: tuple[Any, ...], body: bytes
+) -> PublishingChannel | None:
     """The connection to publish a message on; None if it went to the outbox instead."""
     if settings.on_failure.value() == "outbox":
         from pg_amqp_py.backend.diversion import publisher_or_outbox

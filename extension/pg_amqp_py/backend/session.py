@@ -22,14 +22,14 @@ from pg_amqp_py.backend.transaction import TransactionBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pg_amqp_py.wire.connection import Connection
+    from pg_amqp_py.wire.channel import PublishingChannel
 
 buffer = TransactionBuffer()
 brokers: dict[int, Broker] = {}
 
-_usable: dict[int, Connection] = {}
+_usable: dict[int, PublishingChannel] = {}
 """Connections that this transaction has looked after, by broker_id."""
-_publishing: dict[int, Connection] = {}
+_publishing: dict[int, PublishingChannel] = {}
 """Those of them on which publish() may go on."""
 diverted: set[int] = set()
 """Brokers whose messages this transaction leaves to the outbox."""
@@ -71,7 +71,7 @@ def broker(broker_id: int) -> Broker:
     return known
 
 
-def connection(broker_id: int) -> Connection:
+def connection(broker_id: int) -> PublishingChannel:
     """The connection of a broker, looked after once in every transaction."""
     usable = _usable.get(broker_id)
     if usable is None:
@@ -90,13 +90,13 @@ def set_aside(broker_id: int) -> None:
         forget_connection(broker_id)
 
 
-def reach(broker_id: int) -> Connection:
+def reach(broker_id: int) -> PublishingChannel:
     """The connection of a broker for a question that nothing kept must go before."""
     settings.check()
     return broker(broker_id).ready(settings.connect_timeout.value(), server.check_interrupts)
 
 
-def unchanged(broker_id: int | None, exchange: str) -> Connection | None:
+def unchanged(broker_id: int | None, exchange: str) -> PublishingChannel | None:
     """The connection to publish on, if all is as it was when it was last used.
 
     This is how nearly every transaction begins; connection() and operation.publisher(), which find
@@ -105,8 +105,8 @@ def unchanged(broker_id: int | None, exchange: str) -> Connection | None:
     known = brokers.get(broker_id)  # type: ignore[arg-type]
     if known is None or known.kept or known.read_at != server.catalog_version():
         return None
-    found = known.connection
-    if found is None or found.blocked is not None or exchange not in found.exchanges:
+    found = known.channel
+    if found is None or exchange not in found.exchanges:
         return None
     settings.check()
     if settings.on_failure.value() == "outbox" or not found.quiet():
@@ -120,7 +120,7 @@ def unchanged(broker_id: int | None, exchange: str) -> Connection | None:
 publishing_to = _publishing.get
 
 
-def let_publish(broker_id: int, connection: Connection) -> None:
+def let_publish(broker_id: int, connection: PublishingChannel) -> None:
     """Let the rest of the transaction publish to a broker without looking at anything again."""
     known, frame_max = brokers[broker_id], connection.encoder.frame_max
     # What was encoded for a connection that this one replaces may be too large for it.
@@ -283,8 +283,8 @@ def _on_leave() -> None:
     for known in brokers.values():
         if known.kept:
             server.log(lost(known), sqlstate=CONNECTION_FAILURE)
-        if known.connection is not None:
-            known.connection.leave()
+        if known.channel is not None:
+            known.channel.connection.leave()
 
 
 server.register(

@@ -10,7 +10,7 @@ from typing import Any
 from pg_amqp_py.backend import settings
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError, invalid_message
 from pg_amqp_py.backend.operation import ask, required, tolerated
-from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.channel import PublishingChannel
 from pg_amqp_py.wire.errors import MessageError
 from pg_amqp_py.wire.pika_methods import UnsupportedAMQPFieldException, encode, spec
 from pg_amqp_py.wire.properties import short_string
@@ -181,7 +181,7 @@ def _call(
         if settings.capture.value():
             return True
 
-        def question(connection: Connection, deadline: float) -> None:
+        def question(connection: PublishingChannel, deadline: float) -> None:
             # An exchange that was seen to exist may be gone after this.
             connection.forget_exchanges()
             connection.call(frame, reply.INDEX, deadline)
