@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.channel import connect_publisher
 from pg_amqp_py.wire.encode import Encoder
-from pg_amqp_py.wire.handshake import connect
 from pg_amqp_py.wire.message import Envelope
 
 # A Basic.Ack as a frame (AMQP 0-9-1, sections 4.2.3 and 1.8.3.13): type, channel, size; class and
@@ -96,22 +96,18 @@ class Limit:
 
     def __init__(self, port: int) -> None:
         address = Address("127.0.0.1", port, "/", "guest", "guest")
-        self._connection = connect(address, "the limit", 5, lambda: None)
-        self._socket = self._connection._transport._stream
+        channel = connect_publisher(address, {"connection_name": "the limit"}, 5, lambda: None)
+        self.server_version = channel.connection.server_version
+        self._socket = socket.socket(fileno=channel.connection.detach())
         # Python's own timeouts would cost a poll() before each call.
         self._socket.setblocking(True)
         patience = struct.pack("ll", _PATIENCE, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         self._confirms = Confirms()
 
-    @property
-    def server_version(self) -> str:
-        """The broker's."""
-        return self._connection.server_version
-
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self._socket.close()
 
     def publish(self, stream: Stream) -> float:
         """Seconds from the first byte to the last confirm."""

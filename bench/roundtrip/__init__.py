@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.limit import Stream
 from pg_amqp_py.wire import methods
-from pg_amqp_py.wire.encode import FRAME_MAX
+from pg_amqp_py.wire.methods import FRAME_MAX
 
 CREATE = """
 CREATE FUNCTION bench.roundtrip(port int, handshake bytea, message bytea) RETURNS boolean

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pg_amqp_py.wire.address import Address
-from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.channel import PublishingChannel
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError
 from pg_amqp_py.wire.fields import PLACE
+from pg_amqp_py.wire.pump import Patience, write
 from pg_amqp_py.wire.waves import Entry, Run, Undelivered, Wave, place, unconfirmed
 
 _MOST = 4
@@ -49,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 class _Parked(NamedTuple):
-    connection: Connection
+    connection: PublishingChannel
     wave: Wave
     texts: tuple[str, ...]
     """With which messages to the same places are put off."""
@@ -79,10 +80,10 @@ class Parking:
         """Whether there are so many that nothing more shall be written."""
         return len(self._parked) >= _MOST
 
-    def park(self, connection: Connection, run: Run) -> None:
+    def park(self, connection: PublishingChannel, run: Run) -> None:
         """Leave what the run has under way on its connection."""
         wave = run.leave(unconfirmed)
-        connection.on_wait = connection.beat
+        connection.connection.while_waiting(connection.connection.beat)
         texts = tuple({unconfirmed(entry) for entry in wave.awaited})
         self._parked.append(_Parked(connection, wave, texts))
         self._count()
@@ -119,11 +120,11 @@ class Parking:
     def _look_at(self, parked: _Parked) -> None:
         connection, wave, texts = parked
         waits = False
-        if connection.address not in self.addresses:
+        if connection.connection.address not in self.addresses:
             connection.abandon(ConnectionLostError("the host is not configured any more"))
         try:
-            wave.batch.write(connection, _GLANCE, stop=lambda: True)
-            connection.leave()
+            write(wave.batch, connection, Patience(_GLANCE), stop=lambda: True)
+            connection.connection.leave()
         except StalledError:
             waits = connection.usable
         except ConnectionLostError as error:
@@ -168,7 +169,7 @@ class Parking:
         self._next_look = 0.0
         self.look()
         for parked in self._parked:
-            parked.connection.leave()
+            parked.connection.connection.leave()
         self._parked.clear()
 
 

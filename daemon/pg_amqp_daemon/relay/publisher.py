@@ -16,8 +16,7 @@ from pg_amqp_daemon.relay.parking import Outcome, Parking
 from pg_amqp_daemon.runtime.logs import name_of
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.batch import Batch
-from pg_amqp_py.wire.connection import Connection
-from pg_amqp_py.wire.encode import FRAME_MAX
+from pg_amqp_py.wire.channel import PublishingChannel, connect_publisher
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
     ConnectError,
@@ -25,7 +24,8 @@ from pg_amqp_py.wire.errors import (
     StalledError,
     WireError,
 )
-from pg_amqp_py.wire.handshake import connect
+from pg_amqp_py.wire.methods import FRAME_MAX
+from pg_amqp_py.wire.pump import Patience, write
 from pg_amqp_py.wire.waves import Run, missing_exchange
 
 _CONNECT_TIMEOUT = 5.0
@@ -69,7 +69,7 @@ class Publisher:
         self._lease = lease
         self._todo: queue.SimpleQueue[tuple[Run, bool] | None] = queue.SimpleQueue()
         self._addresses: list[Address] = []
-        self._connection: Connection | None = None
+        self._connection: PublishingChannel | None = None
         self._backoff = 0.0
         self._retry_at = 0.0
         self._held: set[str] = set()
@@ -161,7 +161,7 @@ class Publisher:
             self._run = None
         self._parking.close()
         if self._connection is not None:
-            self._connection.close()
+            self._connection.connection.close()
 
     def _report(self, run: Run, *, done: bool = False) -> None:
         """Tell what is known of the run and was not told yet."""
@@ -202,7 +202,7 @@ class Publisher:
         if self._connection is not None:
             try:
                 self._connection.receive()
-                self._connection.beat()
+                self._connection.connection.beat()
             except (ConnectionLostError, ChannelClosedError) as error:
                 self._lose(error)
 
@@ -238,19 +238,20 @@ class Publisher:
     def _write(self, run: Run, batch: Batch) -> None:
         """Write until all is settled, on as many connections as it takes, or does not go on."""
         messages = batch.pending
+        patience = Patience(_PATIENCE, outlasts_block=True)
         while batch.pending and not self._stopped():
             connection = self._ready()
             if connection is None:
                 continue
             started = time.monotonic()
             try:
-                batch.write(connection, _PATIENCE, patient=True, stop=self._stopped)
+                write(batch, connection, patience, stop=self._stopped)
             except ConnectionLostError as error:
                 self._lose(error)
             except StalledError as error:
                 if not connection.usable:
                     self._lose(error)
-                elif connection.received_at > time.monotonic() - _PATIENCE:
+                elif connection.connection.received_at > time.monotonic() - _PATIENCE:
                     # It lives, but for what it does not confirm.
                     self._park(connection, run)
                     return
@@ -263,7 +264,7 @@ class Publisher:
         elif seconds < _QUICK and messages >= self._wave:
             self._wave = min(self._wave * 2, _LARGEST_WAVE)
 
-    def _park(self, connection: Connection, run: Run) -> None:
+    def _park(self, connection: PublishingChannel, run: Run) -> None:
         """Leave it waiting, and go on with another one."""
         self._connection = None
         self.connected = False
@@ -273,7 +274,7 @@ class Publisher:
     def _stopped(self) -> bool:
         return self._stopping.is_set() or not self._lease.valid
 
-    def _ready(self) -> Connection | None:
+    def _ready(self) -> PublishingChannel | None:
         """A connection to a host that is still configured; waits a little where there is none."""
         self._tick()
         if self._parking.full:
@@ -281,7 +282,7 @@ class Publisher:
             return None
         connection = self._connection
         if connection is not None:
-            if connection.address in self._addresses:
+            if connection.connection.address in self._addresses:
                 return connection
             self._drop()
         wait = self._retry_at - time.monotonic()
@@ -290,15 +291,19 @@ class Publisher:
             return None
         return self._connect()
 
-    def _connect(self) -> Connection | None:
+    def _connect(self) -> PublishingChannel | None:
         hosts = list(self._addresses)
         random.shuffle(hosts)
         failure = "the broker has no row in amqp.broker"
         for address in hosts:
             try:
                 name = f"pg-amqp relay {os.getpid()}"
-                connection = connect(
-                    address, name, _CONNECT_TIMEOUT, self._on_wait, heartbeat=_HEARTBEAT
+                connection = connect_publisher(
+                    address,
+                    {"product": "pg-amqp", "platform": "Python", "connection_name": name},
+                    _CONNECT_TIMEOUT,
+                    self._on_wait,
+                    heartbeat=_HEARTBEAT,
                 )
             except ConnectError as error:
                 failure = f"could not connect to {address}: {error}"
@@ -333,7 +338,7 @@ class Publisher:
             self._trouble = trouble
         else:
             self._trouble = None
-        connection.beat()
+        connection.connection.beat()
 
     def _lose(self, error: WireError) -> None:
         self._log.warning("connection to broker lost", error=str(error))
