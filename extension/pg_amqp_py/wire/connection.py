@@ -163,7 +163,7 @@ class Connection:
         if not self.heartbeat or self._broken is not None:
             return
         now = time.monotonic()
-        if now - self.received_at > 2 * self.heartbeat and not self._transport.arrives(0):
+        if now - self.received_at > 2 * self.heartbeat and not self._transport.arrived:
             lost = ConnectionLostError(f"no heartbeat within {2 * self.heartbeat} seconds")
             self.abandon(lost)
             raise lost
@@ -202,10 +202,8 @@ class Connection:
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
-        if not self._transport.arrives(seconds):
-            return b""
         try:
-            return self._transport.receive_some()
+            return self._transport.receive_within(seconds)
         except ConnectionLostError as error:
             self.abandon(error)
             raise

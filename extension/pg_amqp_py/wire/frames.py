@@ -38,7 +38,8 @@ ANY = -1
 _PROPERTIES = 7 + 12
 """Where in a header frame the property flags are (AMQP 0-9-1, section 4.2.6.1)."""
 _ACK = struct.pack(">BHII", METHOD_FRAME, CHANNEL, 13, BASIC_ACK)
-_whole_ack = struct.Struct(">11sQBc")
+_whole_acks = struct.Struct(">11sQBc").iter_unpack
+_ACK_SIZE = struct.calcsize(">11sQBc")
 _ANSWERS = {BASIC_ACK: True, BASIC_NACK: False}
 
 
@@ -60,9 +61,9 @@ def next_unconfirmed(data: bytes, tag: int) -> int:
     other. This is what a publisher nearly always receives, and a FrameReader would cost it more
     than all the rest of a small transaction.
     """
-    if len(data) % _whole_ack.size:
+    if len(data) % _ACK_SIZE:
         return 0
-    for start, confirmed, bits, end in _whole_ack.iter_unpack(data):
+    for start, confirmed, bits, end in _whole_acks(data):
         if start != _ACK or end != FRAME_END:
             return 0
         if confirmed == tag or (bits & 1 and confirmed > tag) or (tag == ANY and confirmed):

@@ -53,20 +53,30 @@ def write_small(
         state is not _READY and (confirm or state is not _UNATTENDED or not channel.quiet())
     ):
         return Batch(stream, starts, channel.encoder.frame_max)
-    first = unconfirmed = channel.claim(len(starts))
+    first = channel.claim(len(starts))
     try:
         sent = channel.send_some(stream)
     except ConnectionLostError:
         sent = 0
-    if sent == len(stream):
-        if not confirm:
-            if state is _READY:
-                channel.leave_unattended()
-            return None
-        end = first + len(starts)
-        unconfirmed = channel.await_confirms(first, end)
-        if unconfirmed == end:
-            return None
+    if sent < len(stream):
+        return _go_on(channel, stream, starts, first, sent, first)
+    if not confirm:
+        if state is _READY:
+            channel.leave_unattended()
+        return None
+    end = first + len(starts)
+    unconfirmed = channel.await_confirms(first, end)
+    return None if unconfirmed == end else _go_on(channel, stream, starts, first, sent, unconfirmed)
+
+
+def _go_on(
+    channel: _Channel,
+    stream: bytes | bytearray,
+    starts: Sequence[int],
+    first: int,
+    sent: int,
+    unconfirmed: int,
+) -> Batch:
     batch = Batch(stream, starts, channel.encoder.frame_max)
     batch.go_on(channel.opening, first, sent, unconfirmed)
     return batch

@@ -126,11 +126,19 @@ class Transport:
             raise ConnectionLostError("the connection was closed by the peer")
         return data
 
-    def arrives(self, seconds: float) -> bool:
-        """Whether there is something to receive within `seconds`: at most SLICE, for nothing
-        interrupts it.
+    def receive_within(self, seconds: float) -> bytes:
+        """What arrives within `seconds`, at most SLICE, as nothing interrupts it; b"" if nothing.
+
+        Raises ConnectionLostError.
         """
-        return self._arrivals.poll(seconds * 1000) != []
+        if not self._arrivals.poll(seconds * 1000):
+            return b""
+        return self.receive_some()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether there is something to receive."""
+        return bool(self._arrivals.poll(0))
 
     @property
     def acknowledged(self) -> bool:
