@@ -197,16 +197,16 @@ def _take(
         batch = Batch(stream, [0], connection.encoder.frame_max)
         _publish_now(session.brokers[broker_id], batch)
         return True
-    exchange = fields[EXCHANGE]
     known = session.publishing_to(broker_id)  # type: ignore[arg-type]
     broker = session.brokers.get(broker_id)  # type: ignore[arg-type]
     if (
         known is None
         or broker is None
-        or exchange not in known.exchanges
+        or fields[EXCHANGE] not in known.exchanges
         or (broker.kept and broker.is_stuck(*fields[PLACE]))
     ):
         server.refuse_parallel_mode()
+        exchange = fields[EXCHANGE]
         known = session.unchanged(broker_id, exchange) or _publisher(broker_id, fields, body)
         if known is None:
             return True
