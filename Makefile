@@ -15,27 +15,10 @@ EXTENSION = pg_amqp_py
 # The control file is the one place for the version.
 EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).control)
 
-# The extension script: one object a file, in this order. The outbox, which pg-amqp install-outbox also installs
-# alone, says for itself in which order.
-OUTBOX_FILES = $(addprefix sql/outbox/,$(shell cat sql/outbox/order.txt))
-FUNCTION_FILES = $(sort $(wildcard sql/functions/*.sql)) build/publish_change.sql build/publish_change_outbox.sql
-SQL_FILES = sql/preamble.sql \
-	$(sort $(wildcard sql/tables/*.sql)) \
-	$(OUTBOX_FILES) \
-	$(FUNCTION_FILES) \
-	$(sort $(wildcard sql/triggers/*.sql)) \
-	sql/dump.sql \
-	sql/privileges.sql
-SQL_FOLDERS = sql/tables sql/functions sql/triggers sql/outbox/order.txt
-# For ALTER EXTENSION ... UPDATE: all objects again, each in the place of what it was, around it what that does not do.
-# daemon/pg_amqp_daemon/install/scripts.py does likewise. Version 1.0.0 had no outbox.
-OUTBOX_CONSTRAINTS = $(filter sql/outbox/constraints/%,$(OUTBOX_FILES))
-UPGRADE_FILES_1.0.0 = sql/upgrades/1.0.0-before.sql $(OUTBOX_FILES) $(FUNCTION_FILES) sql/dump.sql \
-	sql/upgrades/1.0.0-after.sql
-UPGRADE_FILES_1.1.0 = sql/upgrades/1.1.0-before.sql sql/outbox/upgrades/1.1.0-before.sql \
-	$(filter-out $(OUTBOX_CONSTRAINTS),$(OUTBOX_FILES)) $(FUNCTION_FILES) sql/dump.sql \
-	sql/outbox/upgrades/1.1.0-after.sql $(OUTBOX_CONSTRAINTS)
-EARLIER = 1.0.0 1.1.0
+# Every script comes from the files in sql/; which, and in what order, this program knows.
+RENDERER = daemon/pg_amqp_daemon/install/scripts.py
+SQL_FILES := $(shell find sql -type f)
+EARLIER = 1.0.0 1.1.0 1.2.0
 UPGRADES = $(EARLIER:%=$(EXTENSION)--%--$(EXTVERSION).sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(UPGRADES)
 
@@ -92,22 +75,11 @@ pythondir = $(pkglibdir)/$(EXTENSION)
 
 all: $(STAGE)/.staged
 
-# One trigger function for amqp.publish(), the same for amqp.publish_outbox(). pg-amqp install-outbox does likewise,
-# in daemon/pg_amqp_daemon/install/scripts.py.
-build/publish_change.sql: sql/publish_change.sql.in Makefile
-	mkdir -p build
-	sed 's/@FUNCTION@/publish_change/g; s/@PUBLISH@/publish/g; s/@INNER@/amqp_python/g' $< > $@
-build/publish_change_outbox.sql: sql/publish_change.sql.in Makefile
-	mkdir -p build
-	sed 's/@FUNCTION@/publish_change_outbox/g; s/@PUBLISH@/publish_outbox/g; s/@INNER@/amqp_python/g' $< > $@
+$(EXTENSION)--$(EXTVERSION).sql: $(RENDERER) $(SQL_FILES)
+	$(PLPYTHON) $(RENDERER) extension > $@
 
-$(EXTENSION)--$(EXTVERSION).sql: $(SQL_FILES) $(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
-	cat $(SQL_FILES) | sed -f sql/python.sed > $@
-
-$(UPGRADES): $(EXTENSION)--%--$(EXTVERSION).sql: $(SQL_FILES) $(wildcard sql/upgrades/*.sql sql/outbox/upgrades/*.sql) \
-		$(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
-	sed -E 's/^CREATE (FUNCTION|VIEW|TRIGGER)/CREATE OR REPLACE \1/; s/^CREATE (TABLE|INDEX)/CREATE \1 IF NOT EXISTS/' \
-		$(UPGRADE_FILES_$*) | sed -f sql/python.sed > $@
+$(UPGRADES): $(EXTENSION)--%--$(EXTVERSION).sql: $(RENDERER) $(SQL_FILES)
+	$(PLPYTHON) $(RENDERER) upgrade $* > $@
 
 $(PIKA)/.fetched: packaging/requirements.txt
 	@test -n '$(PYTHON_VERSION)' || \

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from pg_amqp_daemon.install import scripts
 from pg_amqp_daemon.install.install import install
 from servers.postgres import PostgreSQL, bindir
 from support.messages import Session
@@ -79,7 +80,7 @@ def other(postgres: PostgreSQL) -> Iterator[str]:
         admin.execute("DROP DATABASE other WITH (FORCE)")
 
 
-EARLIER = pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
+EARLIER = pytest.mark.parametrize("version", scripts.EARLIER)
 
 
 @EARLIER
@@ -205,6 +206,67 @@ def test_install_outbox_keeps_every_message(other: str) -> None:
         session.execute(MESSAGES)
         assert install(other).startswith("outbox upgraded from 1.1.0 to ")
         check_messages(session)
+
+
+# Of version 1.2.0, whose tables are these: of each kind a row, and what an administrator has set.
+ROWS = """
+SELECT amqp.publish_outbox(1, 'e', 'k', 'pending', ordering_key => 'key', headers => '{"a": 1}');
+SELECT amqp.publish_outbox(1, 'e', 'k', 'delayed', deliver_at => '2090-01-01 00:00:00+00');
+SELECT amqp.publish_outbox(1, 'e', 'k', text, message_id => text)
+FROM unnest(ARRAY['refused', 'dead', 'delivered']) AS text;
+SET amqp.keep_delivered = '1 day';
+SELECT amqp.outbox_settle(
+    1, '{5}', '{delivered}', '{3,4}', '{refused,dead}', '{refused,invalid}', '{no,never}');
+ALTER TABLE amqp.outbox SET (autovacuum_vacuum_threshold = 77);
+"""
+TABLES = [
+    "outbox",
+    "outbox_dead",
+    "outbox_delivered",
+    "outbox_progress",
+    "outbox_trouble",
+    "outbox_lease",
+]
+
+
+def rows_of_all_tables(session: Session) -> dict[str, list[tuple[Any, ...]]]:
+    return {
+        table: session.execute(
+            sql.SQL("SELECT t.*, t.ctid FROM amqp.{} AS t ORDER BY t.ctid").format(
+                sql.Identifier(table)
+            )
+        ).fetchall()
+        for table in TABLES
+    }
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_update_from_1_2_0_touches_no_row(other: str, alone: bool) -> None:
+    with psycopg.connect(other, autocommit=True) as session:
+        if alone:
+            with session.transaction():
+                session.execute("CREATE SCHEMA amqp")
+                session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+                session.execute((PROJECT / "tests/upgrade/outbox-1.2.0.sql").read_bytes())
+        else:
+            create_version(session, "1.2.0")
+        session.execute(ROWS)
+        session.execute("SELECT amqp.outbox_lock(1)")
+        before = rows_of_all_tables(session)
+        assert [len(rows) for rows in before.values()] == [3, 1, 1, 1, 1, 1]
+        if alone:
+            assert install(other).startswith("outbox upgraded from 1.2.0 to ")
+        else:
+            session.execute("ALTER EXTENSION pg_amqp_py UPDATE")
+        assert rows_of_all_tables(session) == before
+        options = "SELECT reloptions FROM pg_class WHERE oid = 'amqp.outbox'::regclass"
+        ((found,),) = session.execute(options).fetchall()
+        assert "autovacuum_vacuum_threshold=77" in found
+        assert session.execute("SELECT amqp.outbox_lock(1)").fetchone() == (True,)
+        assert settle(session, delivered=[1]) == []
+        assert put(session) == 6
+        found = session.execute("SELECT id FROM amqp.outbox_due(1, NULL, -1, 9, 9999)").fetchall()
+        assert found == [(6,)]
 
 
 def test_dump_keeps_what_waits_and_goes_on_behind_it(database: str, other: str) -> None:

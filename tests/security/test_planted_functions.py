@@ -215,7 +215,9 @@ def test_create_extension_refuses_a_schema_of_somebody_else(owned: Session, sche
     assert hint.startswith(f"ALTER SCHEMA {schema} OWNER TO CURRENT_USER")
 
 
-@pytest.mark.parametrize("script", sorted((PROJECT / "sql").glob("upgrades/*-before.sql")))
+@pytest.mark.parametrize(
+    "script", sorted((PROJECT / "sql").glob("extension/upgrades/*-before.sql"))
+)
 def test_every_upgrade_pins_the_path_first(script: Path) -> None:
     statements = re.sub(r"^(--|\\).*", "", script.read_text(), flags=re.M).split(";")
     assert "set_config('search_path', 'pg_catalog, pg_temp', true)" in statements[0]

@@ -284,7 +284,7 @@ def test_functions_are_volatile_and_parallel_unsafe(session: Session) -> None:
         f"{schema}.change_{what}"
         for schema in ("amqp", "amqp_python")
         for what in ("routing_key", "properties")
-    }
+    } | {"amqp_python.changed_rows_query"}
     for function, volatility, parallel, leakproof in rows:
         assert not leakproof
         if function.startswith("amqp.outbox_due("):

@@ -1,4 +1,4 @@
-"""What the one-line bodies of the SQL functions call, in one place: see sql/functions/."""
+"""What the one-line bodies of the SQL functions call, in one place: see sql/extension/."""
 
 from __future__ import annotations
 
