@@ -12,7 +12,7 @@ BEGIN
         RAISE EXCEPTION 'extension "amqp" is installed in this database'
             USING ERRCODE = 'duplicate_object',
                   DETAIL = 'Both extensions own schema "amqp" and table "amqp.broker".',
-                  HINT = 'Save its broker rows, DROP EXTENSION amqp, create this extension and put them back: see docs/migrating.md.';
+                  HINT = 'Save its broker rows, DROP EXTENSION amqp, create this extension and put them back: see docs/how-to/migrate-from-pg_amqp.md.';
     END IF;
     IF pg_catalog.to_regprocedure('amqp.outbox_version()') IS NOT NULL THEN
         RAISE EXCEPTION 'the outbox is installed in this database without the extension'

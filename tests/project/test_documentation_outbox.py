@@ -1,4 +1,4 @@
-"""Every example in docs/outbox.md runs: the SQL in psql, the commands as a reader would."""
+"""Every example in docs/how-to/outbox.md runs: the SQL in psql, the commands as a reader would."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.fix_servers import Broker
 from support.messages import Inbox, open_session
 from support.outbox import put, wait_until_empty
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "outbox.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs/how-to/outbox.md").read_text()
 
 
 def commands() -> Iterator[list[str]]:

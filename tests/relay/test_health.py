@@ -96,7 +96,7 @@ def test_a_publication_that_cannot_be_served(database: str, session: Session) ->
 
 @pytest.fixture
 def relay_role(postgres: PostgreSQL, session: Session) -> Iterator[str]:
-    """The role that docs/outbox.md tells to create."""
+    """The role that docs/how-to/outbox.md tells to create."""
     session.execute("CREATE ROLE amqp_health LOGIN")
     session.execute("GRANT USAGE ON SCHEMA amqp TO amqp_health")
     session.execute("GRANT SELECT ON amqp.broker TO amqp_health")

@@ -919,7 +919,7 @@ def test_beside_the_extension_amqp(session: Session) -> None:
     )
     report = session.error("CREATE EXTENSION pg_amqp_py")
     assert 'extension "amqp" is installed in this database' in report.message
-    assert "docs/migrating.md" in report.hint
+    assert "docs/how-to/migrate-from-pg_amqp.md" in report.hint
     assert report.sqlstate == "42710"
     session.run("DELETE FROM pg_extension WHERE oid = 987654")
     session.run("CREATE EXTENSION pg_amqp_py")

@@ -37,7 +37,7 @@ def check_usage() -> None:
     server.refuse_parallel_mode()
     version = server.catalog_version()
     found = plpy.execute(_find)
-    # Not what an owner of the schema has put in its place: see docs/design.md, Rights.
+    # Not what an owner of the schema has put in its place: see docs/explanation/rights.md.
     if not len(found) or not found[0]["named"]:
         raise AMQPError(
             'the schema of extension "pg_amqp_py" is no longer named "amqp"', sqlstate=WRONG_STATE
