@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from support.examples import examples, psql
-from support.fix_servers import Broker
+from support.fix_servers import VHost
+from support.sessions import open_session
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text()
@@ -31,14 +32,14 @@ RESET allow_system_table_mods;
 CREATE_C_EXTENSION = "CREATE EXTENSION amqp;"
 
 
-def test_the_examples_of_the_readme(database: str, broker: Broker) -> None:
+def test_the_examples_of_the_readme(database: str, broker: VHost) -> None:
     script = "\n".join(examples(README))
     uri = "amqp://guest:guest@rabbit.example/"
     assert uri in script
     printed = psql(database, f"DROP EXTENSION pg_amqp_py;\n{script.replace(uri, broker.url())}")
     assert "WARNING" not in printed
     assert "items.insert.7|x" in printed
-    with psycopg.connect(database) as connection:
+    with open_session(database, autocommit=False) as connection:
         rows = connection.execute("SELECT host FROM amqp.broker ORDER BY broker_id, host")
         assert [host for (host,) in rows] == [
             "127.0.0.1",
@@ -49,7 +50,7 @@ def test_the_examples_of_the_readme(database: str, broker: Broker) -> None:
         ]
 
 
-def test_the_first_example_publishes_both_messages(database: str, broker: Broker) -> None:
+def test_the_first_example_publishes_both_messages(database: str, broker: VHost) -> None:
     first = examples(README)[0].replace("amqp://guest:guest@rabbit.example/", broker.url())
     before, transaction = first.split("BEGIN;")
     printed = psql(
@@ -96,7 +97,7 @@ def test_moving_from_pg_amqp_and_back(database: str) -> None:
 
 
 def test_beside_pg_amqp_the_extension_says_what_to_do(database: str) -> None:
-    with psycopg.connect(database, autocommit=True) as connection:
+    with open_session(database) as connection:
         connection.execute("DROP EXTENSION pg_amqp_py")
         connection.execute(C_EXTENSION)
         with pytest.raises(psycopg.errors.DuplicateObject) as caught:
@@ -140,7 +141,7 @@ def test_the_settings_in_the_readme_are_all_and_have_these_defaults() -> None:
 # ---- The tutorial ----
 
 
-def test_the_tutorial_leads_where_it_says(database: str, broker: Broker) -> None:
+def test_the_tutorial_leads_where_it_says(database: str, broker: VHost) -> None:
     tutorial = examples((PROJECT / "docs/tutorial.md").read_text())
     before = f"""SELECT amqp.add_broker('{broker.url()}');
                  SELECT amqp.exchange_declare(1, 'events', 'topic', false, true);"""

@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from psycopg import sql
 
 from pg_amqp_daemon.install import scripts
 from pg_amqp_daemon.install.install import install
 from servers.postgres import PostgreSQL, bindir
-from support.messages import Session
 from support.outbox import put, settle, status
+from support.sessions import Session, open_session
 from support.versions import create_version
 
 PROJECT = Path(__file__).parents[2]
@@ -74,7 +73,7 @@ def objects(session: Session) -> dict[str, tuple[Any, ...]]:
 @pytest.fixture
 def other(postgres: PostgreSQL) -> Iterator[str]:
     """The connection string of a second, empty database."""
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE DATABASE other")
         yield postgres.dsn("other")
         admin.execute("DROP DATABASE other WITH (FORCE)")
@@ -88,8 +87,8 @@ def test_update_gives_what_a_new_installation_gives(
     database: str, other: str, version: str
 ) -> None:
     with (
-        psycopg.connect(database) as fresh,
-        psycopg.connect(other, autocommit=True) as updated,
+        open_session(database, autocommit=False) as fresh,
+        open_session(other) as updated,
     ):
         create_version(updated, version)
         expected = objects(fresh)
@@ -103,7 +102,7 @@ def test_update_gives_what_a_new_installation_gives(
 
 @EARLIER
 def test_update_keeps_brokers_grants_and_triggers(other: str, version: str) -> None:
-    with psycopg.connect(other, autocommit=True) as session:
+    with open_session(other) as session:
         create_version(session, version)
         session.execute(
             """
@@ -190,7 +189,7 @@ def check_messages(session: Session) -> None:
 
 
 def test_update_from_1_1_0_keeps_every_message(other: str) -> None:
-    with psycopg.connect(other, autocommit=True) as session:
+    with open_session(other) as session:
         create_version(session, "1.1.0")
         session.execute(MESSAGES)
         session.execute("ALTER EXTENSION pg_amqp_py UPDATE")
@@ -198,7 +197,7 @@ def test_update_from_1_1_0_keeps_every_message(other: str) -> None:
 
 
 def test_install_outbox_keeps_every_message(other: str) -> None:
-    with psycopg.connect(other, autocommit=True) as session:
+    with open_session(other) as session:
         with session.transaction():
             session.execute("CREATE SCHEMA amqp")
             session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
@@ -242,7 +241,7 @@ def rows_of_all_tables(session: Session) -> dict[str, list[tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_update_from_1_2_0_touches_no_row(other: str, alone: bool) -> None:
-    with psycopg.connect(other, autocommit=True) as session:
+    with open_session(other) as session:
         if alone:
             with session.transaction():
                 session.execute("CREATE SCHEMA amqp")
@@ -270,7 +269,7 @@ def test_update_from_1_2_0_touches_no_row(other: str, alone: bool) -> None:
 
 
 def test_dump_keeps_what_waits_and_goes_on_behind_it(database: str, other: str) -> None:
-    with psycopg.connect(database, autocommit=True) as session:
+    with open_session(database) as session:
         for text in ("one", "two", "three", "four"):
             session.execute("SELECT amqp.publish_outbox(1, 'e', 'k', %s)", [text])
         session.execute("UPDATE amqp.outbox SET attempts = 7, last_error = 'no' WHERE id = 1")
@@ -280,7 +279,7 @@ def test_dump_keeps_what_waits_and_goes_on_behind_it(database: str, other: str) 
         dump = subprocess.check_output([bindir() / "pg_dump", "-d", database], text=True)
         psql = [str(bindir() / "psql"), "-q", "-X", "-v", "ON_ERROR_STOP=1", "-d", other]
         subprocess.run(psql, input=dump, text=True, check=True, stdout=subprocess.DEVNULL)
-        with psycopg.connect(other, autocommit=True) as restored:
+        with open_session(other) as restored:
             for table in ("outbox", "outbox_dead", "outbox_delivered"):
                 rows = sql.SQL("SELECT * FROM amqp.{} ORDER BY id").format(sql.Identifier(table))
                 found = restored.execute(rows).fetchall()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from support.messages import Session
+from support.sessions import Session
 
 QUERY = """
 SELECT amqp_python.changed_rows_query(

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import pika
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from servers.processes import wait_for
 from servers.relay import RelayProcess
-from support.messages import Session
+from support.sessions import Session, open_session
 
 LIMIT = 300.0
 """Seconds that bound what would otherwise hang; nothing comes near it."""
@@ -81,7 +82,7 @@ class Writer:
         try:
             while not self._ending.is_set():
                 try:
-                    with psycopg.connect(self._dsn, autocommit=True, connect_timeout=5) as session:
+                    with open_session(make_conninfo(self._dsn, connect_timeout=5)) as session:
                         while not self._ending.wait(self._pace):
                             self._transaction(session)
                 except psycopg.OperationalError:
@@ -192,7 +193,7 @@ class Outbox:
 
         def connect() -> Session | None:
             try:
-                return psycopg.connect(self.dsn, autocommit=True, connect_timeout=5)
+                return open_session(make_conninfo(self.dsn, connect_timeout=5))
             except psycopg.OperationalError:
                 return None
 
@@ -237,9 +238,9 @@ class Outbox:
         """Wait until this many more messages are delivered and reported."""
         query = "SELECT (SELECT count(*) FROM committed) - (SELECT count(*) FROM amqp.outbox)"
         with self.session() as session:
-            goal = rows(session, query)[0][0] + messages
+            goal = session.run(query)[0][0] + messages
             wait_for(
-                lambda: rows(session, query)[0][0] >= goal,
+                lambda: session.run(query)[0][0] >= goal,
                 LIMIT,
                 "more to be delivered",
                 interval=0.1,
@@ -254,14 +255,14 @@ class Outbox:
     def is_worked_by(self, relay: RelayProcess) -> bool:
         """Whether this relay holds the lock."""
         with self.session() as session:
-            ((name,),) = rows(session, "SELECT relay FROM amqp.outbox_status()")
+            ((name,),) = session.run("SELECT relay FROM amqp.outbox_status()")
             return str(name).startswith(f"pg-amqp relay {relay.pid} ")
 
     def await_empty(self) -> None:
         """Wait until the outbox is empty."""
         with self.session() as session:
             wait_for(
-                lambda: not rows(session, "SELECT FROM amqp.outbox LIMIT 1"),
+                lambda: not session.run("SELECT FROM amqp.outbox LIMIT 1"),
                 LIMIT,
                 "the outbox to become empty",
                 interval=0.1,
@@ -276,13 +277,12 @@ class Outbox:
             if relay.is_running():
                 stop(relay)
         with self.session() as session:
-            status = rows(
-                session,
+            status = session.run(
                 "SELECT pending, waiting, oldest_age IS NULL, dead, relay"
                 " FROM amqp.outbox_status()",
             )
             assert status == [(0, 0, True, 0, None)]
-            committed = {body for (body,) in rows(session, "SELECT body FROM committed")}
+            committed = {body for (body,) in session.run("SELECT body FROM committed")}
         self._check_writers(committed)
         return check(self.drain(), committed)
 
@@ -345,8 +345,3 @@ def check(copies: list[Copy], committed: set[str]) -> Account:
     assert not phantoms, f"{len(phantoms)} messages are phantoms, such as {sorted(phantoms)[:5]}"
     assert len(set(ids.values())) == len(ids)
     return Account(len(ids), len(copies) - len(ids))
-
-
-def rows(session: Session, query: str, *values: object) -> list[tuple[Any, ...]]:
-    """Run a query and return its rows."""
-    return session.execute(query, values).fetchall()
