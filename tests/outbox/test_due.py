@@ -10,6 +10,8 @@ import pytest
 from support.outbox import put, put_many, settle
 from support.sessions import Session, open_session
 
+pytestmark = pytest.mark.server
+
 PAST = "2020-01-01 00:00:{:02}+00"
 FUTURE = "2090-01-01 00:00:00+00"
 

@@ -64,6 +64,7 @@ def queue(rabbitmq: RabbitMQ) -> Iterator[BlockingChannel]:
         channel.exchange_delete(EXCHANGE)
 
 
+@pytest.mark.server
 def test_a_quick_run_writes_its_page_and_its_results(tmp_path: Path) -> None:
     done = bench(tmp_path, "--quick", "--only=single,down")
     assert done.returncode == 0, done.stderr
@@ -116,6 +117,7 @@ def test_the_round_trip_in_c_publishes_what_is_committed(
         assert queue.basic_get(QUEUE, auto_ack=True)[2] == b"body"
 
 
+@pytest.mark.server
 def test_without_a_compiler_there_is_no_round_trip_in_c(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ import pytest
 from servers.processes import temporary_folder, wait_for
 from support.sessions import open_session
 
+pytestmark = pytest.mark.server
+
 PROJECT = Path(__file__).parents[2]
 DEMO = [sys.executable, "-m", "demo"]
 

@@ -248,6 +248,7 @@ def test_a_port_is_given_to_one_process_at_a_time() -> None:
     assert "no free loopback port" in theirs.stderr
 
 
+@pytest.mark.server
 def test_servers_leave_neither_process_nor_folder() -> None:
     with PostgreSQL() as postgres, RabbitMQ() as rabbitmq:
         with open_session(postgres.dsn(), autocommit=False) as connection:
@@ -269,6 +270,7 @@ def test_rabbitmq_keeps_durable_things_when_it_crashes(rabbitmq: RabbitMQ) -> No
     rabbitmq.rabbitmqctl("delete_vhost", "kept")
 
 
+@pytest.mark.server
 def test_server_does_not_outlive_its_creator() -> None:
     script = (
         "import sys, time; from servers.postgres import PostgreSQL\n"
@@ -294,6 +296,7 @@ def test_process_that_ignores_signals_ends() -> None:
     assert not family(process.pid)
 
 
+@pytest.mark.server
 def test_failed_start_shows_the_log() -> None:
     postgres = PostgreSQL(settings={"shared_buffers": "nonsense"})
     with pytest.raises(RuntimeError, match=r'(?s)did not start.*"shared_buffers"'):

@@ -98,6 +98,7 @@ def test_a_crash_after_delivery_by_another_session(
         assert session.run("SELECT n FROM orders") == [(1,)]
 
 
+@pytest.mark.server
 def test_a_flush_wherever_the_log_ends(server: PostgreSQL) -> None:
     """On a new page of the log the next record begins behind a header that is not written yet."""
     with open_session(server.dsn()) as session:
