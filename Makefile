@@ -171,7 +171,7 @@ run-test: install-here $(TOOLS)
 	@$(MAKE) --no-print-directory lint
 
 run-mutants: install-here $(TOOLS)
-	@$(VENV)/bin/python -m tests.mutants $(if $(ONLY),--only '$(ONLY)')
+	@$(VENV)/bin/python -m mutants $(if $(ONLY),--only '$(ONLY)')
 
 # What draws the plots is large, and nothing else needs it.
 PLOT_TOOLS = $(VENV)/.made-bench-$(PYTHON_VERSION)
