@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pg_amqp_py.backend.transaction import Destination, TransactionBuffer
+from pg_amqp_py.backend.buffer import Destination, TransactionBuffer
 from pg_amqp_py.wire.encode import Encoder, decode_messages
 from pg_amqp_py.wire.errors import MessageError
 from pg_amqp_py.wire.message import Envelope

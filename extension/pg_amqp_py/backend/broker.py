@@ -14,6 +14,7 @@ import time
 import plpy
 
 from pg_amqp_py.backend import server
+from pg_amqp_py.backend.buffer import Destination
 from pg_amqp_py.backend.errors import (
     BAD_CHARACTER,
     INSUFFICIENT_RESOURCES,
@@ -26,7 +27,6 @@ from pg_amqp_py.backend.errors import (
     words,
 )
 from pg_amqp_py.backend.tables import owner_of
-from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,

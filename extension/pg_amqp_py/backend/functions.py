@@ -19,8 +19,8 @@ publish_change = publishing.publish_change
 
 _MODULES = {
     "registration": ("add_broker", "announce_change"),
-    "inspection": ("disconnect", "pending", "ping", "status"),
-    "outbox": ("publish_outbox_batch",),
+    "diagnostics": ("disconnect", "pending", "ping", "status"),
+    "outbox_batch": ("publish_outbox_batch",),
     "topology": (
         "exchange_bind",
         "exchange_declare",

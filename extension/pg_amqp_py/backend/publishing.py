@@ -5,7 +5,9 @@ from __future__ import annotations
 import plpy
 
 from pg_amqp_py.backend import server, session, settings
-from pg_amqp_py.backend.delivery import deliver, returned
+from pg_amqp_py.backend.asking import publisher, required, tolerated
+from pg_amqp_py.backend.buffer import Destination
+from pg_amqp_py.backend.commit import deliver, returned
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     WRONG_STATE,
@@ -13,9 +15,7 @@ from pg_amqp_py.backend.errors import (
     from_server,
     invalid_message,
 )
-from pg_amqp_py.backend.operation import publisher, required, tolerated
 from pg_amqp_py.backend.rights import check_usage
-from pg_amqp_py.backend.transaction import Destination
 from pg_amqp_py.wire.delivery import Batch
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import MessageError, RangeError
@@ -218,7 +218,7 @@ def _take(
 def _publisher(broker_id: int | None, fields: tuple[Any, ...], body: bytes) -> Connection | None:
     """The connection to publish a message on; None if it went to the outbox instead."""
     if settings.on_failure.value() == "outbox":
-        from pg_amqp_py.backend.diversion import publisher_or_outbox
+        from pg_amqp_py.backend.to_outbox import publisher_or_outbox
 
         found = publisher_or_outbox(broker_id, fields, body)
     else:

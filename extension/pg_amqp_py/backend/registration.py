@@ -5,8 +5,8 @@ from __future__ import annotations
 import plpy
 
 from pg_amqp_py.backend import server, session
+from pg_amqp_py.backend.asking import required
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, SHOWS_BYTES, AMQPError
-from pg_amqp_py.backend.operation import required
 from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.uri import InvalidURIError, parse_uri
 

@@ -8,7 +8,8 @@ import plpy
 
 from pg_amqp_py.backend import errors, server, settings
 from pg_amqp_py.backend.broker import Broker, read_addresses
-from pg_amqp_py.backend.delivery import MOST_WARNINGS, deliver_committed, lost, ready
+from pg_amqp_py.backend.buffer import TransactionBuffer
+from pg_amqp_py.backend.commit import MOST_WARNINGS, deliver_committed, lost, ready
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     FEATURE_NOT_SUPPORTED,
@@ -18,7 +19,6 @@ from pg_amqp_py.backend.errors import (
     AMQPError,
     warn,
 )
-from pg_amqp_py.backend.transaction import TransactionBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def reach(broker_id: int) -> Connection:
 def unchanged(broker_id: int | None, exchange: str) -> Connection | None:
     """The connection to publish on, if all is as it was when it was last used.
 
-    This is how nearly every transaction begins; connection() and operation.publisher(), which find
+    This is how nearly every transaction begins; connection() and asking.publisher(), which find
     out and mend whatever is not, would cost it more than all the rest.
     """
     known = brokers.get(broker_id)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from pg_amqp_py.backend.broker import Broker
-    from pg_amqp_py.backend.transaction import Outgoing
+    from pg_amqp_py.backend.buffer import Outgoing
     from pg_amqp_py.wire.address import Address
     from pg_amqp_py.wire.connection import Connection
     from pg_amqp_py.wire.errors import WireError

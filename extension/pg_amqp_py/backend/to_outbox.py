@@ -11,7 +11,7 @@ from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend import operation, server, session, settings
+from pg_amqp_py.backend import asking, server, session, settings
 from pg_amqp_py.backend.errors import AMQPError, warn
 from pg_amqp_py.backend.rights import require_usage
 from pg_amqp_py.backend.tables import owner_of
@@ -70,7 +70,7 @@ def publisher_or_outbox(
     Raises AMQPError or MessageError for what is wrong with the call itself, and what PostgreSQL
     has against the insert.
     """
-    number = operation.required("broker_id", broker_id)
+    number = asking.required("broker_id", broker_id)
     envelope = Envelope(*fields)
     encode_envelope(envelope)
     # Below, a table is found by its name: not one that somebody has put in its place.
@@ -80,7 +80,7 @@ def publisher_or_outbox(
         session.broker(number)
         if session.publishing_to(number) or not _wait_for(number):
             try:
-                return operation.publisher(number, *envelope[:2])
+                return asking.publisher(number, *envelope[:2])
             except AMQPError as failure:
                 _warn(number, failure)
         session.divert(number)

@@ -9,8 +9,8 @@ from typing import Any
 import plpy
 
 from pg_amqp_py.backend import server, session, settings
+from pg_amqp_py.backend.asking import ask, required
 from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, showable
-from pg_amqp_py.backend.operation import ask, required
 from pg_amqp_py.wire.connection import Connection
 
 # Text that means the same under every DateStyle. By days and seconds, because the last of all

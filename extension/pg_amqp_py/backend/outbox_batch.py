@@ -14,9 +14,10 @@ from typing import Any
 import plpy
 
 from pg_amqp_py.backend import server, session, settings
+from pg_amqp_py.backend.asking import required, tolerated
 from pg_amqp_py.backend.awaited import Awaited
 from pg_amqp_py.backend.broker import Broker
-from pg_amqp_py.backend.delivery import deliver
+from pg_amqp_py.backend.commit import deliver
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     FEATURE_NOT_SUPPORTED,
@@ -28,7 +29,6 @@ from pg_amqp_py.backend.errors import (
     showable,
     warn,
 )
-from pg_amqp_py.backend.operation import required, tolerated
 from pg_amqp_py.backend.tables import owner_of
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, WireError
