@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pg_amqp_py.backend import server, session, settings
 from pg_amqp_py.backend.errors import (
-    NULL_NOT_ALLOWED,
     UNDEFINED_OBJECT,
     AMQPError,
     invalid_message,
     lost,
     refused,
+    required,
     words,
 )
 from pg_amqp_py.wire.errors import (
@@ -105,10 +105,3 @@ def publisher(broker_id: int | None, exchange: str, routing_key: str) -> Connect
 def _literal(text: str) -> str:
     doubled = text.replace("'", "''")
     return f"'{doubled}'"
-
-
-def required(name: str, value: Result | None) -> Result:
-    """A parameter that must not be NULL. Raises AMQPError (22004)."""
-    if value is None:
-        raise AMQPError(f"{name} must not be null", sqlstate=NULL_NOT_ALLOWED)
-    return value

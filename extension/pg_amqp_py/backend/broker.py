@@ -11,14 +11,10 @@ import math
 import os
 import time
 
-import plpy
-
 from pg_amqp_py.backend import server
 from pg_amqp_py.backend.buffer import Destination
 from pg_amqp_py.backend.errors import (
-    BAD_CHARACTER,
     INSUFFICIENT_RESOURCES,
-    SHOWS_BYTES,
     WRONG_STATE,
     AMQPError,
     connect_hint,
@@ -26,8 +22,6 @@ from pg_amqp_py.backend.errors import (
     warn,
     words,
 )
-from pg_amqp_py.backend.tables import owner_of
-from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
     ConnectError,
@@ -40,8 +34,8 @@ from pg_amqp_py.wire.handshake import connect
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
+    from pg_amqp_py.wire.address import Address
     from pg_amqp_py.wire.connection import Connection
     from pg_amqp_py.wire.delivery import Batch
     from pg_amqp_py.wire.errors import WireError
@@ -53,52 +47,6 @@ _SILENCE = 60.0
 """Seconds after which a connection on which nothing is answered counts as broken."""
 _FIRST_BACKOFF = 1.0
 _LONGEST_BACKOFF = 30.0
-
-# Names and operators are qualified throughout: the caller's search_path means nothing here.
-_READ_ROWS = """
-SELECT b.host, b.port, b.vhost, b.username, b.password, b.ssl, b.ssl_cacert, b.ssl_cert,
-       b.ssl_key, b.ssl_verify_peer, b.ssl_verify_hostname
-FROM ONLY amqp.broker AS b
-WHERE b.broker_id OPERATOR(pg_catalog.=) $1
-ORDER BY b.host USING OPERATOR(pg_catalog.<), b.port USING OPERATOR(pg_catalog.<)
-"""
-
-_read_rows: Any = None
-
-
-def read_addresses(broker_id: int) -> list[Address]:
-    """The hosts of a broker, in the order in which they are tried; empty if it has no row."""
-    global _read_rows
-    with server.acting_as(owner_of("broker")):
-        if _read_rows is None:
-            _read_rows = plpy.prepare(_READ_ROWS, ["pg_catalog.int4"])
-        try:
-            rows = plpy.execute(_read_rows, [broker_id])
-        except (plpy.SPIError, UnicodeError) as error:
-            if getattr(error, "sqlstate", BAD_CHARACTER) not in SHOWS_BYTES:
-                raise
-            # Without its text, which shows a part of what may be the password.
-            raise AMQPError(
-                f"the row of broker {broker_id} holds text that is not UTF-8",
-                sqlstate=BAD_CHARACTER,
-                hint="In an SQL_ASCII database, amqp.broker must hold text in UTF-8.",
-            ) from None
-    return [
-        Address(
-            row["host"],
-            row["port"],
-            "/" if row["vhost"] is None else row["vhost"],
-            "guest" if row["username"] is None else row["username"],
-            "guest" if row["password"] is None else row["password"],
-            row["ssl"],
-            row["ssl_cacert"],
-            row["ssl_cert"],
-            row["ssl_key"],
-            row["ssl_verify_peer"],
-            row["ssl_verify_hostname"],
-        )
-        for row in rows
-    ]
 
 
 class _Backoff:

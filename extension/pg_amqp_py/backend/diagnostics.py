@@ -9,22 +9,26 @@ from typing import Any
 import plpy
 
 from pg_amqp_py.backend import server, session, settings
-from pg_amqp_py.backend.asking import ask, required
-from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, showable
+from pg_amqp_py.backend.asking import ask
+from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, required, showable
+from pg_amqp_py.backend.server import Statement
 from pg_amqp_py.wire.connection import Connection
 
 # Text that means the same under every DateStyle. By days and seconds, because the last of all
 # timestamps are more microseconds than a double or 64 bits hold.
-_FROM_EPOCH = """
+_from_epoch = Statement(
+    """
 SELECT pg_catalog.to_char(
            (pg_catalog.date '1970-01-01' OPERATOR(pg_catalog.+) $1)
                OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => $2),
            'YYYY-MM-DD HH24:MI:SS.US"+00"'
        ) AS at
-"""
-_from_epoch: Any = None
-_from_utf8: Any = None
-_has_role: Any = None
+""",
+    "int4",
+    "float8",
+)
+_from_utf8 = Statement("SELECT pg_catalog.convert_from($1, 'UTF8') AS text", "bytea")
+_has_role = Statement("SELECT pg_catalog.pg_has_role($1, 'USAGE') AS found", "oid")
 
 
 def pending() -> list[tuple[Any, ...]]:
@@ -59,12 +63,7 @@ def _pending() -> Iterator[tuple[Any, ...]]:
 
 
 def _has_privileges_of(role: int) -> bool:
-    global _has_role
-    if _has_role is None:
-        _has_role = plpy.prepare(
-            "SELECT pg_catalog.pg_has_role($1, 'USAGE') AS found", ["pg_catalog.oid"]
-        )
-    found: bool | None = plpy.execute(_has_role, [role])[0]["found"]
+    found: bool | None = _has_role(role)[0]["found"]
     return bool(found)
 
 
@@ -73,24 +72,16 @@ def _text(body: bytes) -> str | None:
     if body.isascii():
         # PostgreSQL's text cannot hold a NUL.
         return None if b"\0" in body else body.decode()
-    global _from_utf8
-    if _from_utf8 is None:
-        _from_utf8 = plpy.prepare(
-            "SELECT pg_catalog.convert_from($1, 'UTF8') AS text", ["pg_catalog.bytea"]
-        )
     try:
-        text: str = plpy.execute(_from_utf8, [body])[0]["text"]
+        text: str = _from_utf8(body)[0]["text"]
     except (plpy.SPIError, UnicodeDecodeError):
         return None
     return text
 
 
 def _timestamp(epoch: float) -> str:
-    global _from_epoch
-    if _from_epoch is None:
-        _from_epoch = plpy.prepare(_FROM_EPOCH, ["pg_catalog.int4", "pg_catalog.float8"])
     days, seconds = divmod(epoch, 86400)
-    at: str = plpy.execute(_from_epoch, [int(days), seconds])[0]["at"]
+    at: str = _from_epoch(int(days), seconds)[0]["at"]
     return at
 
 

@@ -9,6 +9,9 @@ from pg_amqp_py.wire import errors as wire
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
+
+    Value = TypeVar("Value")
 
 # SQLSTATE codes: PostgreSQL documentation, appendix A.
 WARNING = "01000"
@@ -102,6 +105,13 @@ def warn(
         showable(f"amqp: {message}"),
         **{name: showable(text) for name, text in fields.items() if text is not None},
     )
+
+
+def required(name: str, value: Value | None) -> Value:
+    """A parameter that must not be NULL. Raises AMQPError (22004)."""
+    if value is None:
+        raise AMQPError(f"{name} must not be null", sqlstate=NULL_NOT_ALLOWED)
+    return value
 
 
 def from_server(error: plpy.SPIError) -> AMQPError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plpy
 
 from pg_amqp_py.backend import server, session, settings
-from pg_amqp_py.backend.asking import publisher, required, tolerated
+from pg_amqp_py.backend.asking import publisher, tolerated
 from pg_amqp_py.backend.buffer import Destination
 from pg_amqp_py.backend.commit import deliver, returned
 from pg_amqp_py.backend.errors import (
@@ -14,6 +14,7 @@ from pg_amqp_py.backend.errors import (
     AMQPError,
     from_server,
     invalid_message,
+    required,
 )
 from pg_amqp_py.backend.rights import check_usage
 from pg_amqp_py.wire.delivery import Batch
@@ -24,8 +25,6 @@ from pg_amqp_py.wire.table import parse_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
     from typing import Any
 
     from pg_amqp_py.backend.broker import Broker
@@ -37,25 +36,6 @@ _permitted = session.permitted.get
 _invalidations = server.invalidations
 _DELIVERY_MODE = FIELDS.index("delivery_mode")
 _capturing = Encoder()
-# A timestamptz in a DateStyle other than ISO ends in a time zone's abbreviation, and those mean
-# different zones to input and output (CST, IST). What the session itself wrote is the local time of
-# its time zone, give or take the hour that summer time repeats: what gives the same text is it.
-_TO_EPOCH = """
-SELECT EXTRACT(epoch FROM pg_catalog.date_trunc('second', c.t))::pg_catalog.int8 AS epoch
-FROM (SELECT CASE WHEN $1 OPERATOR(pg_catalog.~) '[ 0-9][+-][0-9:]+$'
-             THEN $1::pg_catalog.timestamptz
-             ELSE pg_catalog.timezone(
-                 pg_catalog.current_setting('TimeZone'),
-                 pg_catalog.regexp_replace($1, ' [^ ]+$', '')::pg_catalog.timestamp)
-             END AS t) AS l,
-     pg_catalog.unnest('{0,-60,60,-30,30}'::pg_catalog.int4[]) AS m,
-     LATERAL (SELECT l.t OPERATOR(pg_catalog.+) pg_catalog.make_interval(mins => m) AS t) AS c
-WHERE c.t::pg_catalog.text OPERATOR(pg_catalog.=) $1 AND pg_catalog.isfinite(c.t)
-LIMIT 1
-"""
-_to_epoch: Any = None
-_from_iso: Callable[[str], datetime] | None = None
-_EPOCH: Any = None
 # Parameters of publish() from delivery_mode on.
 _JSON: Any = (None, "application/json", *(None,) * 12)
 
@@ -253,25 +233,7 @@ def _publish_now(broker: Broker, batch: Batch) -> None:
 
 
 def _epoch(timestamp: str) -> int:
-    """Seconds since 1970 of a timestamptz in its text form, which depends on DateStyle."""
-    global _to_epoch, _from_iso, _EPOCH
-    if _from_iso is None:
-        # Here, because most sessions never publish a timestamp.
-        from datetime import UTC, datetime
+    # Here, because most sessions never publish a timestamp.
+    from pg_amqp_py.backend.timestamps import epoch
 
-        _from_iso = datetime.fromisoformat
-        _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-    epoch: int | None
-    try:
-        # In integers: a float has no microseconds in the far future, and would round up.
-        since = _from_iso(timestamp) - _EPOCH
-        epoch = since.days * 86400 + since.seconds
-    except ValueError:
-        server.refuse_parallel_mode()
-        if _to_epoch is None:
-            _to_epoch = plpy.prepare(_TO_EPOCH, ["pg_catalog.text"])
-        found = plpy.execute(_to_epoch, [timestamp])
-        epoch = found[0]["epoch"] if len(found) else None
-    if epoch is None or epoch < 0:
-        raise invalid_message(RangeError("timestamp", timestamp))
-    return epoch
+    return epoch(timestamp)

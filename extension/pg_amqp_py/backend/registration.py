@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import plpy
 
-from pg_amqp_py.backend import server, session
-from pg_amqp_py.backend.asking import required
-from pg_amqp_py.backend.errors import INVALID_PARAMETER, SHOWS_BYTES, AMQPError
-from pg_amqp_py.backend.tables import owner_of
+from pg_amqp_py.backend import session
+from pg_amqp_py.backend.errors import INVALID_PARAMETER, SHOWS_BYTES, AMQPError, required
+from pg_amqp_py.backend.server import Statement
+from pg_amqp_py.backend.tables import acting_as, owner_of
 from pg_amqp_py.wire.uri import InvalidURIError, parse_uri
 
-_ADD_FIRST = """
+_HOST = "text", "int4", "text", "text", "text", "bool"
+_add_first = Statement(
+    """
 INSERT INTO amqp.broker (host, port, vhost, username, password, ssl)
 VALUES ($1, $2, $3, $4, $5, $6) RETURNING broker_id
-"""
-_ADD_OTHER = """
+""",
+    *_HOST,
+)
+_add_other = Statement(
+    """
 INSERT INTO amqp.broker (host, port, vhost, username, password, ssl, broker_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
-"""
-_TYPES = ["pg_catalog.text", "pg_catalog.int4", *["pg_catalog.text"] * 3, "pg_catalog.bool"]
+""",
+    *_HOST,
+    "int4",
+)
 
 
 def announce_change(relation: str) -> None:
@@ -39,12 +46,10 @@ def add_broker(uri: str | None) -> int:
         ) from None
     # As the owner of the table: its defaults, constraints and triggers are the owner's code.
     try:
-        with server.acting_as(owner_of("broker")):
-            first = plpy.execute(plpy.prepare(_ADD_FIRST, _TYPES), list(hosts[0]))
-            broker_id: int = first[0]["broker_id"]
-            others = plpy.prepare(_ADD_OTHER, [*_TYPES, "pg_catalog.int4"])
+        with acting_as(owner_of("broker")):
+            broker_id: int = _add_first(*hosts[0])[0]["broker_id"]
             for host in hosts[1:]:
-                plpy.execute(others, [*host, broker_id])
+                _add_other(*host, broker_id)
     except plpy.SPIError as error:
         # Without its DETAIL, which may show the row; nor does it show a character of the password
         # that the database has no room for.

@@ -6,20 +6,18 @@ session has made, and not for the functions of schema amqp_python, which everybo
 
 from __future__ import annotations
 
-import plpy
-
 from pg_amqp_py.backend import server, session
 from pg_amqp_py.backend.errors import INSUFFICIENT_PRIVILEGE, WRONG_STATE, AMQPError
+from pg_amqp_py.backend.server import Statement
 
 # Names and operators are qualified: the caller's search_path means nothing here.
-_FIND = """
+_find_schema = Statement("""
 SELECT n.nspname OPERATOR(pg_catalog.=) 'amqp' AS named,
        pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usable
 FROM pg_catalog.pg_extension AS e
 JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
 WHERE e.extname OPERATOR(pg_catalog.=) 'pg_amqp_py'
-"""
-_find = plpy.prepare(_FIND)
+""")
 
 
 def require_usage() -> None:
@@ -36,7 +34,7 @@ def check_usage() -> None:
     """
     server.refuse_parallel_mode()
     version = server.catalog_version()
-    found = plpy.execute(_find)
+    found = _find_schema()
     # Not what an owner of the schema has put in its place: see docs/design.md, Rights.
     if not len(found) or not found[0]["named"]:
         raise AMQPError(

@@ -7,7 +7,7 @@ import time
 import plpy
 
 from pg_amqp_py.backend import errors, server, settings
-from pg_amqp_py.backend.broker import Broker, read_addresses
+from pg_amqp_py.backend.broker import Broker
 from pg_amqp_py.backend.buffer import TransactionBuffer
 from pg_amqp_py.backend.commit import MOST_WARNINGS, deliver_committed, lost, ready
 from pg_amqp_py.backend.errors import (
@@ -19,6 +19,7 @@ from pg_amqp_py.backend.errors import (
     AMQPError,
     warn,
 )
+from pg_amqp_py.backend.tables import read_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

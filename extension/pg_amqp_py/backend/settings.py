@@ -158,9 +158,8 @@ _sound: list[bytes | None] = []
 
 def check() -> None:
     """Raise AMQPError for any setting that makes no sense, while an ERROR is still useful."""
-    global _sound
     texts = [option.value for option in _options]
     if texts != _sound:
         for setting in _all:
             setting.value()
-        _sound = texts
+        _sound[:] = texts

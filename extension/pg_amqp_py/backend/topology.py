@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from pg_amqp_py.backend import settings
-from pg_amqp_py.backend.asking import ask, required, tolerated
-from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError, invalid_message
+from pg_amqp_py.backend.asking import ask, tolerated
+from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError, invalid_message, required
 from pg_amqp_py.wire.codec import UnsupportedAMQPFieldException, encode, spec
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import MessageError
