@@ -8,10 +8,11 @@ from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend import server, session, settings
+from pg_amqp_py.backend import settings
 from pg_amqp_py.backend.asking import ask
 from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, required, showable
-from pg_amqp_py.backend.server import Statement
+from pg_amqp_py.backend.server import IN_CALL, Statement
+from pg_amqp_py.backend.session import session
 from pg_amqp_py.wire.connection import Connection
 
 # Text that means the same under every DateStyle. By days and seconds, because the last of all
@@ -39,7 +40,9 @@ def pending() -> list[tuple[Any, ...]]:
 def _pending() -> Iterator[tuple[Any, ...]]:
     capturing = settings.capture.value()
     shown: dict[int, bool] = {}
-    for publisher, destination, message in session.buffer.messages():
+    if session.transaction is None:
+        return
+    for publisher, destination, message in session.transaction.buffer.messages():
         # Not what other roles have published in this transaction: it is theirs to show.
         if publisher not in shown:
             shown[publisher] = _has_privileges_of(publisher)
@@ -87,10 +90,11 @@ def _timestamp(epoch: float) -> str:
 
 def status() -> list[tuple[Any, ...]]:
     """amqp.status(): the brokers that this session has used."""
+    transaction = session.transaction
     rows = []
     for broker in session.brokers.values():
         # Whoever asks wants to know what is, not what was when the connection was last used.
-        broker.listen(server.check_interrupts)
+        broker.listen(IN_CALL)
         connection = broker.connection
         address = connection.address if connection else None
         rows.append(
@@ -104,12 +108,12 @@ def status() -> list[tuple[Any, ...]]:
                 connection and showable(connection.server_product),
                 connection and showable(connection.server_version),
                 connection and _timestamp(connection.connected_at),
-                broker.published,
-                broker.confirmed,
-                broker.returned,
-                broker.failed,
-                session.buffer.pending(broker.broker_id),
-                broker.unconfirmed,
+                broker.counters.published,
+                broker.counters.confirmed,
+                broker.counters.returned,
+                broker.counters.failed,
+                transaction.buffer.pending(broker.broker_id) if transaction else 0,
+                broker.kept.messages,
                 broker.last_error,
             )
         )
@@ -128,7 +132,7 @@ def ping(broker_id: int | None) -> tuple[Any, ...]:
     known = session.brokers.get(number)
     if known is not None:
         known.forget_failures()
-        session.forget_connection(number)
+        session.begun().forget_connection(number)
 
     def question(connection: Connection, deadline: float) -> tuple[Any, ...]:
         start = time.perf_counter()
@@ -148,7 +152,6 @@ def ping(broker_id: int | None) -> tuple[Any, ...]:
 
 def disconnect(broker_id: int | None) -> None:
     """amqp.disconnect(): close the connection; what is pending still goes out at commit."""
-    known = session.brokers.get(broker_id)  # type: ignore[arg-type]
-    if known is not None and broker_id is not None:
-        known.close()
-        session.forget_connection(broker_id)
+    if broker_id in session.brokers:
+        session.brokers[broker_id].close(IN_CALL)
+        session.begun().forget_connection(broker_id)

@@ -13,11 +13,11 @@ from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend import server, session, settings
-from pg_amqp_py.backend.asking import tolerated
+from pg_amqp_py.backend import server, settings
+from pg_amqp_py.backend.asking import connection, deadline, tolerated
 from pg_amqp_py.backend.awaited import Awaited
 from pg_amqp_py.backend.broker import Broker
-from pg_amqp_py.backend.commit import deliver
+from pg_amqp_py.backend.delivering import deliver
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     FEATURE_NOT_SUPPORTED,
@@ -28,9 +28,9 @@ from pg_amqp_py.backend.errors import (
     from_server,
     required,
     showable,
-    warn,
 )
-from pg_amqp_py.backend.server import Statement
+from pg_amqp_py.backend.server import IN_CALL, Statement
+from pg_amqp_py.backend.session import session
 from pg_amqp_py.backend.tables import acting_as, owner_of, planning_by_index
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, WireError
@@ -136,9 +136,9 @@ def _report(failures: list[AMQPError], *, must_raise: bool, may_raise: bool) -> 
         return
     *others, last = failures
     for failure in others:
-        failure.warn()
+        IN_CALL.warn_of(failure)
     if not may_raise:
-        last.warn()
+        IN_CALL.warn_of(last)
     elif must_raise or not tolerated(last):
         raise last
 
@@ -190,8 +190,8 @@ class _Outbox:
         if broker_id not in _awaited:
             return
         # This takes in what the broker has said.
-        session.forget_connection(broker_id)
-        session.connection(broker_id)
+        session.begun().forget_connection(broker_id)
+        connection(broker_id)
         news = _awaited[broker_id].news(session.brokers[broker_id])
         rows = [{"id": entry.id, "message_id": entry.message_id} for entry, _, _ in news]
         delivered = [entry.id for entry, verdict, _ in news if verdict is None]
@@ -216,8 +216,8 @@ class _Outbox:
         # Nothing is sent that a crash could take back.
         server.flush_wal()
         # An earlier call of this transaction may have lost it.
-        session.forget_connection(broker_id)
-        run = _encoded(session.connection(broker_id), new)
+        session.begun().forget_connection(broker_id)
+        run = _encoded(connection(broker_id), new)
         try:
             _send(broker_id, run)
         finally:
@@ -302,7 +302,7 @@ class _PassedOver:
         ids = sorted(number for number, delivered in self.rows.items() if delivered)
         if ids:
             shown = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
-            warn(
+            IN_CALL.warn(
                 f"delivered messages to broker {broker_id} stay in the outbox",
                 sqlstate=LOCK_NOT_AVAILABLE,
                 detail=f"Another session has locked their rows. Number of messages: {len(ids)},"
@@ -331,12 +331,12 @@ def _send(broker_id: int, run: Run) -> None:
 
     def missing(exchange: str) -> str | None:
         try:
-            connection = session.connection(broker_id)
-            connection.on_wait = server.check_interrupts
-            return missing_exchange(connection, exchange, session.deadline())
+            current = connection(broker_id)
+            current.on_wait = IN_CALL.on_wait
+            return missing_exchange(current, exchange, deadline())
         except ConnectionLostError as error:
             # If it was for another reason, the writing finds out, and says so.
-            session.forget_connection(broker_id)
+            session.begun().forget_connection(broker_id)
             return error.reply if error.hard else None
         except StalledError:
             return None
@@ -346,16 +346,16 @@ def _send(broker_id: int, run: Run) -> None:
     try:
         with closing(run.batches(missing, awaited.why_not)) as batches:
             for batch in batches:
-                reason = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
+                reason = deliver(broker, batch, IN_CALL, confirm=True)
                 if batch.pending and not batch.awaited:
-                    session.forget_connection(broker_id)
+                    session.begun().forget_connection(broker_id)
                     raise _unconfirmed(broker, batch.pending, reason)
                 if batch.pending:
                     waiting += awaited.leave(run)
     finally:
-        broker.failed += len(run.refused) - waiting
+        broker.counters.failed += len(run.refused) - waiting
     if waiting:
-        warn(
+        IN_CALL.warn(
             f"broker {broker_id} has not confirmed messages of the outbox yet",
             sqlstate=CONNECTION_FAILURE,
             detail=f"Number of messages: {waiting}. Last error: {broker.last_error}",

@@ -19,6 +19,7 @@ from pg_amqp_py.backend.errors import (
     FEATURE_NOT_SUPPORTED,
     INVALID_TRANSACTION_STATE,
     AMQPError,
+    Stage,
 )
 
 TYPE_CHECKING = False
@@ -246,6 +247,19 @@ def check_interrupts() -> None:
     _look_for_interrupts()
 
 
+class _InCall(Stage):
+    """A call: a WARNING goes where every other goes, and a wait ends as any statement does."""
+
+    __slots__ = ()
+    on_wait = staticmethod(check_interrupts)
+
+    def give_warning(self, text: str, **fields: str) -> None:
+        plpy.warning(text, **fields)
+
+
+IN_CALL = _InCall()
+
+
 def switch_user(role: int) -> tuple[int, int]:
     """Go on with the rights of `role` (an OID) and no way to gain others.
 
@@ -342,9 +356,8 @@ def register(
     }
 
     def on_xact(event: int, _: Any) -> None:
-        step = steps.get(event)
-        if step is not None:
-            step()
+        if event in steps:
+            steps[event]()
 
     def on_subxact(event: int, subtransaction: int, _parent: int, _: Any) -> None:
         if event == _SUBXACT_ABORT:

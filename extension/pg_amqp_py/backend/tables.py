@@ -1,4 +1,4 @@
-"""The extension's tables: with whose rights they are used, and what amqp.broker holds."""
+"""The extension's tables: with whose rights they are used, and the rows of amqp.broker."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import plpy
 from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import (
     BAD_CHARACTER,
+    INVALID_PARAMETER,
     SHOWS_BYTES,
     UNDEFINED_TABLE,
     WRONG_OBJECT_TYPE,
     AMQPError,
+    required,
 )
 from pg_amqp_py.backend.server import Statement
+from pg_amqp_py.backend.session import session
 from pg_amqp_py.wire.address import Address
 
 # Names and operators are qualified throughout: the caller's search_path means nothing here.
@@ -44,6 +47,22 @@ FROM ONLY amqp.broker AS b
 WHERE b.broker_id OPERATOR(pg_catalog.=) $1
 ORDER BY b.host USING OPERATOR(pg_catalog.<), b.port USING OPERATOR(pg_catalog.<)
 """,
+    "int4",
+)
+_HOST = "text", "int4", "text", "text", "text", "bool"
+_add_first = Statement(
+    """
+INSERT INTO amqp.broker (host, port, vhost, username, password, ssl)
+VALUES ($1, $2, $3, $4, $5, $6) RETURNING broker_id
+""",
+    *_HOST,
+)
+_add_other = Statement(
+    """
+INSERT INTO amqp.broker (host, port, vhost, username, password, ssl, broker_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+""",
+    *_HOST,
     "int4",
 )
 
@@ -143,3 +162,37 @@ def read_addresses(broker_id: int) -> list[Address]:
         )
         for row in rows
     ]
+
+
+def announce_change(relation: str) -> None:
+    """Trigger on amqp.broker: every session reads its rows again in its next transaction."""
+    session.change_rows(server.current_subtransaction())
+    server.announce_change(int(relation))
+
+
+def add_broker(uri: str | None) -> int:
+    """Insert a row for each host of the URI and return their common broker_id."""
+    # Here, because a session's first publish() shall not wait for it.
+    from pg_amqp_py.wire.uri import InvalidURIError, parse_uri
+
+    try:
+        hosts = parse_uri(required("uri", uri))
+    except InvalidURIError as error:
+        raise AMQPError(
+            f"invalid AMQP URI: {error}",
+            sqlstate=INVALID_PARAMETER,
+            hint="Write amqp://user:password@host:port/vhost, or amqps:// for TLS; several hosts"
+            " with commas; special characters percent-encoded.",
+        ) from None
+    # As the owner of the table: its defaults, constraints and triggers are the owner's code.
+    try:
+        with acting_as(owner_of("broker")):
+            broker_id: int = _add_first(*hosts[0])[0]["broker_id"]
+            for host in hosts[1:]:
+                _add_other(*host, broker_id)
+    except plpy.SPIError as error:
+        # Without its DETAIL, which may show the row; nor does it show a character of the password
+        # that the database has no room for.
+        reason = "its encoding lacks a character" if error.sqlstate in SHOWS_BYTES else str(error)
+        raise AMQPError(f"could not add the broker: {reason}", sqlstate=error.sqlstate) from None
+    return broker_id

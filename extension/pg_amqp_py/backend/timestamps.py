@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import invalid_message
@@ -10,6 +10,7 @@ from pg_amqp_py.backend.server import Statement
 from pg_amqp_py.wire.errors import RangeError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
 # A timestamptz in a DateStyle other than ISO ends in a time zone's abbreviation, and those mean
 # different zones to input and output (CST, IST). What the session itself wrote is the local time of
 # its time zone, give or take the hour that summer time repeats: what gives the same text is it.
@@ -36,8 +37,7 @@ def epoch(timestamp: str) -> int:
     seconds: int | None
     try:
         # In integers: a float has no microseconds in the far future, and would round up.
-        since = datetime.fromisoformat(timestamp) - _EPOCH
-        seconds = since.days * 86400 + since.seconds
+        seconds = (datetime.fromisoformat(timestamp) - _EPOCH) // _SECOND
     except ValueError:
         server.refuse_parallel_mode()
         found = _to_epoch(timestamp)

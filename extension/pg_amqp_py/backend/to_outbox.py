@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pg_amqp_py.backend import asking, session, settings
-from pg_amqp_py.backend.errors import AMQPError, required, warn
-from pg_amqp_py.backend.rights import require_usage
-from pg_amqp_py.backend.server import Statement
+from pg_amqp_py.backend import settings
+from pg_amqp_py.backend.asking import broker, connection_with, require_usage
+from pg_amqp_py.backend.errors import AMQPError
+from pg_amqp_py.backend.server import IN_CALL, Statement
+from pg_amqp_py.backend.session import session
 from pg_amqp_py.backend.tables import acting_as, owner_of, planning_by_index
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.encode import encode_envelope
@@ -63,52 +64,30 @@ VALUES (
 )
 
 
-def publisher_or_outbox(
-    broker_id: int | None, fields: tuple[Any, ...], body: bytes
-) -> Connection | None:
-    """The connection to publish a message on; None if the message went to the outbox instead.
+def connection_or_outbox(broker_id: int, fields: tuple[Any, ...]) -> Connection | None:
+    """The connection to publish a message on; None if it is to be put into the outbox instead.
 
-    Raises AMQPError or MessageError for what is wrong with the call itself, and what PostgreSQL
-    has against the insert.
+    Raises AMQPError or MessageError for what is wrong with the call itself.
     """
-    number = required("broker_id", broker_id)
-    envelope = Envelope(*fields)
-    encode_envelope(envelope)
+    encode_envelope(Envelope(*fields))
     # Below, a table is found by its name: not one that somebody has put in its place.
     require_usage()
-    if number not in session.diverted:
+    transaction = session.begun()
+    if broker_id not in transaction.diverted:
         settings.check()
-        session.broker(number)
-        if session.publishing_to(number) or not _wait_for(number):
+        broker(broker_id)
+        if broker_id in transaction.publishing or not _wait_for(broker_id):
             try:
-                return asking.publisher(number, *envelope[:2])
+                return connection_with(broker_id, *fields[:2])
             except AMQPError as failure:
-                _warn(number, failure)
-        session.divert(number)
-    _put(number, envelope, body)
+                _warn(broker_id, failure)
+        transaction.divert(broker_id)
     return None
 
 
-def _wait_for(broker_id: int) -> bool:
-    """Whether messages to the broker wait in the outbox, but for their turn."""
-    with acting_as(owner_of("outbox")), planning_by_index():
-        found: bool = _holds_messages(broker_id)[0]["found"]
-    return found
-
-
-def _warn(broker_id: int, failure: AMQPError) -> None:
-    reason = f"{failure}. {failure.detail}" if failure.detail else str(failure)
-    warn(
-        f"messages to broker {broker_id} go to the outbox",
-        sqlstate=failure.sqlstate,
-        detail=f"Reason: {reason}",
-        hint="They wait in amqp.outbox for pg-amqp relay or amqp.publish_outbox_batch(), those that"
-        " this transaction publishes from here on as well.",
-    )
-
-
-def _put(broker_id: int, envelope: Envelope, body: bytes) -> None:
-    exchange, routing_key, mandatory, *properties = envelope
+def put(broker_id: int, fields: tuple[Any, ...], body: bytes) -> None:
+    """Insert a message into the outbox. Raises what PostgreSQL has against it."""
+    exchange, routing_key, mandatory, *properties = fields
     mode, content_type, reply_to, correlation_id, headers, *others = properties
     _insert(
         broker_id,
@@ -122,4 +101,22 @@ def _put(broker_id: int, envelope: Envelope, body: bytes) -> None:
         mandatory,
         headers,
         *others,
+    )
+
+
+def _wait_for(broker_id: int) -> bool:
+    """Whether messages to the broker wait in the outbox, but for their turn."""
+    with acting_as(owner_of("outbox")), planning_by_index():
+        found: bool = _holds_messages(broker_id)[0]["found"]
+    return found
+
+
+def _warn(broker_id: int, failure: AMQPError) -> None:
+    reason = f"{failure}. {failure.detail}" if failure.detail else str(failure)
+    IN_CALL.warn(
+        f"messages to broker {broker_id} go to the outbox",
+        sqlstate=failure.sqlstate,
+        detail=f"Reason: {reason}",
+        hint="They wait in amqp.outbox for pg-amqp relay or amqp.publish_outbox_batch(), those that"
+        " this transaction publishes from here on as well.",
     )
