@@ -222,10 +222,10 @@ def test_what_cannot_be_reported_is_kept_all_the_same(session: Session) -> None:
         broker_id = session.add_broker(peer.url)
         session.run("SELECT * FROM amqp.status()")
         session.run("""DO LANGUAGE plpython3u $$
-            from pg_amqp_py.backend import delivery
+            from pg_amqp_py.backend import commit
             def fail(*arguments):
                 raise ImportError("no such module")
-            delivery._report_pending = fail
+            commit._report_pending = fail
         $$""")
         session.publish(broker_id, "", [1])
         (warning,) = session.warnings()

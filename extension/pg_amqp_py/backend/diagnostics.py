@@ -8,23 +8,28 @@ from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend import server, session, settings
-from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, showable
-from pg_amqp_py.backend.operation import ask, required
+from pg_amqp_py.backend import settings
+from pg_amqp_py.backend.asking import ask
+from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, required, showable
+from pg_amqp_py.backend.server import IN_CALL, Statement
+from pg_amqp_py.backend.session import session
 from pg_amqp_py.wire.connection import Connection
 
 # Text that means the same under every DateStyle. By days and seconds, because the last of all
 # timestamps are more microseconds than a double or 64 bits hold.
-_FROM_EPOCH = """
+_from_epoch = Statement(
+    """
 SELECT pg_catalog.to_char(
            (pg_catalog.date '1970-01-01' OPERATOR(pg_catalog.+) $1)
                OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => $2),
            'YYYY-MM-DD HH24:MI:SS.US"+00"'
        ) AS at
-"""
-_from_epoch: Any = None
-_from_utf8: Any = None
-_has_role: Any = None
+""",
+    "int4",
+    "float8",
+)
+_from_utf8 = Statement("SELECT pg_catalog.convert_from($1, 'UTF8') AS text", "bytea")
+_has_role = Statement("SELECT pg_catalog.pg_has_role($1, 'USAGE') AS found", "oid")
 
 
 def pending() -> list[tuple[Any, ...]]:
@@ -35,7 +40,9 @@ def pending() -> list[tuple[Any, ...]]:
 def _pending() -> Iterator[tuple[Any, ...]]:
     capturing = settings.capture.value()
     shown: dict[int, bool] = {}
-    for publisher, destination, message in session.buffer.messages():
+    if session.transaction is None:
+        return
+    for publisher, destination, message in session.transaction.buffer.messages():
         # Not what other roles have published in this transaction: it is theirs to show.
         if publisher not in shown:
             shown[publisher] = _has_privileges_of(publisher)
@@ -59,12 +66,7 @@ def _pending() -> Iterator[tuple[Any, ...]]:
 
 
 def _has_privileges_of(role: int) -> bool:
-    global _has_role
-    if _has_role is None:
-        _has_role = plpy.prepare(
-            "SELECT pg_catalog.pg_has_role($1, 'USAGE') AS found", ["pg_catalog.oid"]
-        )
-    found: bool | None = plpy.execute(_has_role, [role])[0]["found"]
+    found: bool | None = _has_role(role)[0]["found"]
     return bool(found)
 
 
@@ -73,33 +75,26 @@ def _text(body: bytes) -> str | None:
     if body.isascii():
         # PostgreSQL's text cannot hold a NUL.
         return None if b"\0" in body else body.decode()
-    global _from_utf8
-    if _from_utf8 is None:
-        _from_utf8 = plpy.prepare(
-            "SELECT pg_catalog.convert_from($1, 'UTF8') AS text", ["pg_catalog.bytea"]
-        )
     try:
-        text: str = plpy.execute(_from_utf8, [body])[0]["text"]
+        text: str = _from_utf8(body)[0]["text"]
     except (plpy.SPIError, UnicodeDecodeError):
         return None
     return text
 
 
 def _timestamp(epoch: float) -> str:
-    global _from_epoch
-    if _from_epoch is None:
-        _from_epoch = plpy.prepare(_FROM_EPOCH, ["pg_catalog.int4", "pg_catalog.float8"])
     days, seconds = divmod(epoch, 86400)
-    at: str = plpy.execute(_from_epoch, [int(days), seconds])[0]["at"]
+    at: str = _from_epoch(int(days), seconds)[0]["at"]
     return at
 
 
 def status() -> list[tuple[Any, ...]]:
     """amqp.status(): the brokers that this session has used."""
+    transaction = session.transaction
     rows = []
     for broker in session.brokers.values():
         # Whoever asks wants to know what is, not what was when the connection was last used.
-        broker.listen(server.check_interrupts)
+        broker.listen(IN_CALL)
         connection = broker.connection
         address = connection.address if connection else None
         rows.append(
@@ -113,12 +108,12 @@ def status() -> list[tuple[Any, ...]]:
                 connection and showable(connection.server_product),
                 connection and showable(connection.server_version),
                 connection and _timestamp(connection.connected_at),
-                broker.published,
-                broker.confirmed,
-                broker.returned,
-                broker.failed,
-                session.buffer.pending(broker.broker_id),
-                broker.unconfirmed,
+                broker.counters.published,
+                broker.counters.confirmed,
+                broker.counters.returned,
+                broker.counters.failed,
+                transaction.buffer.pending(broker.broker_id) if transaction else 0,
+                broker.kept.messages,
                 broker.last_error,
             )
         )
@@ -137,7 +132,7 @@ def ping(broker_id: int | None) -> tuple[Any, ...]:
     known = session.brokers.get(number)
     if known is not None:
         known.forget_failures()
-        session.forget_connection(number)
+        session.begun().forget_connection(number)
 
     def question(connection: Connection, deadline: float) -> tuple[Any, ...]:
         start = time.perf_counter()
@@ -157,7 +152,6 @@ def ping(broker_id: int | None) -> tuple[Any, ...]:
 
 def disconnect(broker_id: int | None) -> None:
     """amqp.disconnect(): close the connection; what is pending still goes out at commit."""
-    known = session.brokers.get(broker_id)  # type: ignore[arg-type]
-    if known is not None and broker_id is not None:
-        known.close()
-        session.forget_connection(broker_id)
+    if broker_id in session.brokers:
+        session.brokers[broker_id].close(IN_CALL)
+        session.begun().forget_connection(broker_id)

@@ -58,7 +58,7 @@ class Destination:
         return hash((self.broker_id, self.captured))
 
 
-class Outgoing:
+class Parcel:
     """The messages for one destination, in order, as wire.delivery.Batch takes them."""
 
     __slots__ = ("destination", "starts", "stream")
@@ -74,25 +74,27 @@ class Outgoing:
 class TransactionBuffer:
     """What the transaction will publish when it commits."""
 
+    # Here, because every transaction that publishes makes a new one.
+    _newest = 0
+    """The subtransaction of the last mark."""
+    _destination: Destination | None = None
+    """That of the last stretch."""
+    _publisher = 0
+    """Who published last."""
+
     def __init__(self) -> None:
         self._stream = bytearray()
         self._starts: Numbers = []
         """Offset of every message in the stream."""
         self._marks: Numbers = []
-        """Three numbers each: subtransaction id, number of messages and of runs before it."""
-        self._runs: list[tuple[int, Destination]] = []
+        """Three numbers each: subtransaction id, number of messages and of stretches before it."""
+        self._stretches: list[tuple[int, Destination]] = []
         """(number of the first message, destination) of neighbours with one destination"""
         self._publishers: list[tuple[int, int]] = []
         """(number of the first message, OID of the role) of neighbours that one role published"""
-        self._publisher = 0
 
     def __len__(self) -> int:
         return len(self._starts)
-
-    def clear(self) -> None:
-        """Forget everything: the transaction is over."""
-        # New objects, so that the memory of a large transaction goes back at once.
-        self.__init__()  # type: ignore[misc]
 
     def append(
         self,
@@ -109,31 +111,35 @@ class TransactionBuffer:
         """
         start = len(self._stream)
         encoder.append(self._stream, fields, body)
-        marks, runs, starts = self._marks, self._runs, self._starts
-        if not marks or subtransaction > marks[-3]:
-            marks.extend((subtransaction, len(starts), len(runs)))
-            if len(marks) == 3 * _MANY:
-                self._marks = _compact(marks)
-        if not runs or (runs[-1][1] is not destination and runs[-1][1] != destination):
-            runs.append((len(starts), destination))
+        starts = self._starts
+        if subtransaction > self._newest:
+            self._newest = subtransaction
+            self._marks.extend((subtransaction, len(starts), len(self._stretches)))
+        if destination is not self._destination:
+            if not self._stretches or destination != self._destination:
+                self._stretches.append((len(starts), destination))
+            self._destination = destination
         if publisher != self._publisher:
             self._publishers.append((len(starts), publisher))
             self._publisher = publisher
         starts.append(start)
         if len(starts) == _MANY:
             self._starts = _compact(starts)
+            self._marks = _compact(self._marks)
 
     def abort(self, subtransaction: int) -> None:
         """Forget what `subtransaction` and its descendants published."""
         marks = self._marks
-        messages = runs = None
+        messages = stretches = None
         while marks and marks[-3] >= subtransaction:
-            messages, runs = marks[-2], marks[-1]
+            messages, stretches = marks[-2], marks[-1]
             del marks[-3:]
         if messages is not None:
+            self._newest = marks[-3] if marks else 0
             del self._stream[self._starts[messages] :]
             del self._starts[messages:]
-            del self._runs[runs:]
+            del self._stretches[stretches:]
+            self._destination = self._stretches[-1][1] if self._stretches else None
             while self._publishers and self._publishers[-1][0] >= messages:
                 self._publishers.pop()
             self._publisher = self._publishers[-1][1] if self._publishers else 0
@@ -148,7 +154,7 @@ class TransactionBuffer:
 
     def sends(self) -> bool:
         """Whether anything will be sent at commit."""
-        return any(not destination.captured for _, destination in self._runs)
+        return any(not destination.captured for _, destination in self._stretches)
 
     def messages(self) -> Iterator[tuple[int, Destination, Message]]:
         """Everything, decoded, in the order of the calls, with the role that published it."""
@@ -160,10 +166,11 @@ class TransactionBuffer:
                     at += 1
                 yield publishers[at][1], destination, message
 
-    def outgoing(self) -> list[Outgoing]:
+    def parcels(self) -> list[Parcel]:
         """What is to be sent, by destination; the captured messages are left out."""
-        if len(self._runs) == 1 and not self._runs[0][1].captured:
-            return [Outgoing(self._runs[0][1], self._stream, self._starts)]
+        only = self._destination if len(self._stretches) == 1 else None
+        if only is not None and not only.captured:
+            return [Parcel(only, self._stream, self._starts)]
         found: dict[Destination, tuple[bytearray, Numbers]] = {}
         for first, last, destination in self._spans():
             if not destination.captured:
@@ -171,11 +178,12 @@ class TransactionBuffer:
                 shift = len(stream) - self._starts[first]
                 starts.extend(start + shift for start in self._starts[first:last])
                 stream += self._part(first, last)
-        return [Outgoing(destination, *parts) for destination, parts in found.items()]
+        return [Parcel(destination, *parts) for destination, parts in found.items()]
 
     def _spans(self) -> Iterator[tuple[int, int, Destination]]:
-        for at, (first, destination) in enumerate(self._runs):
-            last = self._runs[at + 1][0] if at + 1 < len(self._runs) else len(self._starts)
+        stretches = self._stretches
+        for at, (first, destination) in enumerate(stretches):
+            last = stretches[at + 1][0] if at + 1 < len(stretches) else len(self._starts)
             yield first, last, destination
 
     def _part(self, first: int, last: int) -> memoryview:

@@ -13,10 +13,11 @@ from typing import Any
 
 import plpy
 
-from pg_amqp_py.backend import server, session, settings
+from pg_amqp_py.backend import server, settings
+from pg_amqp_py.backend.asking import connection, deadline, tolerated
 from pg_amqp_py.backend.awaited import Awaited
 from pg_amqp_py.backend.broker import Broker
-from pg_amqp_py.backend.delivery import deliver
+from pg_amqp_py.backend.delivering import deliver
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     FEATURE_NOT_SUPPORTED,
@@ -25,11 +26,12 @@ from pg_amqp_py.backend.errors import (
     WRONG_STATE,
     AMQPError,
     from_server,
+    required,
     showable,
-    warn,
 )
-from pg_amqp_py.backend.operation import required, tolerated
-from pg_amqp_py.backend.tables import owner_of
+from pg_amqp_py.backend.server import IN_CALL, Statement
+from pg_amqp_py.backend.session import session
+from pg_amqp_py.backend.tables import acting_as, owner_of, planning_by_index
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError, WireError
 from pg_amqp_py.wire.message import Envelope
@@ -37,7 +39,8 @@ from pg_amqp_py.wire.ordered import LARGEST_HEADERS, Entry, Refusal, Run, missin
 
 # These run with a search_path of pg_catalog, so operators need no schema. Arguments have their
 # exact types: no overload that the owner of the schema may add comes before the right function.
-_BROKERS = """
+_brokers = Statement(
+    """
 WITH RECURSIVE ready AS (
     (SELECT o.broker_id FROM amqp.outbox AS o
      WHERE o.next_attempt_at IS NULL ORDER BY o.broker_id LIMIT 1)
@@ -62,31 +65,19 @@ WHERE EXISTS (SELECT FROM amqp.outbox AS o
               WHERE o.broker_id = w.broker_id AND o.next_attempt_at <= statement_timestamp())
 ORDER BY 1
 """
-_LOCK = "SELECT amqp.outbox_lock_batch($1) AS locked"
-_DUE = "SELECT * FROM amqp.outbox_due($1, NULL::int8, 0::int8, $2, $3)"
-_WAKE = "SELECT amqp.outbox_wake($1)"
-_SETTLE = "SELECT amqp.outbox_settle($1, $2, $3, $4, $5, $6, $7) AS locked"
-_NOTE = "SELECT amqp.outbox_note($1, $2)"
-_COMPACT = "SELECT amqp.outbox_compact()"
-_TYPES = {
-    _BROKERS: [],
-    _LOCK: ["pg_catalog.int4"],
-    _DUE: ["pg_catalog.int4", "pg_catalog.int4", "pg_catalog.int8"],
-    _WAKE: ["pg_catalog.int4"],
-    _SETTLE: [
-        "pg_catalog.int4",
-        "pg_catalog.int8[]",
-        "pg_catalog.text[]",
-        "pg_catalog.int8[]",
-        "pg_catalog.text[]",
-        "pg_catalog.text[]",
-        "pg_catalog.text[]",
-    ],
-    _NOTE: ["pg_catalog.int4", "pg_catalog.text"],
-    _COMPACT: [],
-}
+)
+_lock = Statement("SELECT amqp.outbox_lock_batch($1) AS locked", "int4")
+_due = Statement(
+    "SELECT * FROM amqp.outbox_due($1, NULL::int8, 0::int8, $2, $3)", "int4", "int4", "int8"
+)
+_wake = Statement("SELECT amqp.outbox_wake($1)", "int4")
+_settle = Statement(
+    "SELECT amqp.outbox_settle($1, $2, $3, $4, $5, $6, $7) AS locked",
+    *("int4", "int8[]", "text[]", "int8[]", "text[]", "text[]", "text[]"),
+)
+_note = Statement("SELECT amqp.outbox_note($1, $2)", "int4", "text")
+_compact = Statement("SELECT amqp.outbox_compact()")
 _MOST_BYTES = 16 << 20
-_plans: dict[str, Any] = {}
 _awaited: dict[int, Awaited] = {}
 _confirmed: dict[tuple[int, int], str] = {}
 """Of a broker and an id, the message_id of what it has confirmed and could not be settled: somebody
@@ -145,9 +136,9 @@ def _report(failures: list[AMQPError], *, must_raise: bool, may_raise: bool) -> 
         return
     *others, last = failures
     for failure in others:
-        failure.warn()
+        IN_CALL.warn_of(failure)
     if not may_raise:
-        last.warn()
+        IN_CALL.warn_of(last)
     elif must_raise or not tolerated(last):
         raise last
 
@@ -165,22 +156,22 @@ class _Outbox:
 
     def brokers(self) -> list[int]:
         """Those that have messages due."""
-        return [row["broker_id"] for row in self._run(_BROKERS)]
+        return [row["broker_id"] for row in self._run(_brokers)]
 
     def deliver(self, broker_id: int) -> None:
         """Deliver what is due. Raises AMQPError for the broker's sake, SPIError if interrupted."""
-        if not self._run(_LOCK, broker_id)[0]["locked"]:
+        if not self._run(_lock, broker_id)[0]["locked"]:
             # A relay works it.
             return
         # What would fail afterwards shall fail before anything is sent.
-        self._run(_SETTLE, broker_id, [], [], [], [], [], [])
+        self._run(_settle, broker_id, [], [], [], [], [], [])
         passed_over = _PassedOver()
         self._settle_late(broker_id, passed_over)
         try:
             while self.left:
                 rows = passed_over.others(
                     self._run(
-                        _DUE,
+                        _due,
                         broker_id,
                         self.left + len(passed_over.rows),
                         _MOST_BYTES + passed_over.bytes,
@@ -192,15 +183,15 @@ class _Outbox:
                 self._send(broker_id, rows, passed_over)
         finally:
             passed_over.report(broker_id)
-        self._run(_WAKE, broker_id)
+        self._run(_wake, broker_id)
 
     def _settle_late(self, broker_id: int, passed_over: _PassedOver) -> None:
         """Settle what was confirmed since the last call."""
         if broker_id not in _awaited:
             return
         # This takes in what the broker has said.
-        session.forget_connection(broker_id)
-        session.connection(broker_id)
+        session.begun().forget_connection(broker_id)
+        connection(broker_id)
         news = _awaited[broker_id].news(session.brokers[broker_id])
         rows = [{"id": entry.id, "message_id": entry.message_id} for entry, _, _ in news]
         delivered = [entry.id for entry, verdict, _ in news if verdict is None]
@@ -225,8 +216,8 @@ class _Outbox:
         # Nothing is sent that a crash could take back.
         server.flush_wal()
         # An earlier call of this transaction may have lost it.
-        session.forget_connection(broker_id)
-        run = _encoded(session.connection(broker_id), new)
+        session.begun().forget_connection(broker_id)
+        run = _encoded(connection(broker_id), new)
         try:
             _send(broker_id, run)
         finally:
@@ -245,7 +236,7 @@ class _Outbox:
             return
         names: dict[int, str] = {row["id"]: row["message_id"] for row in rows}
         (answer,) = self._run(
-            _SETTLE,
+            _settle,
             broker_id,
             delivered,
             [names[one] for one in delivered],
@@ -270,19 +261,16 @@ class _Outbox:
         """Remember for amqp.outbox_status() why a broker took nothing."""
         text = f"{failure}: {failure.detail}" if failure.detail else str(failure)
         with suppress(plpy.SPIError):
-            self._run(_NOTE, broker_id, showable(text))
+            self._run(_note, broker_id, showable(text))
 
     def compact(self) -> None:
         """Give space back, if there is much of it; whatever may be in the way of that."""
         with suppress(plpy.SPIError):
-            self._run(_COMPACT)
+            self._run(_compact)
 
-    def _run(self, query: str, *arguments: object) -> list[Row]:
-        with server.acting_as(self._owner), server.planning_by_index():
-            plan = _plans.get(query)
-            if plan is None:
-                plan = _plans[query] = plpy.prepare(query, _TYPES[query])
-            return list(plpy.execute(plan, list(arguments)))
+    def _run(self, statement: Statement, *arguments: object) -> list[Row]:
+        with acting_as(self._owner), planning_by_index():
+            return list(statement(*arguments))
 
 
 class _PassedOver:
@@ -314,7 +302,7 @@ class _PassedOver:
         ids = sorted(number for number, delivered in self.rows.items() if delivered)
         if ids:
             shown = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
-            warn(
+            IN_CALL.warn(
                 f"delivered messages to broker {broker_id} stay in the outbox",
                 sqlstate=LOCK_NOT_AVAILABLE,
                 detail=f"Another session has locked their rows. Number of messages: {len(ids)},"
@@ -343,12 +331,12 @@ def _send(broker_id: int, run: Run) -> None:
 
     def missing(exchange: str) -> str | None:
         try:
-            connection = session.connection(broker_id)
-            connection.on_wait = server.check_interrupts
-            return missing_exchange(connection, exchange, session.deadline())
+            current = connection(broker_id)
+            current.on_wait = IN_CALL.on_wait
+            return missing_exchange(current, exchange, deadline())
         except ConnectionLostError as error:
             # If it was for another reason, the writing finds out, and says so.
-            session.forget_connection(broker_id)
+            session.begun().forget_connection(broker_id)
             return error.reply if error.hard else None
         except StalledError:
             return None
@@ -358,16 +346,16 @@ def _send(broker_id: int, run: Run) -> None:
     try:
         with closing(run.batches(missing, awaited.why_not)) as batches:
             for batch in batches:
-                reason = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
+                reason = deliver(broker, batch, IN_CALL, confirm=True)
                 if batch.pending and not batch.awaited:
-                    session.forget_connection(broker_id)
+                    session.begun().forget_connection(broker_id)
                     raise _unconfirmed(broker, batch.pending, reason)
                 if batch.pending:
                     waiting += awaited.leave(run)
     finally:
-        broker.failed += len(run.refused) - waiting
+        broker.counters.failed += len(run.refused) - waiting
     if waiting:
-        warn(
+        IN_CALL.warn(
             f"broker {broker_id} has not confirmed messages of the outbox yet",
             sqlstate=CONNECTION_FAILURE,
             detail=f"Number of messages: {waiting}. Last error: {broker.last_error}",

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import plpy
-
-from pg_amqp_py.backend import operation, server, session, settings
-from pg_amqp_py.backend.errors import AMQPError, warn
-from pg_amqp_py.backend.rights import require_usage
-from pg_amqp_py.backend.tables import owner_of
+from pg_amqp_py.backend import settings
+from pg_amqp_py.backend.asking import broker, connection_with, require_usage
+from pg_amqp_py.backend.errors import AMQPError
+from pg_amqp_py.backend.server import IN_CALL, Statement
+from pg_amqp_py.backend.session import session
+from pg_amqp_py.backend.tables import acting_as, owner_of, planning_by_index
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.encode import encode_envelope
 from pg_amqp_py.wire.message import Envelope
@@ -22,7 +22,8 @@ from pg_amqp_py.wire.message import Envelope
 # Run as the owner of the table, with a search_path of pg_catalog. A message that a dead or a
 # waiting one of its ordering key keeps from going may stand there for ever, and thousands behind
 # it. So the look is at the oldest and at the newest: nearly always the first one decides.
-_HOLDS_MESSAGES = """
+_holds_messages = Statement(
+    """
 SELECT EXISTS (
     SELECT FROM (
         (SELECT o.id, o.ordering_key FROM amqp.outbox AS o
@@ -42,10 +43,13 @@ SELECT EXISTS (
               SELECT FROM amqp.outbox_dead AS d
               WHERE d.broker_id = $1 AND d.ordering_key = r.ordering_key AND d.id < r.id)
 ) AS found
-"""
+""",
+    "int4",
+)
 # What amqp.publish_outbox() does. Called from here, it would be planned anew for every message, and
 # take ten times as long as the INSERT.
-_INSERT = """
+_insert = Statement(
+    """
 INSERT INTO amqp.outbox (
     broker_id, exchange, routing_key, body, delivery_mode, content_type, reply_to, correlation_id,
     mandatory, headers, content_encoding, priority, expiration, message_id, "timestamp", type,
@@ -54,80 +58,65 @@ VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
     COALESCE($14, pg_catalog.gen_random_uuid()::pg_catalog.text), pg_catalog.to_timestamp($15),
     $16, $17, $18)
-"""
-_INSERT_TYPES = (
-    "int4 text text bytea int4 text text text bool jsonb text int4 text text float8 text text text"
+""",
+    *("int4", "text", "text", "bytea", "int4", "text", "text", "text", "bool", "jsonb", "text"),
+    *("int4", "text", "text", "float8", "text", "text", "text"),
 )
-_holds_messages: Any = None
-_insert: Any = None
 
 
-def publisher_or_outbox(
-    broker_id: int | None, fields: tuple[Any, ...], body: bytes
-) -> Connection | None:
-    """The connection to publish a message on; None if the message went to the outbox instead.
+def connection_or_outbox(broker_id: int, fields: tuple[Any, ...]) -> Connection | None:
+    """The connection to publish a message on; None if it is to be put into the outbox instead.
 
-    Raises AMQPError or MessageError for what is wrong with the call itself, and what PostgreSQL
-    has against the insert.
+    Raises AMQPError or MessageError for what is wrong with the call itself.
     """
-    number = operation.required("broker_id", broker_id)
-    envelope = Envelope(*fields)
-    encode_envelope(envelope)
+    encode_envelope(Envelope(*fields))
     # Below, a table is found by its name: not one that somebody has put in its place.
     require_usage()
-    if number not in session.diverted:
+    transaction = session.begun()
+    if broker_id not in transaction.diverted:
         settings.check()
-        session.broker(number)
-        if session.publishing_to(number) or not _wait_for(number):
+        broker(broker_id)
+        if broker_id in transaction.publishing or not _wait_for(broker_id):
             try:
-                return operation.publisher(number, *envelope[:2])
+                return connection_with(broker_id, *fields[:2])
             except AMQPError as failure:
-                _warn(number, failure)
-        session.divert(number)
-    _put(number, envelope, body)
+                _warn(broker_id, failure)
+        transaction.divert(broker_id)
     return None
+
+
+def put(broker_id: int, fields: tuple[Any, ...], body: bytes) -> None:
+    """Insert a message into the outbox. Raises what PostgreSQL has against it."""
+    exchange, routing_key, mandatory, *properties = fields
+    mode, content_type, reply_to, correlation_id, headers, *others = properties
+    _insert(
+        broker_id,
+        exchange,
+        routing_key,
+        body,
+        mode,
+        content_type,
+        reply_to,
+        correlation_id,
+        mandatory,
+        headers,
+        *others,
+    )
 
 
 def _wait_for(broker_id: int) -> bool:
     """Whether messages to the broker wait in the outbox, but for their turn."""
-    global _holds_messages
-    with server.acting_as(owner_of("outbox")), server.planning_by_index():
-        if _holds_messages is None:
-            _holds_messages = plpy.prepare(_HOLDS_MESSAGES, ["pg_catalog.int4"])
-        found: bool = plpy.execute(_holds_messages, [broker_id])[0]["found"]
+    with acting_as(owner_of("outbox")), planning_by_index():
+        found: bool = _holds_messages(broker_id)[0]["found"]
     return found
 
 
 def _warn(broker_id: int, failure: AMQPError) -> None:
     reason = f"{failure}. {failure.detail}" if failure.detail else str(failure)
-    warn(
+    IN_CALL.warn(
         f"messages to broker {broker_id} go to the outbox",
         sqlstate=failure.sqlstate,
         detail=f"Reason: {reason}",
         hint="They wait in amqp.outbox for pg-amqp relay or amqp.publish_outbox_batch(), those that"
         " this transaction publishes from here on as well.",
-    )
-
-
-def _put(broker_id: int, envelope: Envelope, body: bytes) -> None:
-    global _insert
-    if _insert is None:
-        _insert = plpy.prepare(_INSERT, [f"pg_catalog.{name}" for name in _INSERT_TYPES.split()])
-    exchange, routing_key, mandatory, *properties = envelope
-    mode, content_type, reply_to, correlation_id, headers, *others = properties
-    plpy.execute(
-        _insert,
-        [
-            broker_id,
-            exchange,
-            routing_key,
-            body,
-            mode,
-            content_type,
-            reply_to,
-            correlation_id,
-            mandatory,
-            headers,
-            *others,
-        ],
     )
