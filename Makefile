@@ -1,41 +1,29 @@
 # Builds, installs, shows and tests pg_amqp_py.
 #
-#   make demo [KEEP=1]      installs what is missing, then shows it on two private servers
-#   make test               the same set-up, then lint and the whole test suite
-#   make bench              the same set-up, then measures and writes docs/benchmarks.md; the better part of an hour,
-#                           on a machine that does nothing else
+#   make demo [KEEP=1]      installs what is missing, then shows it on two private servers; KEEP=1 leaves them running
+#   make demo-stop          ends them
+#   make test               the same set-up, then the whole test suite and lint
+#   make quick              lint, and the tests that need no server: needs Python 3.11 or later, and no PostgreSQL
+#   make lint               ruff, mypy and import-linter
+#   make mutants            slips put into the code one by one, and the tests that must notice them; an hour
+#   make bench              the same set-up, then measures and writes docs/reference/benchmarks.md; the better part of
+#                           an hour, on a machine that does nothing else
 #   make bench QUICK=1      all of it with small numbers, to see that it works: a page in build/bench/quick/
 #                           ONLY=bulk,single measures some groups alone, PEER_DSN=... another amqp.publish() beside,
 #                           PAGE=1 nothing: it writes the page again with what the last runs have found
 #   make; make install      build; install into the PostgreSQL of PG_CONFIG (knows DESTDIR)
+#   make install-here       the same, with sudo where it is needed
 #   make installcheck       the SQL tests, against the server that PGHOST and PGPORT name
-#   make uninstall, make lint, make clean
+#   make uninstall, make clean
 
 EXTENSION = pg_amqp_py
 # The control file is the one place for the version.
 EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).control)
 
-# The extension script: one object a file, in this order. The outbox, which pg-amqp install-outbox also installs
-# alone, says for itself in which order.
-OUTBOX_FILES = $(addprefix sql/outbox/,$(shell cat sql/outbox/order.txt))
-FUNCTION_FILES = $(sort $(wildcard sql/functions/*.sql)) build/publish_change.sql build/publish_change_outbox.sql
-SQL_FILES = sql/preamble.sql \
-	$(sort $(wildcard sql/tables/*.sql)) \
-	$(OUTBOX_FILES) \
-	$(FUNCTION_FILES) \
-	$(sort $(wildcard sql/triggers/*.sql)) \
-	sql/dump.sql \
-	sql/privileges.sql
-SQL_FOLDERS = sql/tables sql/functions sql/triggers sql/outbox/order.txt
-# For ALTER EXTENSION ... UPDATE: all objects again, each in the place of what it was, around it what that does not do.
-# daemon/pg_amqp_daemon/install/scripts.py does likewise. Version 1.0.0 had no outbox.
-OUTBOX_CONSTRAINTS = $(filter sql/outbox/constraints/%,$(OUTBOX_FILES))
-UPGRADE_FILES_1.0.0 = sql/upgrades/1.0.0-before.sql $(OUTBOX_FILES) $(FUNCTION_FILES) sql/dump.sql \
-	sql/upgrades/1.0.0-after.sql
-UPGRADE_FILES_1.1.0 = sql/upgrades/1.1.0-before.sql sql/outbox/upgrades/1.1.0-before.sql \
-	$(filter-out $(OUTBOX_CONSTRAINTS),$(OUTBOX_FILES)) $(FUNCTION_FILES) sql/dump.sql \
-	sql/outbox/upgrades/1.1.0-after.sql $(OUTBOX_CONSTRAINTS)
-EARLIER = 1.0.0 1.1.0
+# Every script comes from the files in sql/; which, and in what order, this program knows.
+RENDERER = daemon/pg_amqp_daemon/install/scripts.py
+SQL_FILES := $(shell find sql -type f)
+EARLIER = 1.0.0 1.1.0 1.2.0
 UPGRADES = $(EARLIER:%=$(EXTENSION)--%--$(EXTVERSION).sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(UPGRADES)
 
@@ -55,18 +43,46 @@ PGXS := $(if $(PG_CONFIG),$(shell $(PG_CONFIG) --pgxs))
 
 .DEFAULT_GOAL = all
 .DELETE_ON_ERROR:
-.PHONY: demo demo-stop test bench lint install-here run-demo run-test run-bench
+.PHONY: help demo demo-stop test bench mutants lint quick install-here run-demo run-test run-bench run-mutants
 
 # ---- What needs nothing installed yet ----
 
+help:
+	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
+
 # PostgreSQL may come with prepare.sh: only the second make can see it.
-demo test bench:
+demo test bench mutants:
 	servers/prepare.sh
 	$(MAKE) --no-print-directory run-$@
 
+# ---- Tools, in a virtual environment with the Python that this server's PL/Python is linked to, or without one any ----
+
+PLPYTHON_VERSION := $(if $(PG_CONFIG),$(shell ldd $$($(PG_CONFIG) --pkglibdir)/plpython3.so 2>&- | \
+	sed -n 's/.*libpython\(3\.[0-9]*\).*=>.*/\1/p'))
+PYTHON_VERSION := $(or $(PLPYTHON_VERSION),$(shell python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+# Debian's own first: a python3.x of the same name on PATH may be a version manager's stub.
+PLPYTHON ?= $(firstword $(wildcard /usr/bin/python$(PYTHON_VERSION)) python$(PYTHON_VERSION))
+VENV = build/venv
+TOOLS = $(VENV)/.made-$(PYTHON_VERSION)
+
+$(TOOLS): pyproject.toml $(EXTENSION).control
+	rm -rf $(VENV)
+	$(PLPYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+lint: $(TOOLS)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+quick: lint
+	$(VENV)/bin/pytest -m 'not server and not slow' --quiet
+
 ifeq ($(wildcard $(PGXS)),)
 
-all install uninstall installcheck lint run-demo run-test run-bench:
+all install uninstall installcheck install-here run-demo run-test run-bench run-mutants:
 	@echo 'no PostgreSQL server found: install one, name its pg_config (make PG_CONFIG=...),' >&2
 	@echo 'or run servers/prepare.sh, which installs it with apt' >&2
 	@exit 1
@@ -80,11 +96,8 @@ include $(PGXS)
 # What is installed is readable by the server, whatever the umask of who installs it.
 MKDIR_P = umask 022 && mkdir -p
 
-# ---- The Python packages, for the Python that this server's PL/Python is linked to ----
+# ---- The Python packages in the server ----
 
-PYTHON_VERSION := $(shell ldd $(pkglibdir)/plpython3.so 2>&- | sed -n 's/.*libpython\(3\.[0-9]*\).*=>.*/\1/p')
-# Debian's own first: a python3.x of the same name on PATH may be a version manager's stub.
-PLPYTHON ?= $(firstword $(wildcard /usr/bin/python$(PYTHON_VERSION)) python$(PYTHON_VERSION))
 PIKA = build/pika-$(PYTHON_VERSION)
 STAGE = build/python-$(PYTHON_VERSION)
 PACKAGE = $(addprefix extension/pg_amqp_py/,__init__.py backend wire)
@@ -92,25 +105,14 @@ pythondir = $(pkglibdir)/$(EXTENSION)
 
 all: $(STAGE)/.staged
 
-# One trigger function for amqp.publish(), the same for amqp.publish_outbox(). pg-amqp install-outbox does likewise,
-# in daemon/pg_amqp_daemon/install/scripts.py.
-build/publish_change.sql: sql/publish_change.sql.in Makefile
-	mkdir -p build
-	sed 's/@FUNCTION@/publish_change/g; s/@PUBLISH@/publish/g; s/@INNER@/amqp_python/g' $< > $@
-build/publish_change_outbox.sql: sql/publish_change.sql.in Makefile
-	mkdir -p build
-	sed 's/@FUNCTION@/publish_change_outbox/g; s/@PUBLISH@/publish_outbox/g; s/@INNER@/amqp_python/g' $< > $@
+$(EXTENSION)--$(EXTVERSION).sql: $(RENDERER) $(SQL_FILES)
+	$(PLPYTHON) $(RENDERER) extension > $@
 
-$(EXTENSION)--$(EXTVERSION).sql: $(SQL_FILES) $(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
-	cat $(SQL_FILES) | sed -f sql/python.sed > $@
-
-$(UPGRADES): $(EXTENSION)--%--$(EXTVERSION).sql: $(SQL_FILES) $(wildcard sql/upgrades/*.sql sql/outbox/upgrades/*.sql) \
-		$(SQL_FOLDERS) sql/python.sed $(EXTENSION).control Makefile
-	sed -E 's/^CREATE (FUNCTION|VIEW|TRIGGER)/CREATE OR REPLACE \1/; s/^CREATE (TABLE|INDEX)/CREATE \1 IF NOT EXISTS/' \
-		$(UPGRADE_FILES_$*) | sed -f sql/python.sed > $@
+$(UPGRADES): $(EXTENSION)--%--$(EXTVERSION).sql: $(RENDERER) $(SQL_FILES)
+	$(PLPYTHON) $(RENDERER) upgrade $* > $@
 
 $(PIKA)/.fetched: packaging/requirements.txt
-	@test -n '$(PYTHON_VERSION)' || \
+	@test -n '$(PLPYTHON_VERSION)' || \
 		{ echo 'no PL/Python 3 in $(pkglibdir): install it (on Debian: postgresql-plpython3-$(MAJORVERSION))' >&2; exit 1; }
 	rm -rf $(PIKA)
 	PIP_ROOT_USER_ACTION=ignore $(PLPYTHON) -m pip install --quiet --disable-pip-version-check \
@@ -151,37 +153,25 @@ uninstall-python:
 build/regress:
 	mkdir -p $@
 
-# ---- Demo and tests, in a virtual environment with the same Python ----
-
-VENV = build/venv
-TOOLS = $(VENV)/.made-$(PYTHON_VERSION)
-
-$(TOOLS): pyproject.toml $(EXTENSION).control
-	rm -rf $(VENV)
-	$(PLPYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
-	touch $@
+# ---- Demo, tests, benchmarks ----
 
 # Built as whoever calls; only copying into the server's folders needs root.
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 install-here: all
 	$(SUDO) $(MAKE) --no-print-directory --silent install DESTDIR= PG_CONFIG=$(PG_CONFIG)
 
-lint: $(TOOLS)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
-
 run-demo: install-here $(TOOLS)
 	@$(VENV)/bin/python -m demo $(if $(KEEP),--keep)
 
 # The checks of style last: none of them shall keep anybody from seeing whether it works.
 # Two at a time, each with servers of its own: tests mostly wait.
-PYTEST_ARGS = --numprocesses=2 --dist=loadfile
+PYTEST_ARGS = --numprocesses=2 --dist=loadfile --durations=15
 run-test: install-here $(TOOLS)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory lint
+
+run-mutants: install-here $(TOOLS)
+	@$(VENV)/bin/python -m mutants $(if $(ONLY),--only '$(ONLY)')
 
 # What draws the plots is large, and nothing else needs it.
 PLOT_TOOLS = $(VENV)/.made-bench-$(PYTHON_VERSION)

@@ -32,7 +32,7 @@ from bench.page import PLOTS, render
 from bench.sizes import FULL, QUICK, Sizes
 
 PROJECT = Path(__file__).parent.parent
-PAGE = PROJECT / "docs" / "benchmarks.md"
+PAGE = PROJECT / "docs" / "reference" / "benchmarks.md"
 BUILD = PROJECT / "build" / "bench"
 
 GROUPS: dict[str, Callable[[Lab], Finding]] = {
@@ -70,7 +70,7 @@ GROUPS: dict[str, Callable[[Lab], Finding]] = {
 def main(
     quick: bool, only: str | None, peer_dsn: str | None, write_only: bool, folder: Path | None
 ) -> None:
-    """Measure pg_amqp_py, each figure beside its limit, and write docs/benchmarks.md.
+    """Measure pg_amqp_py, each figure beside its limit, and write docs/reference/benchmarks.md.
 
     What a quick run shows is of no use but to see that it works: its page does not go there.
     """

@@ -30,7 +30,8 @@ T = TypeVar("T")
 # down in a restart test, no connection can take its port.
 _PORTS = range(15000, 32000)
 
-_ports_given: set[int] = set()
+_ports_given: dict[int, socket.socket] = {}
+"""Ports given to this process, each with the name that keeps it from others."""
 
 
 class ServerError(RuntimeError):
@@ -53,16 +54,21 @@ def wait_for(predicate: Callable[[], T], timeout: float, what: str, *, interval:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on and that this process was not given before."""
+    """Return a loopback port that nobody listens on and that nobody was given before."""
     for port in random.sample(_PORTS, len(_PORTS)):
         if port in _ports_given:
             continue
+        # Other processes run tests at the same time. A name without a file (unix(7), "abstract")
+        # belongs to one of them, whosever it is, until that ends.
+        name = socket.socket(socket.AF_UNIX)
         with socket.socket() as probe:
             try:
+                name.bind(f"\0pg_amqp_py port {port}")
                 probe.bind(("127.0.0.1", port))
             except OSError:
+                name.close()
                 continue
-        _ports_given.add(port)
+        _ports_given[port] = name
         return port
     raise ServerError("no free loopback port")
 

@@ -74,8 +74,15 @@ class RelayProcess:
         self.process.end()
 
     def pause(self) -> None:
-        """Let it stand still, with its connections open."""
+        """Let it stand still, with its connections open; it does when this returns."""
         self.process.send_signal(signal.SIGSTOP)
+        # The signal takes effect at some time after it is sent.
+        status = Path(f"/proc/{self.pid}/stat")
+        wait_for(
+            lambda: status.read_text().rpartition(")")[2].split()[0] == "T",
+            _LIMIT,
+            "the relay to stand still",
+        )
 
     def resume(self) -> None:
         """Let it go on."""

@@ -1,10 +1,20 @@
-"""Fixtures for all tests, and the options of this suite."""
+"""Fixtures for all tests, and the options and marks of this suite."""
 
 import pytest
 
 pytest_plugins = ["support.fix_servers", "support.fix_sessions"]
 
+SERVERS = {"postgres", "rabbitmq"}
+"""Fixtures that are servers: whoever asks for one, or for what is in it, needs them."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the randomised test of the outbox's guarantees disturbs everything."""
     parser.addoption("--chaos-seconds", type=float, default=60.0, metavar="SECONDS")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server; a test that starts one of its own says so itself."""
+    for item in items:
+        if isinstance(item, pytest.Function) and SERVERS & {*item.fixturenames}:
+            item.add_marker(pytest.mark.server)

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from support.fix_servers import Broker
-from support.messages import Session
+from support.fix_servers import VHost
+from support.sessions import Session, open_session
 
 
 @pytest.fixture
-def publisher(database: str, broker: Broker) -> Iterator[Session]:
+def publisher(database: str, broker: VHost) -> Iterator[Session]:
     """A session that has published to broker 1 and is connected to it."""
-    with psycopg.connect(database, autocommit=True) as session:
+    with open_session(database) as session:
         session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
         publish(session)
         yield session
@@ -23,7 +23,7 @@ def publisher(database: str, broker: Broker) -> Iterator[Session]:
 @pytest.fixture
 def other(database: str) -> Iterator[Session]:
     """Another session."""
-    with psycopg.connect(database, autocommit=True) as session:
+    with open_session(database) as session:
         yield session
 
 
@@ -83,7 +83,7 @@ def test_deleted_where_ordinary_triggers_do_not_fire(publisher: Session, other: 
 
 
 def test_inserted_and_rolled_back_in_the_same_transaction(
-    publisher: Session, broker: Broker
+    publisher: Session, broker: VHost
 ) -> None:
     with publisher.transaction(force_rollback=True):
         row = publisher.execute("SELECT amqp.add_broker(%s)", [broker.url()]).fetchone()
@@ -93,7 +93,7 @@ def test_inserted_and_rolled_back_in_the_same_transaction(
         publish(publisher, row[0])
 
 
-def test_inserted_and_rolled_back_to_a_savepoint(publisher: Session, broker: Broker) -> None:
+def test_inserted_and_rolled_back_to_a_savepoint(publisher: Session, broker: VHost) -> None:
     with publisher.transaction():
         with publisher.transaction(force_rollback=True):
             row = publisher.execute("SELECT amqp.add_broker(%s)", [broker.url()]).fetchone()

@@ -20,8 +20,8 @@ from psycopg.pq import ExecStatus
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.message import Envelope
 from servers.processes import free_port, temporary_folder
-from support.fix_servers import Broker
-from support.messages import Session, open_session
+from support.fix_servers import VHost
+from support.sessions import Session, open_session
 
 PUBLISH = "SELECT amqp.publish(1, 'amq.topic', 'key', 'x')"
 MANY = (
@@ -265,7 +265,7 @@ tempfile threading tracemalloc typing unittest urllib weakref
 """
 
 
-def test_what_the_first_publish_of_a_session_imports(database: str, broker: Broker) -> None:
+def test_what_the_first_publish_of_a_session_imports(database: str, broker: VHost) -> None:
     with open_session(database, broker) as session:
         execute(session, MODULES)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from support.failing import Session, shared_fixtures
-from support.fix_servers import Broker
+from support.fix_servers import VHost
+from support.sessions import Session, open_session
+from support.shared import shared_fixtures
 
 database, broker, session = shared_fixtures()
 
@@ -46,14 +47,14 @@ def numbers(session: Session) -> str:
 def test_wrongly_declared_function(
     database: str,
     session: Session,
-    broker: Broker,
+    broker: VHost,
     numbers: str,
     call: str,
     loaded: bool,
     leader: str,
 ) -> None:
     broker_id = session.add_broker(broker.url())
-    with Session(database) as parallel:
+    with open_session(database) as parallel:
         parallel.run(PARALLEL.replace("debug_parallel_query", _forcing(parallel)))
         parallel.run(f"SET parallel_leader_participation = {leader}")
         session.run(
@@ -76,5 +77,5 @@ def test_wrongly_declared_function(
 
 def _forcing(session: Session) -> str:
     """The setting that forces a parallel plan, which PostgreSQL 16 has renamed."""
-    version: int = session.connection.info.server_version
+    version: int = session.info.server_version
     return "debug_parallel_query" if version >= 160000 else "force_parallel_mode"

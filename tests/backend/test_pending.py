@@ -14,8 +14,9 @@ from servers.management import Management
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Welcome
 from servers.rabbitmq import RabbitMQ
-from support.fix_servers import Broker
-from support.messages import Inbox, Session, open_session, publish, wait_for_end, warnings_of
+from support.fix_servers import VHost
+from support.messages import Inbox, publish
+from support.sessions import Session, open_session, wait_for_end
 
 COLUMNS = [
     "broker_id",
@@ -148,7 +149,7 @@ def test_pending_shows_bytes_and_text(session: Session) -> None:
     assert [row["message"] for row in found] == ["", "text", "é", None, None, None, None]
 
 
-def test_pending_is_in_call_order_over_brokers(session: Session, broker: Broker) -> None:
+def test_pending_is_in_call_order_over_brokers(session: Session, broker: VHost) -> None:
     session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
     with session.transaction(force_rollback=True):
         for i in range(50):
@@ -214,7 +215,7 @@ def test_pending_asserts_what_a_trigger_publishes(session: Session, inbox: Inbox
 
 
 def test_capture_contacts_no_broker_and_sends_nothing(
-    database: str, proxy: CuttingProxy, broker: Broker
+    database: str, proxy: CuttingProxy, broker: VHost
 ) -> None:
     with open_session(database) as session:
         session.execute("SELECT amqp.add_broker(%s)", [broker.url(port=proxy.port)])
@@ -251,7 +252,6 @@ def test_capture_contacts_no_broker_and_sends_nothing(
 
 def test_capture_needs_no_broker_at_all(session: Session, inbox: Inbox) -> None:
     session.execute("SELECT amqp.add_broker('amqp://127.0.0.1:1/')")
-    warnings = warnings_of(session)
     session.execute("SET amqp.capture = on")
     with session.transaction():
         publish(session, "down", broker=2)
@@ -260,7 +260,7 @@ def test_capture_needs_no_broker_at_all(session: Session, inbox: Inbox) -> None:
             (2, "down"),
             (99, "unknown"),
         ]
-    assert warnings == []
+    assert session.warnings() == []
     assert inbox.drain() == []
 
 
@@ -370,7 +370,7 @@ def test_status_before_anything_was_used(session: Session, database: str) -> Non
 
 
 def test_status_shows_the_connection(
-    session: Session, broker: Broker, rabbitmq: RabbitMQ, management: Management
+    session: Session, broker: VHost, rabbitmq: RabbitMQ, management: Management
 ) -> None:
     publish(session, "one")
     row = only_status(session)
@@ -436,7 +436,7 @@ def test_status_shows_why_there_is_no_connection(session: Session) -> None:
     assert "refused" in row["last_error"].lower()
 
 
-def test_status_after_disconnect(session: Session, broker: Broker, management: Management) -> None:
+def test_status_after_disconnect(session: Session, broker: VHost, management: Management) -> None:
     publish(session, "one")
     session.execute("SELECT amqp.disconnect(1)")
     row = only_status(session)
@@ -447,7 +447,7 @@ def test_status_after_disconnect(session: Session, broker: Broker, management: M
     assert (row["connected"], row["published"]) == (True, 2)
 
 
-def test_status_of_two_brokers(session: Session, broker: Broker, rabbitmq: RabbitMQ) -> None:
+def test_status_of_two_brokers(session: Session, broker: VHost, rabbitmq: RabbitMQ) -> None:
     session.execute("SELECT amqp.add_broker(%s)", [broker.url(tls=True)])
     session.execute("UPDATE amqp.broker SET ssl_verify_peer = false WHERE broker_id = 2")
     publish(session, "one")
@@ -459,7 +459,7 @@ def test_status_of_two_brokers(session: Session, broker: Broker, rabbitmq: Rabbi
 
 
 def test_session_keeps_one_connection_and_closes_it_in_the_end(
-    session: Session, database: str, broker: Broker, proxy: CuttingProxy
+    session: Session, database: str, broker: VHost, proxy: CuttingProxy
 ) -> None:
     with open_session(database) as other:
         other.execute("SELECT amqp.add_broker(%s)", [broker.url(port=proxy.port)])
@@ -475,7 +475,7 @@ def test_session_keeps_one_connection_and_closes_it_in_the_end(
 # ---- amqp.ping() ----
 
 
-def test_ping_connects_and_answers(session: Session, broker: Broker, rabbitmq: RabbitMQ) -> None:
+def test_ping_connects_and_answers(session: Session, broker: VHost, rabbitmq: RabbitMQ) -> None:
     (first,) = rows(session, "SELECT * FROM amqp.ping(1)")
     (second,) = rows(session, "SELECT * FROM amqp.ping(1)")
     for row in (first, second):
@@ -487,7 +487,7 @@ def test_ping_connects_and_answers(session: Session, broker: Broker, rabbitmq: R
     assert (first["host"], first["port"]) == ("127.0.0.1", rabbitmq.amqp_port)
 
 
-def test_ping_raises_the_reason(session: Session, broker: Broker, proxy: CuttingProxy) -> None:
+def test_ping_raises_the_reason(session: Session, broker: VHost, proxy: CuttingProxy) -> None:
     session.execute("SELECT amqp.add_broker(%s)", [broker.url(port=proxy.port)])
     session.execute("SELECT amqp.add_broker(%s)", [broker.url(password="wrong")])
     for call, sqlstate in {

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from support.failing import Session, shared_fixtures
+from support.sessions import Session, open_session
+from support.shared import shared_fixtures
 
 database, broker, session = shared_fixtures()
 
@@ -19,7 +20,7 @@ CAPTURED = "SELECT amqp.publish(1, 'events', 'key', 'x')"
 def role(database: str) -> Iterator[str]:
     """A role with a setting of its own."""
     name = "capturing"
-    with psycopg.connect(database, autocommit=True) as connection:
+    with open_session(database) as connection:
         connection.execute(f"CREATE ROLE {name} LOGIN".encode())
         connection.execute(f"GRANT USAGE ON SCHEMA amqp TO {name}".encode())
         connection.execute(f"ALTER ROLE {name} SET amqp.capture = on".encode())
@@ -29,7 +30,7 @@ def role(database: str) -> Iterator[str]:
 
 def captures(session: Session) -> bool:
     """Whether amqp.capture is on for the extension: else there is no broker 1 to publish to."""
-    with session.connection.transaction(force_rollback=True):
+    with session.transaction(force_rollback=True):
         try:
             session.run(CAPTURED)
         except psycopg.errors.UndefinedObject:
@@ -38,15 +39,15 @@ def captures(session: Session) -> bool:
 
 
 def test_values_from_before_the_first_use_count(database: str, role: str) -> None:
-    with Session(database) as plain:
+    with open_session(database) as plain:
         assert not captures(plain)
-    with Session(database) as told:
+    with open_session(database) as told:
         told.run("SET amqp.capture = on")
         assert captures(told)
         told.run("RESET amqp.capture")
         assert not captures(told)
     dsn = psycopg.conninfo.make_conninfo(database, user=role)
-    with Session(dsn) as capturing:
+    with open_session(dsn) as capturing:
         assert captures(capturing)
         capturing.run("SET amqp.capture = off")
         assert not captures(capturing)
@@ -55,18 +56,17 @@ def test_values_from_before_the_first_use_count(database: str, role: str) -> Non
 
 
 def test_a_local_value_ends_with_its_transaction_or_savepoint(database: str) -> None:
-    with Session(database) as session:
-        connection = session.connection
-        with connection.transaction():
+    with open_session(database) as session:
+        with session.transaction():
             session.run("SET LOCAL amqp.capture = on")
             # The first use of the session.
             assert captures(session)
-            with connection.transaction(force_rollback=True):
+            with session.transaction(force_rollback=True):
                 session.run("SET LOCAL amqp.capture = off")
                 assert not captures(session)
             assert captures(session)
         assert not captures(session)
-        with connection.transaction(force_rollback=True):
+        with session.transaction(force_rollback=True):
             session.run("SET amqp.capture = on")
             assert captures(session)
         assert not captures(session)
@@ -74,7 +74,7 @@ def test_a_local_value_ends_with_its_transaction_or_savepoint(database: str) -> 
 
 def test_the_server_shows_them_once_they_are_used(database: str) -> None:
     shown = "SELECT name, setting, short_desc <> '' FROM pg_settings WHERE name LIKE 'amqp.%'"
-    with Session(database) as session:
+    with open_session(database) as session:
         assert session.run(shown) == []
         session.run("SET amqp.connect_timeout = '7s'")
         session.run("SELECT * FROM amqp.status()")
@@ -96,7 +96,7 @@ def test_another_library_has_one_of_the_same_name(database: str) -> None:
         server.DefineCustomStringVariable(
             b"amqp.capture", b"theirs", None, ctypes.byref(value), b"x", 6, 0, None, None, None)
     """
-    with Session(database) as session:
+    with open_session(database) as session:
         session.run(f"DO LANGUAGE plpython3u $${define}$$")
         for _ in range(2):
             error = session.error("SELECT * FROM amqp.status()")
@@ -106,7 +106,7 @@ def test_another_library_has_one_of_the_same_name(database: str) -> None:
 
 
 def test_the_server_keeps_the_defaults(database: str) -> None:
-    with Session(database) as session:
+    with open_session(database) as session:
         session.run("SELECT * FROM amqp.status()")
         for _ in range(20):
             session.run("SELECT amqp.pending() FROM generate_series(1, 100)")

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import psycopg
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
-from support.fix_servers import Broker
+from support.fix_servers import VHost
 from support.messages import Inbox
+from support.sessions import open_session
 
 
-def test_a_hot_standby_publishes(broker: Broker, channel: BlockingChannel) -> None:
+def test_a_hot_standby_publishes(broker: VHost, channel: BlockingChannel) -> None:
     inbox = Inbox(channel, "amq.topic", "#")
     with PostgreSQL() as primary:
-        with psycopg.connect(primary.dsn(), autocommit=True) as session:
+        with open_session(primary.dsn()) as session:
             session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
             session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
             row = session.execute("SELECT pg_current_wal_lsn()").fetchone()
             assert row is not None
         with (
             PostgreSQL(standby_of=primary) as standby,
-            psycopg.connect(standby.dsn(), autocommit=True) as session,
+            open_session(standby.dsn()) as session,
         ):
 
             def replayed() -> bool:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pg_amqp_py.backend.transaction import Destination, TransactionBuffer
+from pg_amqp_py.backend.buffer import Destination, TransactionBuffer
 from pg_amqp_py.wire.encode import Encoder, decode_messages
 from pg_amqp_py.wire.errors import MessageError
 from pg_amqp_py.wire.message import Envelope
@@ -73,14 +73,14 @@ def test_a_message_that_cannot_be_encoded_leaves_nothing() -> None:
         buffer.append(2, 10, TWO, Encoder(), tuple(Envelope("e", "x" * 256)), b"")
     add(buffer, 1, "kept too")
     assert bodies(buffer) == ["kept", "kept too"]
-    assert len(buffer.outgoing()) == 1
+    assert len(buffer.parcels()) == 1
 
 
 def test_outgoing_by_destination() -> None:
     buffer = TransactionBuffer()
     for at, destination in enumerate([ONE, ONE, TWO, CAPTURED, ONE, TWO]):
         add(buffer, 1, str(at), destination)
-    outgoing = {part.destination: part for part in buffer.outgoing()}
+    outgoing = {part.destination: part for part in buffer.parcels()}
     assert set(outgoing) == {ONE, TWO}
     for destination, expected in ((ONE, "014"), (TWO, "25")):
         part = outgoing[destination]
@@ -107,18 +107,9 @@ def test_captured_messages_are_never_outgoing() -> None:
     buffer = TransactionBuffer()
     add(buffer, 1, "captured", CAPTURED)
     assert not buffer.sends()
-    assert buffer.outgoing() == []
+    assert buffer.parcels() == []
     assert bodies(buffer) == ["captured"]
     assert buffer.pending(1) == 0
-
-
-def test_clear() -> None:
-    buffer = TransactionBuffer()
-    add(buffer, 5, "gone")
-    buffer.clear()
-    assert len(buffer) == 0
-    add(buffer, 1, "new")
-    assert bodies(buffer) == ["new"]
 
 
 def test_random_savepoints_against_a_plain_model() -> None:
@@ -147,7 +138,7 @@ def test_random_savepoints_against_a_plain_model() -> None:
         expected = [entry for _, kept in stack for entry in kept]
         assert [(p, d, m.body.decode()) for p, d, m in buffer.messages()] == expected
         for destination in (ONE, TWO):
-            sent = [p.stream for p in buffer.outgoing() if p.destination == destination]
+            sent = [p.stream for p in buffer.parcels() if p.destination == destination]
             assert [m.body.decode() for s in sent for m in decode_messages(s)] == [
                 text for _, d, text in expected if d == destination
             ]

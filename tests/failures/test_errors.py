@@ -11,18 +11,12 @@ from servers.management import Management
 from servers.postgres import PostgreSQL
 from servers.processes import free_port
 from servers.proxy import CuttingProxy, Welcome
-from support.failing import (
-    Call,
-    Peer,
-    Report,
-    Session,
-    declare,
-    drain,
-    numbers_in,
-    saying,
-    shared_fixtures,
-)
-from support.fix_servers import Broker
+from support.calls import Call
+from support.fix_servers import VHost
+from support.peers import Peer, saying
+from support.queues import declare, numbers_in, take
+from support.sessions import Report, Session, open_session
+from support.shared import shared_fixtures
 
 SECRET = "pa$$w0rd-that-nobody-may-see"
 
@@ -31,7 +25,7 @@ database, broker, session = shared_fixtures()
 
 
 @pytest.fixture
-def broker_id(session: Session, broker: Broker, channel: BlockingChannel) -> int:
+def broker_id(session: Session, broker: VHost, channel: BlockingChannel) -> int:
     """The test's broker, with exchange and queue events."""
     declare(channel)
     return session.add_broker(broker.url())
@@ -57,7 +51,7 @@ def error_of(session: Session, broker_id: int, query: str) -> Report:
     """
     query = query.replace("{broker_id}", str(broker_id))
     report = session.error(sql.SQL(query))
-    with session.connection.transaction():
+    with session.transaction():
         session.publish(broker_id, "events", [1])
         session.run("SAVEPOINT before")
         again = session.error(sql.SQL(query))
@@ -74,7 +68,7 @@ def error_of(session: Session, broker_id: int, query: str) -> Report:
 
 def assert_only_good_ones(channel: BlockingChannel) -> None:
     """Only the messages around the bad ones arrived."""
-    assert drain(channel, "events", 2) == ["1", "2"]
+    assert take(channel, "events", 2) == ["1", "2"]
 
 
 BAD = {
@@ -216,7 +210,7 @@ def test_255_bytes_are_not_too_long(
         channel.queue_bind("events", text, "#")
         names = [name for name in SHORT[2:] if name != "user_id"]
         listed = ", ".join(f"{name} => %(text)s" for name in names)
-        session.connection.execute(
+        session.execute(
             f"SELECT amqp.publish(%(broker)s, %(text)s, %(text)s, 'x', {listed})",
             {"broker": broker_id, "text": text},
         )
@@ -254,7 +248,7 @@ def test_deep_headers_that_fit_are_taken(
         broker_id,
         '{"x": ' + "[" * 100 + "]" * 100 + "}",
     )
-    assert drain(channel, "events", 1) == ["x"]
+    assert take(channel, "events", 1) == ["x"]
     assert session.warnings() == []
 
 
@@ -276,7 +270,7 @@ def test_warnings_instead_of_errors(
             assert hint in report.hint
             # As the C extension does: without the delivery mode that it does not know.
             assert taken == ("delivery_mode" in one)
-    assert drain(channel, "events", 4) == ["bad"] * 4
+    assert take(channel, "events", 4) == ["bad"] * 4
 
 
 def test_unknown_delivery_mode_is_left_out_under_warn(
@@ -302,7 +296,7 @@ def test_two_things_wrong_under_warn(
         "SELECT amqp.publish(%s, 'events', 'key', 'x', 3, priority => 256)", broker_id
     )
     assert "priority" in session.warnings()[-1].message
-    assert drain(channel, "events") == []
+    assert take(channel, "events") == []
 
 
 def test_warning_once_in_a_transaction(session: Session, broker_id: int) -> None:
@@ -320,7 +314,7 @@ def test_warn_lets_the_transaction_go_on(
     session: Session, broker_id: int, channel: BlockingChannel
 ) -> None:
     session.run("CREATE TEMP TABLE t (n int)")
-    with session.connection.transaction():
+    with session.transaction():
         session.run("SET LOCAL amqp.on_failure = 'warn'")
         session.run("INSERT INTO t VALUES (1)")
         session.run(call(broker_id="4711"))
@@ -352,7 +346,7 @@ def connect_error(session: Session, url: str) -> Report:
 
 
 def test_wrong_password(
-    session: Session, broker: Broker, broker_id: int, channel: BlockingChannel
+    session: Session, broker: VHost, broker_id: int, channel: BlockingChannel
 ) -> None:
     report = connect_error(session, broker.url("guest", SECRET))
     assert report.sqlstate == "28P01"
@@ -362,18 +356,18 @@ def test_wrong_password(
     assert numbers_in(channel, "events", 1) == [1]
 
 
-def test_unknown_user(session: Session, broker: Broker) -> None:
+def test_unknown_user(session: Session, broker: VHost) -> None:
     assert connect_error(session, broker.url("nobody", SECRET)).sqlstate == "28P01"
 
 
-def test_unknown_vhost(session: Session, broker: Broker) -> None:
+def test_unknown_vhost(session: Session, broker: VHost) -> None:
     report = connect_error(session, broker.url().replace(broker.vhost, "no-such-vhost"))
     assert report.sqlstate == "08004"
     assert "no-such-vhost" in report.message
     assert "vhost" in report.hint
 
 
-def test_forbidden_vhost(session: Session, broker: Broker, management: Management) -> None:
+def test_forbidden_vhost(session: Session, broker: VHost, management: Management) -> None:
     user = f"outsider-{broker.vhost}"
     management.create_user(user, SECRET)
     try:
@@ -428,7 +422,7 @@ def test_postgresql_is_no_amqp_server(session: Session, postgres: PostgreSQL) ->
     assert report.sqlstate[:2] == "08"
 
 
-def test_silent_server(session: Session, proxy: CuttingProxy, broker: Broker) -> None:
+def test_silent_server(session: Session, proxy: CuttingProxy, broker: VHost) -> None:
     proxy.welcome(Welcome.STALL)
     session.set(connect_timeout="100ms")
     report = connect_error(session, broker.url(port=proxy.port))
@@ -519,13 +513,13 @@ def test_setting_that_makes_no_sense(
     session.run(f"RESET amqp.{name}")
     session.publish(broker_id, "events", [1])
     assert session.warnings() == []
-    assert drain(channel, "events", 1) == ["1"]
+    assert take(channel, "events", 1) == ["1"]
 
 
 def test_setting_that_makes_no_sense_at_commit_is_a_warning(
     session: Session, broker_id: int, channel: BlockingChannel
 ) -> None:
-    with session.connection.transaction():
+    with session.transaction():
         session.publish(broker_id, "events", [1])
         # So many that the broker takes a while: the timeout is of interest then.
         session.publish(broker_id, "events", range(2, 1001))
@@ -568,7 +562,7 @@ def test_settings_of_roles_and_databases(
     publish = "SELECT amqp.publish(%s, 'nowhere', 'key', 'x')"
     # Sessions that are there already go on as they were.
     assert session.error(publish, broker_id).sqlstate == "42704"
-    with Session(database) as other:
+    with open_session(database) as other:
         assert other.value(publish, broker_id) is False
         assert len(other.warnings()) == 1
         other.run("SET amqp.on_failure = error")
@@ -578,7 +572,7 @@ def test_settings_of_roles_and_databases(
         session.run(sql.SQL("GRANT USAGE ON SCHEMA amqp TO {}").format(role))
         session.run(sql.SQL("ALTER ROLE {} SET amqp.on_failure = 'error'").format(role))
         dsn = database.replace("user=postgres", f"user={role.as_string(None).strip(chr(34))}")
-        with Session(dsn) as other:
+        with open_session(dsn) as other:
             assert other.error(publish, broker_id).sqlstate == "42704"
     finally:
         session.run(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
@@ -591,7 +585,7 @@ def test_settings_of_roles_and_databases(
 def test_no_password_is_ever_shown(
     postgres: PostgreSQL,
     session: Session,
-    broker: Broker,
+    broker: VHost,
     management: Management,
     proxy: CuttingProxy,
     channel: BlockingChannel,
@@ -628,12 +622,12 @@ def test_no_password_is_ever_shown(
                 session.set(on_failure="error")
         broker_id = session.add_broker(good)
         session.set(confirm_timeout="100ms")
-        with session.connection.transaction():
+        with session.transaction():
             session.run(publish, broker_id, "events")
             session.run(publish, broker_id, "bad")
             channel.queue_unbind("events", "events", "#")
             channel.exchange_delete("bad")
-        with session.connection.transaction():
+        with session.transaction():
             session.run(publish, broker_id, "events")
             proxy.refuse()
         shown.append(session.error(publish, broker_id, "events"))

@@ -11,8 +11,12 @@ import pytest
 from pika import spec
 from pika.adapters.blocking_connection import BlockingChannel
 
-from support.failing import LIMIT, Call, Peer, Session, shared_fixtures, until_gone
+from support.calls import Call
 from support.handshake import OPENED, START, method
+from support.patience import LIMIT
+from support.peers import Peer, until_gone
+from support.sessions import Session
+from support.shared import shared_fixtures
 
 database, broker, session = shared_fixtures()
 

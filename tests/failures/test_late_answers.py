@@ -7,8 +7,11 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction
-from support.failing import LIMIT, Call, Session, numbers_in
-from support.fix_servers import Broker
+from support.calls import Call
+from support.fix_servers import VHost
+from support.patience import LIMIT
+from support.queues import numbers_in
+from support.sessions import Session, open_session
 from support.stuck import stuck_fixtures, suspended
 
 BATCH = "SELECT amqp.publish_outbox_batch(1, 5000)"
@@ -23,10 +26,10 @@ def unconfirmed(session: Session) -> int:
 
 
 def test_an_unroutable_message_behind_many_to_a_stuck_queue(
-    session: Session, broker: Broker, through: int
+    session: Session, broker: VHost, through: int
 ) -> None:
     with suspended(broker, "mailer"):
-        with session.connection.transaction():
+        with session.transaction():
             session.publish(through, "orders", range(3_000))
             session.run(UNROUTABLE, through)
         session.warnings()
@@ -36,7 +39,7 @@ def test_an_unroutable_message_behind_many_to_a_stuck_queue(
 
 
 def test_an_unroutable_message_of_the_outbox_is_not_delivered(
-    session: Session, broker: Broker, through: int
+    session: Session, broker: VHost, through: int
 ) -> None:
     with suspended(broker, "mailer"):
         session.run(
@@ -87,7 +90,7 @@ def test_a_confirm_that_comes_with_the_answer_to_the_last_question(
 
 
 def test_topology_calls_do_not_cut_off_what_is_awaited(
-    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     session.set(connect_timeout="500ms")
     with suspended(broker, "mailer"):
@@ -103,10 +106,10 @@ def test_topology_calls_do_not_cut_off_what_is_awaited(
 
 
 def test_a_barrier_makes_no_copy(
-    session: Session, broker: Broker, through: int, channel: BlockingChannel, database: str
+    session: Session, broker: VHost, through: int, channel: BlockingChannel, database: str
 ) -> None:
     session.set(confirm_timeout="30s")
-    with suspended(broker, "mailer"), Session(database) as other:
+    with suspended(broker, "mailer"), open_session(database) as other:
         call = Call(lambda: session.publish(through, "orders", [1]))
         assert numbers_in(channel, "ledger", 1) == [1]
         other.run("CREATE DATABASE dropped")
@@ -118,7 +121,7 @@ def test_a_barrier_makes_no_copy(
 
 
 def test_what_waits_is_bounded_also_behind_others(
-    session: Session, broker: Broker, through: int
+    session: Session, broker: VHost, through: int
 ) -> None:
     with suspended(broker, "mailer"):
         session.publish(through, "orders", range(200))
@@ -130,7 +133,7 @@ def test_what_waits_is_bounded_also_behind_others(
 
 
 def test_autonomous_publish_leaves_nothing_behind(
-    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     session.publish(through, "events", [0])
     start = proxy.bytes_to_server

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pika.adapters.blocking_connection import BlockingChannel
 
-from support.failing import Session, declare, shared_fixtures
-from support.fix_servers import Broker
+from support.failures import failure_fixtures
+from support.queues import declare
+from support.sessions import Session
 
-database, broker, session = shared_fixtures()
+session, through, direct = failure_fixtures()
 
 
 def test_an_exchange_that_has_gone_is_looked_for_again(
-    session: Session, broker: Broker, channel: BlockingChannel
+    session: Session, direct: int, channel: BlockingChannel
 ) -> None:
-    direct = session.add_broker(broker.url())
     session.set(publisher_confirms="off")
     for _ in range(10):
         declare(channel, "bad")
-        with session.connection.transaction():
+        with session.transaction():
             session.publish(direct, "bad", [1])
             channel.exchange_delete("bad")
         # The refusal is on its way, and comes before the answer.

@@ -11,25 +11,20 @@ from pika import spec
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.postgres import PostgreSQL
-from support.failing import (
-    LIMIT,
-    Call,
-    Peer,
-    Session,
-    assert_works,
-    declare,
-    flooding,
-    saying,
-    shared_fixtures,
-)
-from support.fix_servers import Broker
+from support.calls import Call
+from support.fix_servers import VHost
 from support.handshake import HEARTBEAT, OPENED, START, TUNE, method
+from support.patience import LIMIT
+from support.peers import Peer, flooding, saying
+from support.queues import declare
+from support.sessions import Session, open_session
+from support.shared import assert_works, shared_fixtures
 
 database, broker, session = shared_fixtures()
 
 
 @pytest.fixture
-def direct(session: Session, broker: Broker) -> int:
+def direct(session: Session, broker: VHost) -> int:
     """A broker that does not lie."""
     return session.add_broker(broker.url())
 
@@ -192,7 +187,7 @@ def test_peer_that_lies_at_commit(
 
     with Peer(behave) as peer:
         broker_id = session.add_broker(peer.url)
-        with session.connection.transaction():
+        with session.transaction():
             # The default exchange needs no question.
             session.publish(broker_id, "", [1, 2])
             lying.set()
@@ -236,11 +231,11 @@ def test_words_that_the_encoding_of_the_database_lacks(
             pass
 
     try:
-        with Peer(behave) as peer, Session(postgres.dsn("narrow")) as narrow:
+        with Peer(behave) as peer, open_session(postgres.dsn("narrow")) as narrow:
             narrow.run("CREATE EXTENSION pg_amqp_py CASCADE")
             narrow.set(confirm_timeout="2s", on_failure="warn")
             broker_id = narrow.add_broker(peer.url)
-            with narrow.connection.transaction():
+            with narrow.transaction():
                 narrow.publish(broker_id, "", [1])
                 said.set()
             (found, *_) = narrow.warnings()

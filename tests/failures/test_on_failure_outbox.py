@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from psycopg import errors
@@ -14,8 +13,9 @@ from servers.postgres import PostgreSQL
 from servers.processes import free_port, wait_for
 from servers.proxy import CuttingProxy, Welcome
 from servers.rabbitmq import RabbitMQ
-from support.failing import Session, declare, numbers_in
-from support.fix_servers import Broker
+from support.fix_servers import VHost
+from support.queues import declare, numbers_in
+from support.sessions import Session, open_session
 
 PUBLISH = "SELECT amqp.publish(%s, 'events', 'key', %s)"
 
@@ -23,13 +23,13 @@ PUBLISH = "SELECT amqp.publish(%s, 'events', 'key', %s)"
 @pytest.fixture
 def session(database: str) -> Iterator[Session]:
     """A session in the test's database, under the setting."""
-    with Session(database) as session:
+    with open_session(database) as session:
         session.set(on_failure="outbox")
         yield session
 
 
 @pytest.fixture
-def through(session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel) -> int:
+def through(session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel) -> int:
     """The test's broker through the proxy, with exchange and queue `events`."""
     declare(channel)
     return session.add_broker(broker.url(port=proxy.port))
@@ -51,7 +51,7 @@ def test_a_broker_that_is_down_is_no_failure(
 ) -> None:
     proxy.refuse()
     session.run("CREATE TABLE t (n integer)")
-    with session.connection.transaction():
+    with session.transaction():
         session.run("INSERT INTO t VALUES (1)")
         assert (
             session.value(
@@ -88,7 +88,7 @@ def test_order_holds_until_the_outbox_is_empty(
     proxy.pass_all()
     session.run("SELECT amqp.ping(%s)", through)
     session.publish(through, "events", [2])
-    with session.connection.transaction():
+    with session.transaction():
         # A call that has been through to the broker makes no difference.
         session.run("SELECT amqp.exchange_declare(%s, 'events', 'topic', false, true)", through)
         session.publish(through, "events", [3])
@@ -134,7 +134,7 @@ def test_no_property_is_lost(session: Session, away: int) -> None:
     [("login", "28P01"), ("vhost", "08004"), ("exchange", "42704"), ("no AMQP", "08P01")],
 )
 def test_whatever_keeps_the_broker_from_taking_it(
-    session: Session, postgres: PostgreSQL, broker: Broker, how: str, sqlstate: str
+    session: Session, postgres: PostgreSQL, broker: VHost, how: str, sqlstate: str
 ) -> None:
     url = {
         "login": broker.url("guest", "wrong"),
@@ -149,8 +149,8 @@ def test_whatever_keeps_the_broker_from_taking_it(
     assert waiting(session) == ["1", "2"]
 
 
-def test_a_blocked_broker(database: str, rabbitmq: RabbitMQ, broker: Broker) -> None:
-    with Session(database) as session:
+def test_a_blocked_broker(database: str, rabbitmq: RabbitMQ, broker: VHost) -> None:
+    with open_session(database) as session:
         broker_id = session.add_broker(broker.url())
         session.set(confirm_timeout="200ms", on_failure="outbox")
         session.publish(broker_id, "amq.topic", [0])
@@ -169,7 +169,7 @@ def test_lost_in_the_middle_of_a_transaction(
 ) -> None:
     channel.exchange_declare("new", "topic")
     channel.queue_bind("events", "new", "#")
-    with session.connection.transaction():
+    with session.transaction():
         session.publish(through, "events", [1])
         proxy.refuse()
         # It is only noticed where the broker is asked.
@@ -195,7 +195,7 @@ def test_what_is_the_callers_own_mistake_stays_an_error(session: Session, away: 
         f"{away}, 'e', 'k', 'x', \"timestamp\" => '-infinity'": "22023",
     }.items():
         assert session.error(f"SELECT amqp.publish({arguments})").sqlstate == sqlstate, arguments
-        with session.connection.transaction(force_rollback=True):
+        with session.transaction(force_rollback=True):
             # Nor does it matter that others have been diverted.
             session.publish(away, "e", [1])
             error = session.error(f"SELECT amqp.publish({arguments})")
@@ -218,7 +218,7 @@ def test_other_calls_fail_as_ever(session: Session, away: int) -> None:
         "SELECT amqp.ping(%s)",
     ):
         assert session.error(query, away).sqlstate == "08001"
-    with session.connection.transaction():
+    with session.transaction():
         session.publish(away, "e", [1])
     session.warnings()
     assert session.error("SELECT amqp.autonomous_publish(%s, 'e', 'k', 'x')", away)
@@ -232,17 +232,17 @@ def test_one_attempt_to_connect_in_each_backoff_period(
     session.set(connect_timeout="200ms")
     proxy.welcome(welcome)
     for number in range(20):
-        with session.connection.transaction(force_rollback=number < 10):
+        with session.transaction(force_rollback=number < 10):
             session.publish(through, "events", range(number * 10, number * 10 + 10))
     assert proxy.connections == 1
     assert waiting(session) == [str(number) for number in range(100, 200)]
 
 
 def test_savepoints_and_rollback(session: Session, away: int, database: str) -> None:
-    with session.connection.transaction(force_rollback=True):
+    with session.transaction(force_rollback=True):
         session.publish(away, "events", [1])
     assert waiting(session) == []
-    with session.connection.transaction():
+    with session.transaction():
         session.run("SAVEPOINT a")
         session.publish(away, "events", [2])
         session.run("ROLLBACK TO a")
@@ -255,7 +255,7 @@ def test_savepoints_and_rollback(session: Session, away: int, database: str) -> 
 
 
 def test_two_brokers(session: Session, through: int, away: int, channel: BlockingChannel) -> None:
-    with session.connection.transaction():
+    with session.transaction():
         for number in range(0, 10, 2):
             session.publish(through, "events", [number])
             session.publish(away, "events", [number + 1])
@@ -280,7 +280,7 @@ def test_a_prepared_transaction(session: Session, away: int, through: int) -> No
 
 def test_capture(session: Session, away: int) -> None:
     session.set(capture="on")
-    with session.connection.transaction():
+    with session.transaction():
         session.publish(away, "events", [1])
         assert session.run("SELECT message, captured FROM amqp.pending()") == [("1", True)]
     assert waiting(session) == []
@@ -322,7 +322,7 @@ def test_a_role_that_may_only_publish(
     session.run("CREATE ROLE publisher LOGIN")
     try:
         session.run("GRANT USAGE ON SCHEMA amqp TO publisher")
-        with Session(database, role="publisher") as publisher:
+        with open_session(database, role="publisher") as publisher:
             publisher.set(on_failure="outbox")
             publisher.publish(away, "events", [1])
             publisher.publish(through, "events", [2])
@@ -348,15 +348,15 @@ def test_settings_of_the_caller_stay_as_they_are(session: Session, through: int)
     assert all(one == shown[0] for one in shown)
 
 
-def test_a_hot_standby(broker: Broker, channel: BlockingChannel) -> None:
+def test_a_hot_standby(broker: VHost, channel: BlockingChannel) -> None:
     declare(channel)
     with PostgreSQL() as primary:
-        with psycopg.connect(primary.dsn(), autocommit=True) as one:
+        with open_session(primary.dsn()) as one:
             one.execute("CREATE EXTENSION pg_amqp_py CASCADE")
             one.execute("SELECT amqp.add_broker(%s)", [broker.url()])
             row = one.execute("SELECT pg_current_wal_lsn()").fetchone()
             assert row is not None
-        with PostgreSQL(standby_of=primary) as standby, Session(standby.dsn()) as session:
+        with PostgreSQL(standby_of=primary) as standby, open_session(standby.dsn()) as session:
             wait_for(
                 lambda: session.value("SELECT pg_last_wal_replay_lsn() >= %s", *row),
                 30,

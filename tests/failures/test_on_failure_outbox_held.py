@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from support.messages import Inbox, Session
-from support.outbox import put, rows, settle
+from support.messages import Inbox
+from support.outbox import in_outbox, put, settle
+from support.sessions import Session
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def test_behind_a_dead_letter(session: Session, inbox: Inbox) -> None:
     settle(session, refused=[(1, "invalid", "no")])
     publish(session, "direct")
     assert inbox.texts() == ["direct"]
-    assert rows(session) == [(2,)]
+    assert in_outbox(session) == [(2,)]
 
 
 def test_behind_one_that_waits(session: Session, inbox: Inbox) -> None:
@@ -40,7 +41,7 @@ def test_what_can_go_is_stood_behind(session: Session, inbox: Inbox) -> None:
         number = put(session, "ready", **parameters)
         publish(session, "behind")
         assert inbox.texts() == []
-        assert len(rows(session)) == 4
+        assert len(in_outbox(session)) == 4
         session.execute("DELETE FROM amqp.outbox WHERE id >= %s", [number])
     # Of the same key, but before what waits.
     session.execute("UPDATE amqp.outbox SET id = 0 WHERE id = 2")

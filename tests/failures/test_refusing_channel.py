@@ -25,13 +25,14 @@ from pg_amqp_py.wire.small import write_small
 from servers.processes import wait_for
 from servers.rabbitmq import RabbitMQCluster
 from servers.relay import RelayProcess
-from support.failing import Session
-from support.fix_servers import Broker
-from support.outbox import LIMIT, put, wait_until_empty
+from support.fix_servers import VHost
+from support.outbox import put, wait_until_empty
+from support.patience import LIMIT
+from support.sessions import open_session
 
 
 def test_a_quorum_queue_that_had_no_leader_is_found_again(database: str) -> None:
-    with RabbitMQCluster() as cluster, Session(database) as session:
+    with RabbitMQCluster() as cluster, open_session(database) as session:
         leader, follower, ours = cluster.nodes
         declaring = pika.BlockingConnection(pika.URLParameters(leader.url()))
         declaring.channel().queue_declare(
@@ -50,7 +51,7 @@ def test_a_quorum_queue_that_had_no_leader_is_found_again(database: str) -> None
             relay.wait_for_event("connected to broker")
             for node in (leader, follower):
                 node.kill()
-            put(session.connection, "outbox", exchange="", routing_key="safe")
+            put(session, "outbox", exchange="", routing_key="safe")
             assert not publish()
             wait_for(
                 lambda: session.value("SELECT last_error FROM amqp.outbox_status()"),
@@ -60,11 +61,11 @@ def test_a_quorum_queue_that_had_no_leader_is_found_again(database: str) -> None
             # The one that had the leader stays away.
             follower.start()
             wait_for(publish, LIMIT, "the session to publish again", interval=0.2)
-            wait_until_empty(session.connection)
+            wait_until_empty(session)
 
 
 @pytest.fixture
-def publisher(broker: Broker, channel: BlockingChannel) -> Iterator[PublishingChannel]:
+def publisher(broker: VHost, channel: BlockingChannel) -> Iterator[PublishingChannel]:
     """A connection to a broker with a queue that holds one message and refuses others."""
     arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
     channel.queue_declare("full", arguments=arguments)

@@ -7,8 +7,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 from servers.management import Management
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy
-from support.failing import LIMIT, Session, numbers_in
-from support.fix_servers import Broker
+from support.fix_servers import VHost
+from support.patience import LIMIT
+from support.queues import numbers_in
+from support.sessions import Session
 from support.stuck import stuck_fixtures, suspended
 
 session, through = stuck_fixtures()
@@ -21,7 +23,7 @@ def unconfirmed(session: Session) -> int:
 
 def test_it_gets_one_copy_and_nobody_else_waits(
     session: Session,
-    broker: Broker,
+    broker: VHost,
     proxy: CuttingProxy,
     through: int,
     channel: BlockingChannel,
@@ -59,7 +61,7 @@ def test_it_gets_one_copy_and_nobody_else_waits(
 
 
 def test_a_confirm_that_is_only_slow_makes_no_copy(
-    session: Session, broker: Broker, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, through: int, channel: BlockingChannel
 ) -> None:
     with suspended(broker, "mailer"):
         session.publish(through, "orders", range(1, 100))
@@ -74,11 +76,11 @@ def test_a_confirm_that_is_only_slow_makes_no_copy(
 
 
 def test_other_messages_of_the_same_transaction_are_waited_for(
-    session: Session, broker: Broker, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, through: int, channel: BlockingChannel
 ) -> None:
     with suspended(broker, "mailer"):
         session.publish(through, "orders", [1])
-        with session.connection.transaction():
+        with session.transaction():
             session.publish(through, "events", [2])
             session.publish(through, "orders", [3])
             session.publish(through, "events", [4])
@@ -90,7 +92,7 @@ def test_other_messages_of_the_same_transaction_are_waited_for(
 
 
 def test_it_is_written_again_when_the_connection_breaks(
-    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     with suspended(broker, "mailer"):
         session.publish(through, "orders", [1])
@@ -106,13 +108,13 @@ def test_it_is_written_again_when_the_connection_breaks(
 
 
 def test_a_refusal_of_a_later_message_makes_no_copy(
-    session: Session, broker: Broker, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, through: int, channel: BlockingChannel
 ) -> None:
     channel.exchange_declare("gone", "fanout")
     with suspended(broker, "mailer"):
         session.publish(through, "orders", [1])
         session.warnings()
-        with session.connection.transaction():
+        with session.transaction():
             session.publish(through, "gone", [2])
             session.publish(through, "events", [3])
             channel.exchange_delete("gone")
@@ -126,7 +128,7 @@ def test_a_refusal_of_a_later_message_makes_no_copy(
 
 
 def test_what_waits_for_a_confirm_is_bounded(
-    session: Session, broker: Broker, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, through: int, channel: BlockingChannel
 ) -> None:
     publish = "SELECT amqp.publish(%s, 'orders', 'key', 'x')"
     with suspended(broker, "mailer"):
@@ -154,7 +156,7 @@ def numbers_in_all(channel: BlockingChannel) -> list[bytes]:
 
 
 def test_so_many_that_rabbitmq_stops_reading(
-    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     numbers = list(range(3_000))
     with suspended(broker, "mailer"):
@@ -173,7 +175,7 @@ def test_so_many_that_rabbitmq_stops_reading(
 
 
 def test_autonomous_publish_says_so(
-    session: Session, broker: Broker, through: int, channel: BlockingChannel, management: Management
+    session: Session, broker: VHost, through: int, channel: BlockingChannel, management: Management
 ) -> None:
     with suspended(broker, "mailer"):
         error = session.error("SELECT amqp.autonomous_publish(%s, 'orders', 'k', '1')", through)

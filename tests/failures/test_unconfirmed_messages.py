@@ -12,18 +12,11 @@ from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction, Welcome
 from servers.rabbitmq import RabbitMQ
-from support.failing import (
-    LIMIT,
-    Call,
-    Report,
-    Session,
-    declare,
-    drain,
-    numbers_in,
-    open_channel,
-)
-from support.fix_servers import Broker
-from support.messages import wait_for_end
+from support.calls import Call
+from support.fix_servers import VHost
+from support.patience import LIMIT
+from support.queues import declare, numbers_in, open_channel, take
+from support.sessions import Report, Session, open_session, wait_for_end
 
 LOST = r"amqp: .* lost at the end of the session.*"
 
@@ -31,13 +24,13 @@ LOST = r"amqp: .* lost at the end of the session.*"
 @pytest.fixture
 def session(database: str) -> Iterator[Session]:
     """A session in the test's database that does not wait long at commit."""
-    with Session(database) as session:
+    with open_session(database) as session:
         session.set(confirm_timeout="200ms")
         yield session
 
 
 @pytest.fixture
-def through(session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel) -> int:
+def through(session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel) -> int:
     """The test's broker through the proxy, already connected, with exchange and queue `events`."""
     declare(channel)
     broker_id = session.add_broker(broker.url(port=proxy.port))
@@ -49,7 +42,7 @@ def through(session: Session, broker: Broker, proxy: CuttingProxy, channel: Bloc
 def commit_in_vain(session: Session, proxy: CuttingProxy, broker_id: int, *numbers: int) -> Report:
     """Publish numbers to a broker that is gone before the commit; return the warning."""
     session.set(confirm_timeout="200ms")
-    with session.connection.transaction():
+    with session.transaction():
         session.publish(broker_id, "events", numbers)
         proxy.refuse()
     # From here on the broker may be as slow as it likes.
@@ -113,10 +106,10 @@ def test_a_transaction_that_publishes_delivers_them_first(
     # Not while they cannot go.
     assert session.error(publish, through).sqlstate == "08001"
     proxy.pass_all()
-    with session.connection.transaction():
+    with session.transaction():
         # ping() ends the backoff, and writes nothing by itself.
         session.run("SELECT amqp.ping(%s)", through)
-        assert drain(channel, "events") == []
+        assert take(channel, "events") == []
         session.run("SAVEPOINT a")
         session.run(publish, through)
         assert numbers_in(channel, "events", 499) == list(range(1, 500))
@@ -131,7 +124,7 @@ def test_what_is_rolled_back_delivers_them_as_well(
 ) -> None:
     commit_in_vain(session, proxy, through, 1)
     proxy.pass_all()
-    with session.connection.transaction(force_rollback=True):
+    with session.transaction(force_rollback=True):
         session.run("SELECT amqp.disconnect(%s)", through)
         session.publish(through, "events", [2])
     assert numbers_in(channel, "events", 1) == [1]
@@ -174,7 +167,7 @@ def test_one_attempt_in_each_backoff_period(
 def test_a_broker_that_was_silent_is_tried_at_the_next_commit(
     session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
-    with session.connection.transaction():
+    with session.transaction():
         session.publish(through, "events", [1])
         proxy.stall()
     (found,) = session.warnings()
@@ -187,7 +180,7 @@ def test_a_broker_that_was_silent_is_tried_at_the_next_commit(
 
 
 def test_a_stall_while_they_are_retried(
-    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     commit_in_vain(session, proxy, through, *range(1, 100))
     login = proxy.bytes_to_server
@@ -210,11 +203,11 @@ def test_a_stall_while_they_are_retried(
 
 
 def test_several_transactions_of_two_brokers(
-    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     declare(channel, "others")
     other = session.add_broker(broker.url())
-    with session.connection.transaction():
+    with session.transaction():
         session.publish(through, "events", [1])
         session.publish(other, "others", [2])
         session.publish(through, "events", [3])
@@ -230,14 +223,14 @@ def test_several_transactions_of_two_brokers(
     assert numbers_in(channel, "others") == []
 
 
-def test_a_real_restart(database: str, rabbitmq: RabbitMQ, broker: Broker) -> None:
+def test_a_real_restart(database: str, rabbitmq: RabbitMQ, broker: VHost) -> None:
     with open_channel(broker.url()) as channel:
         declare(channel)
-    with Session(database) as session:
+    with open_session(database) as session:
         broker_id = session.add_broker(broker.url())
         session.set(confirm_timeout="200ms")
         persistent = "SELECT amqp.publish(%s, 'events', 'key', %s, delivery_mode => 2)"
-        with session.connection.transaction():
+        with session.transaction():
             session.run(persistent, broker_id, "1")
             session.run(persistent, broker_id, "2")
             rabbitmq.kill()
@@ -250,10 +243,10 @@ def test_a_real_restart(database: str, rabbitmq: RabbitMQ, broker: Broker) -> No
         assert numbers_in(channel, "events", 3) == [1, 2, 3]
 
 
-def test_a_blocked_broker_gets_them_once(database: str, rabbitmq: RabbitMQ, broker: Broker) -> None:
+def test_a_blocked_broker_gets_them_once(database: str, rabbitmq: RabbitMQ, broker: VHost) -> None:
     with open_channel(broker.url()) as channel:
         declare(channel)
-    with Session(database) as session:
+    with open_session(database) as session:
         broker_id = session.add_broker(broker.url())
         session.set(confirm_timeout="200ms")
         session.publish(broker_id, "events", [0])
@@ -277,11 +270,11 @@ def test_a_blocked_broker_gets_them_once(database: str, rabbitmq: RabbitMQ, brok
 
 
 def test_confirms_that_came_before_the_connection_broke_count(
-    database: str, rabbitmq: RabbitMQ, broker: Broker
+    database: str, rabbitmq: RabbitMQ, broker: VHost
 ) -> None:
     with open_channel(broker.url()) as channel:
         declare(channel)
-    with Session(database) as session:
+    with open_session(database) as session:
         broker_id = session.add_broker(broker.url())
         session.set(confirm_timeout="200ms")
         session.publish(broker_id, "events", [0])
@@ -307,7 +300,7 @@ def test_what_the_broker_refuses_of_them_is_reported_once(
     session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     declare(channel, "bad")
-    with session.connection.transaction():
+    with session.transaction():
         for number in range(9):
             session.publish(through, "bad" if number % 3 == 1 else "events", [number])
         session.run(
@@ -343,7 +336,7 @@ def test_a_changed_row_sends_them_to_the_new_host(
 def test_a_new_host_with_smaller_frames(
     session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
-    with session.connection.transaction():
+    with session.transaction():
         session.run("SELECT amqp.publish(%s, 'events', 'key', repeat('x', 100000))", through)
         session.publish(through, "events", [1])
         proxy.refuse()
@@ -357,7 +350,7 @@ def test_a_new_host_with_smaller_frames(
         )
         session.run("SELECT amqp.ping(%s)", through)
         with open_channel(small.url()) as there:
-            assert drain(there, "events", 2) == ["x" * 100_000, "1"]
+            assert take(there, "events", 2) == ["x" * 100_000, "1"]
 
 
 def test_without_publisher_confirms(
@@ -389,17 +382,17 @@ def lines(postgres: PostgreSQL, pid: int) -> list[str]:
 def test_the_log_says_what_is_lost(
     postgres: PostgreSQL,
     database: str,
-    broker: Broker,
+    broker: VHost,
     proxy: CuttingProxy,
     channel: BlockingChannel,
     how: str,
 ) -> None:
     declare(channel)
     declare(channel, "größe")
-    with Session(database) as observer, Session(database) as session:
+    with open_session(database) as observer, open_session(database) as session:
         session.set(confirm_timeout="200ms")
         broker_id = session.add_broker(broker.url("guest", "guest", port=proxy.port))
-        with session.connection.transaction():
+        with session.transaction():
             session.publish(broker_id, "events", [1, 2, 3])
             session.publish(broker_id, "größe", [4])
             proxy.refuse()
@@ -407,7 +400,7 @@ def test_the_log_says_what_is_lost(
             session.close()
         else:
             observer.run("SELECT pg_terminate_backend(%s)", session.pid)
-        wait_for_end(observer.connection, session.pid)
+        wait_for_end(observer, session.pid)
         (line,) = lines(postgres, session.pid)
         assert "LOG:  amqp: 4 messages not confirmed by broker" in line
         assert '"events" (3), "gr\\xf6\\xdfe" (1)' in line
@@ -416,16 +409,16 @@ def test_the_log_says_what_is_lost(
 
 
 def test_the_log_says_nothing_where_nothing_is_lost(
-    postgres: PostgreSQL, database: str, broker: Broker, proxy: CuttingProxy, through: int
+    postgres: PostgreSQL, database: str, broker: VHost, proxy: CuttingProxy, through: int
 ) -> None:
-    with Session(database) as observer, Session(database) as session:
+    with open_session(database) as observer, open_session(database) as session:
         session.set(confirm_timeout="200ms")
         session.publish(through, "events", [1])
         commit_in_vain(session, proxy, through, 2)
         proxy.pass_all()
         session.run("SELECT amqp.ping(%s)", through)
         session.close()
-        wait_for_end(observer.connection, session.pid)
+        wait_for_end(observer, session.pid)
         assert lines(postgres, session.pid) == []
 
 
@@ -441,7 +434,7 @@ def test_status_notices_that_a_connection_is_gone(
 
 
 def test_headers_that_do_not_fit_the_frames_of_another_host(
-    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     """A connection with smaller frames takes over: what does not fit is refused, the rest goes."""
     with (
@@ -451,7 +444,7 @@ def test_headers_that_do_not_fit_the_frames_of_another_host(
         declare(elsewhere)
         add = "INSERT INTO amqp.broker SELECT %s, host, %s, '/' FROM amqp.broker"
         session.set(confirm_timeout="5s")
-        with session.connection.transaction():
+        with session.transaction():
             session.publish(through, "events", [1])
             session.run(
                 "SELECT amqp.publish(%s, 'events', 'key', 'large',"

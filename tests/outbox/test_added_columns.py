@@ -7,8 +7,9 @@ import pytest
 from psycopg import errors
 
 from servers.relay import RelayProcess
-from support.messages import Inbox, Session
-from support.outbox import dead, grow, put, rows, settle, status, wait_until_empty
+from support.messages import Inbox
+from support.outbox import dead, grow, in_outbox, put, settle, status, wait_until_empty
+from support.sessions import Session, open_session
 
 COLUMNS = [
     "tenant text",
@@ -33,7 +34,7 @@ def test_an_added_column_stops_nothing(
     assert session.execute("SELECT amqp.retry_dead_letters()").fetchone() == (1,)
     assert session.execute("SELECT amqp.publish_outbox_batch()").fetchone() == (1,)
     assert inbox.texts() == ["a", "b"]
-    assert dead(session) == rows(session) == []
+    assert dead(session) == in_outbox(session) == []
     assert status(session)["delivered_last_minute"] == 2
     name = column.split()[0]
     session.execute(f"ALTER TABLE amqp.{table} DROP COLUMN {name}".encode())
@@ -108,7 +109,7 @@ def test_a_dump_that_waits_while_a_batch_compacts_has_what_is_pending(
 ) -> None:
     """TRUNCATE is seen by older snapshots as well: so nothing may be alive."""
     put(grown, "pending", deliver_at="2090-01-01+00")
-    with psycopg.connect(database) as snapshot:
+    with open_session(database, autocommit=False) as snapshot:
         snapshot.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         snapshot.execute("SELECT count(*) FROM amqp.broker")
         assert grown.execute("SELECT amqp.publish_outbox_batch()").fetchone() == (0,)

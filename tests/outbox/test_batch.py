@@ -11,9 +11,12 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.processes import free_port, wait_for
 from servers.proxy import CuttingProxy, Direction, Welcome
-from support.failing import LIMIT, Call, Session, declare, drain, numbers_in
-from support.fix_servers import Broker
-from support.messages import Inbox, wait_for_end, wait_for_event
+from support.calls import Call
+from support.fix_servers import VHost
+from support.messages import Inbox
+from support.patience import LIMIT
+from support.queues import declare, numbers_in, take
+from support.sessions import Session, open_session, wait_for_end, wait_for_event
 
 BATCH = "SELECT amqp.publish_outbox_batch()"
 
@@ -21,19 +24,19 @@ BATCH = "SELECT amqp.publish_outbox_batch()"
 @pytest.fixture
 def session(database: str) -> Iterator[Session]:
     """A session in the test's database."""
-    with Session(database) as session:
+    with open_session(database) as session:
         yield session
 
 
 @pytest.fixture
-def direct(session: Session, broker: Broker, channel: BlockingChannel) -> int:
+def direct(session: Session, broker: VHost, channel: BlockingChannel) -> int:
     """The test's broker, with exchange and queue `events`."""
     declare(channel)
     return session.add_broker(broker.url())
 
 
 @pytest.fixture
-def through(session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel) -> int:
+def through(session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel) -> int:
     """The same through the proxy."""
     declare(channel)
     return session.add_broker(broker.url(port=proxy.port))
@@ -71,7 +74,7 @@ def make_due(session: Session) -> None:
 # ---- What arrives ----
 
 
-def test_all_properties_arrive(session: Session, broker: Broker, channel: BlockingChannel) -> None:
+def test_all_properties_arrive(session: Session, broker: VHost, channel: BlockingChannel) -> None:
     inbox = Inbox(channel)
     broker_id = session.add_broker(broker.url())
     session.run(
@@ -130,12 +133,12 @@ def test_more_than_fits_one_reading(
         direct,
     )
     assert session.value("SELECT amqp.publish_outbox_batch(batch_limit => 9)") == 9
-    assert [body[0] for body in drain(channel, "events", 9)] == list("012345678")
+    assert [body[0] for body in take(channel, "events", 9)] == list("012345678")
     assert session.value("SELECT count(*) FROM amqp.outbox") == 1
 
 
 def test_every_broker_that_has_messages(
-    session: Session, broker: Broker, direct: int, channel: BlockingChannel
+    session: Session, broker: VHost, direct: int, channel: BlockingChannel
 ) -> None:
     other = session.add_broker(broker.url())
     away = session.add_broker(f"amqp://127.0.0.1:{free_port()}/")
@@ -182,7 +185,7 @@ def test_what_the_same_transaction_has_published_is_left(
     session: Session, direct: int, channel: BlockingChannel
 ) -> None:
     put(session, direct, [1])
-    with session.connection.transaction():
+    with session.transaction():
         put(session, direct, [2])
         session.run("SAVEPOINT a")
         put(session, direct, [3])
@@ -221,7 +224,7 @@ def test_several_callers_deliver_each_message_once(
     put(session, direct, range(3000))
 
     def work(_: int) -> int:
-        with Session(database) as worker:
+        with open_session(database) as worker:
             total = 0
             while delivered := worker.value("SELECT amqp.publish_outbox_batch(batch_limit => 50)"):
                 total += delivered
@@ -238,28 +241,28 @@ def test_a_caller_waits_for_another_and_can_be_cancelled(
     session: Session, database: str, direct: int, channel: BlockingChannel
 ) -> None:
     put(session, direct, range(4))
-    with Session(database) as other:
-        with session.connection.transaction():
+    with open_session(database) as other:
+        with session.transaction():
             assert session.value("SELECT amqp.publish_outbox_batch(batch_limit => 2)") == 2
             call = Call(lambda: other.error(BATCH))
-            with Session(database) as observer:
-                wait_for_event(observer.connection, other.pid, "transactionid")
+            with open_session(database) as observer:
+                wait_for_event(observer, other.pid, "transactionid")
                 observer.run("SELECT pg_cancel_backend(%s)", other.pid)
             assert call.result().sqlstate == "57014"
             waits = Call(lambda: other.value(BATCH))
-            with Session(database) as observer:
-                wait_for_event(observer.connection, other.pid, "transactionid")
+            with open_session(database) as observer:
+                wait_for_event(observer, other.pid, "transactionid")
         assert waits.result() == 2
     assert numbers_in(channel, "events", 4) == list(range(4))
 
 
 def test_a_relay_is_left_alone(session: Session, database: str, direct: int) -> None:
     put(session, direct, [1])
-    with Session(database) as relay:
+    with open_session(database) as relay:
         assert relay.value("SELECT amqp.outbox_lock(%s)", direct)
         assert session.value(BATCH) == 0
-    with Session(database) as observer:
-        wait_for_end(observer.connection, relay.pid)
+    with open_session(database) as observer:
+        wait_for_end(observer, relay.pid)
     assert session.value(BATCH) == 1
 
 
@@ -358,7 +361,7 @@ def test_a_cancel_in_the_middle_loses_nothing_that_is_confirmed(
     session.run("BEGIN")
     call = Call(lambda: session.value(BATCH))
     wait_for(lambda: proxy.connections > connections, LIMIT, "the wait for another connection")
-    with Session(database) as observer:
+    with open_session(database) as observer:
         observer.run("SELECT pg_cancel_backend(%s)", session.pid)
     assert call.result() == 1
     (found,) = session.warnings()
@@ -389,7 +392,7 @@ def test_a_rolled_back_call_comes_again(
     session: Session, direct: int, channel: BlockingChannel
 ) -> None:
     put(session, direct, [1])
-    with session.connection.transaction(force_rollback=True):
+    with session.transaction(force_rollback=True):
         assert session.value(BATCH) == 1
     assert session.value(BATCH) == 1
     first, second = (channel.basic_get("events", auto_ack=True) for _ in range(2))
@@ -509,7 +512,7 @@ def test_what_cannot_be_encoded_is_a_dead_letter_at_once(
 
 
 def test_a_full_queue_never_makes_dead_letters(
-    session: Session, broker: Broker, channel: BlockingChannel
+    session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
     channel.exchange_declare("events", "topic")
     channel.queue_declare("events", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
@@ -560,7 +563,7 @@ def test_execute_is_all_that_a_role_needs(
     session.run("CREATE ROLE scheduler LOGIN")
     try:
         session.run("GRANT USAGE ON SCHEMA amqp TO scheduler")
-        with Session(database, role="scheduler") as scheduler:
+        with open_session(database, role="scheduler") as scheduler:
             assert scheduler.error(BATCH).sqlstate == "42501"
             session.run(
                 "GRANT EXECUTE ON FUNCTION amqp.publish_outbox_batch(integer, integer) TO scheduler"

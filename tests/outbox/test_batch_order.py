@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from support.messages import Inbox, Session
-from support.outbox import put, rows, settle
+from support.messages import Inbox
+from support.outbox import in_outbox, put, settle
+from support.sessions import Session, open_session
 
 PROJECT = Path(__file__).parents[2]
 BATCH = "SELECT amqp.publish_outbox_batch()"
@@ -19,7 +19,7 @@ BATCH = "SELECT amqp.publish_outbox_batch()"
 @pytest.fixture
 def batch(database: str) -> Iterator[Session]:
     """A session whose transaction is to deliver; it has looked at something first."""
-    with psycopg.connect(database) as batch:
+    with open_session(database, autocommit=False) as batch:
         yield batch
 
 
@@ -40,10 +40,10 @@ def delivered(batch: Session, inbox: Inbox, session: Session) -> list[str]:
 def test_the_first_of_a_key_committed_with_a_later_transaction_id(
     database: str, session: Session, batch: Session, inbox: Inbox
 ) -> None:
-    with psycopg.connect(database) as later:
+    with open_session(database, autocommit=False) as later:
         later.execute("SELECT pg_current_xact_id()")
         begin(batch)
-        with psycopg.connect(database) as earlier:
+        with open_session(database, autocommit=False) as earlier:
             put(earlier, "first", ordering_key="k")
         put(later, "second", ordering_key="k")
         later.commit()
@@ -53,7 +53,7 @@ def test_the_first_of_a_key_committed_with_a_later_transaction_id(
 def test_the_first_of_a_key_was_published_in_a_savepoint(
     database: str, session: Session, batch: Session, inbox: Inbox
 ) -> None:
-    with psycopg.connect(database) as other:
+    with open_session(database, autocommit=False) as other:
         other.execute("SELECT pg_current_xact_id()")
         begin(batch)
         other.execute("SAVEPOINT s")
@@ -111,7 +111,7 @@ def test_its_own_that_was_put_back_is_not_delivered(
     batch.rollback()
     session.execute(BATCH)
     assert inbox.texts() == []
-    assert rows(session) == [(2,)]
+    assert in_outbox(session) == [(2,)]
 
 
 def test_no_transaction_id_wraps_around() -> None:

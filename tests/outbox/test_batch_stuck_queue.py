@@ -6,8 +6,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy
-from support.failing import LIMIT, Session, numbers_in
-from support.fix_servers import Broker
+from support.fix_servers import VHost
+from support.patience import LIMIT
+from support.queues import numbers_in
+from support.sessions import Session
 from support.stuck import stuck_fixtures, suspended
 
 BATCH = "SELECT amqp.publish_outbox_batch(1)"
@@ -22,7 +24,7 @@ def hurry(session: Session) -> None:
 
 
 def test_each_call_makes_no_copy(
-    session: Session, broker: Broker, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, through: int, channel: BlockingChannel
 ) -> None:
     with suspended(broker, "mailer"):
         session.run(PUT, "orders", "1")
@@ -55,7 +57,7 @@ def test_each_call_makes_no_copy(
 
 
 def test_it_is_written_again_when_the_connection_breaks(
-    session: Session, broker: Broker, proxy: CuttingProxy, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:
     with suspended(broker, "mailer"):
         session.run(PUT, "orders", "1")
@@ -67,7 +69,7 @@ def test_it_is_written_again_when_the_connection_breaks(
 
 
 def test_an_ordering_key_is_held_back(
-    session: Session, broker: Broker, through: int, channel: BlockingChannel
+    session: Session, broker: VHost, through: int, channel: BlockingChannel
 ) -> None:
     put = "SELECT amqp.publish_outbox(1, %s, 'key', %s, ordering_key => 'k')"
     with suspended(broker, "mailer"):

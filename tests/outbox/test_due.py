@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 
-from support.messages import Session
 from support.outbox import put, put_many, settle
+from support.sessions import Session, open_session
+
+pytestmark = pytest.mark.server
 
 PAST = "2020-01-01 00:00:{:02}+00"
 FUTURE = "2090-01-01 00:00:00+00"
@@ -18,7 +19,7 @@ FUTURE = "2090-01-01 00:00:00+00"
 @pytest.fixture(scope="module")
 def shared(postgres_database: str) -> Iterator[Session]:
     """A session that all tests here share."""
-    with psycopg.connect(postgres_database, autocommit=True) as session:
+    with open_session(postgres_database) as session:
         yield session
 
 
@@ -26,7 +27,7 @@ def shared(postgres_database: str) -> Iterator[Session]:
 def postgres_database(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database that all tests here share."""
     postgres = request.getfixturevalue("postgres")
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE DATABASE outbox_due TEMPLATE template_amqp")
         yield postgres.dsn("outbox_due")
         admin.execute("DROP DATABASE outbox_due WITH (FORCE)")
@@ -240,7 +241,7 @@ def test_a_long_backlog_of_one_key_is_read_at_the_same_cost(
         "plan_cache_mode = force_generic_plan",
     ):
         session.execute(f"SET {setting}")
-    with psycopg.connect(postgres_database) as reader:
+    with open_session(postgres_database, autocommit=False) as reader:
         put_many(session, 20_000, key="'key'")
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.execute("SELECT count(*) FROM amqp.broker")

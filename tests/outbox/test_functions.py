@@ -9,15 +9,15 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from support.failing import Call
-from support.messages import Session, wait_for_end, wait_for_event
-from support.outbox import dead, grow, put, put_many, rows, settle, status, table_size
+from support.calls import Call
+from support.outbox import dead, grow, in_outbox, put, put_many, settle, status, table_size
+from support.sessions import Session, open_session, wait_for_end, wait_for_event
 
 
 @pytest.fixture
 def session(database: str) -> Iterator[Session]:
     """A superuser's session in autocommit mode; there is no broker anywhere."""
-    with psycopg.connect(database, autocommit=True) as session:
+    with open_session(database) as session:
         yield session
 
 
@@ -27,10 +27,10 @@ def session(database: str) -> Iterator[Session]:
 def test_what_was_delivered_goes(session: Session) -> None:
     ids = [put(session) for _ in range(3)]
     settle(session, delivered=ids[:2])
-    assert rows(session) == [(ids[2],)]
+    assert in_outbox(session) == [(ids[2],)]
     # Reported twice, or of a row that was deleted by hand.
     settle(session, delivered=[*ids[:2], 10**12])
-    assert rows(session) == [(ids[2],)]
+    assert in_outbox(session) == [(ids[2],)]
     assert session.execute("SELECT count(*) FROM amqp.outbox_delivered").fetchone() == (0,)
 
 
@@ -42,7 +42,7 @@ def test_what_was_delivered_is_kept_as_long_as_said(session: Session) -> None:
         "SELECT id, body, delivered_at <= clock_timestamp() FROM amqp.outbox_delivered ORDER BY id"
     ).fetchall()
     assert kept == [(first, b"first", True), (second, b"second", True)]
-    assert rows(session) == []
+    assert in_outbox(session) == []
     session.execute(
         "UPDATE amqp.outbox_delivered SET delivered_at = delivered_at - interval '2 hours'"
         " WHERE id = %s",
@@ -60,7 +60,7 @@ def test_what_was_refused_waits_longer_each_time(session: Session) -> None:
     number = put(session)
     for attempt, seconds in enumerate([1, 2, 4, 8, 16, 32, 64, 128, 256], start=1):
         settle(session, refused=[(number, "refused", f"error {attempt}")])
-        ((attempts, error, wait),) = rows(
+        ((attempts, error, wait),) = in_outbox(
             session, "attempts, last_error, next_attempt_at - clock_timestamp()"
         )
         assert (attempts, error) == (attempt, f"error {attempt}")
@@ -69,18 +69,18 @@ def test_what_was_refused_waits_longer_each_time(session: Session) -> None:
     assert dead(session) == []
     settle(session, refused=[(number, "refused", "the last")])
     assert dead(session, "id, attempts, last_error") == [(number, 10, "the last")]
-    assert rows(session) == []
+    assert in_outbox(session) == []
 
 
 def test_waits_are_spread_and_bounded(session: Session) -> None:
     put_many(session, 100)
     session.execute("UPDATE amqp.outbox SET attempts = 1000000")
-    ids = [number for (number,) in rows(session)]
+    ids = [number for (number,) in in_outbox(session)]
     settle(session, refused=[(number, "busy", "full") for number in ids])
-    waits = [wait for (wait,) in rows(session, "next_attempt_at - clock_timestamp()")]
+    waits = [wait for (wait,) in in_outbox(session, "next_attempt_at - clock_timestamp()")]
     assert len(set(waits)) > 90
     assert max(waits) <= timedelta(seconds=375)
-    assert rows(session, "attempts") == [(1000001,)] * 100
+    assert in_outbox(session, "attempts") == [(1000001,)] * 100
 
 
 def test_what_is_busy_is_never_dead_and_what_is_invalid_is_at_once(session: Session) -> None:
@@ -91,7 +91,7 @@ def test_what_is_busy_is_never_dead_and_what_is_invalid_is_at_once(session: Sess
     for _ in range(3):
         settle(session, refused=[(busy, "busy", "later")])
     settle(session, refused=[(refused, "refused", "why")])
-    assert rows(session, "id, attempts") == [(busy, 4), (refused, 1)]
+    assert in_outbox(session, "id, attempts") == [(busy, 4), (refused, 1)]
     settle(session, refused=[(busy, "refused", "why"), (refused, "refused", "why")])
     assert [number for (number,) in dead(session)] == [busy, invalid, refused]
 
@@ -101,7 +101,7 @@ def test_settings_that_are_wrong_are_an_error(session: Session) -> None:
     session.execute("SET amqp.max_attempts = 'many'")
     with pytest.raises(errors.InvalidTextRepresentation):
         settle(session, refused=[(number, "refused", "why")])
-    assert rows(session, "attempts") == [(0,)]
+    assert in_outbox(session, "attempts") == [(0,)]
 
 
 # ---- Dead letters ----
@@ -153,8 +153,8 @@ def test_dead_letters_are_retried_as_new(session: Session, letters: list[int]) -
     assert [number for (number,) in dead(session)] == letters[3:]
     assert call(session, "SELECT amqp.retry_dead_letters(ids => %s)", letters[:3]) == 0
     assert call(session, "SELECT amqp.retry_dead_letters()") == 1
-    assert rows(session, columns) == before
-    assert rows(session, "attempts, next_attempt_at") == [(0, None)] * 4
+    assert in_outbox(session, columns) == before
+    assert in_outbox(session, "attempts, next_attempt_at") == [(0, None)] * 4
 
 
 def test_dead_letters_are_discarded(session: Session, letters: list[int]) -> None:
@@ -163,7 +163,7 @@ def test_dead_letters_are_discarded(session: Session, letters: list[int]) -> Non
     assert [number for (number,) in dead(session)] == [letters[0], letters[3]]
     assert call(session, "SELECT amqp.discard_dead_letters(3)") == 0
     assert call(session, "SELECT amqp.discard_dead_letters()") == 2
-    assert dead(session) == rows(session) == []
+    assert dead(session) == in_outbox(session) == []
 
 
 # ---- Status ----
@@ -242,7 +242,10 @@ def test_status_names_who_works_a_broker(database: str, session: Session) -> Non
 
 
 def test_batches_wait_for_each_other(database: str, session: Session) -> None:
-    with psycopg.connect(database) as first, psycopg.connect(database) as second:
+    with (
+        open_session(database, autocommit=False) as first,
+        open_session(database, autocommit=False) as second,
+    ):
         query = "SELECT amqp.outbox_lock_batch(1)"
         assert first.execute(query).fetchone() == (True,)
         # The session cannot become the relay while a batch is delivered.
@@ -266,7 +269,10 @@ def compact(session: Session) -> bool:
 
 def test_space_is_given_back_whatever_is_open(database: str, session: Session) -> None:
     assert not compact(session)
-    with psycopg.connect(database) as reader, psycopg.connect(database) as publisher:
+    with (
+        open_session(database, autocommit=False) as reader,
+        open_session(database, autocommit=False) as publisher,
+    ):
         put(session, "seen by the reader")
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.execute("SELECT count(*) FROM amqp.broker")
@@ -280,7 +286,7 @@ def test_space_is_given_back_whatever_is_open(database: str, session: Session) -
         publisher.commit()
         # What is alive would be gone for older snapshots.
         assert not compact(session)
-        assert rows(session) == [(number,)]
+        assert in_outbox(session) == [(number,)]
         settle(session, delivered=[number])
         assert compact(session)
         assert table_size(session) < 1 << 20
@@ -299,7 +305,7 @@ def test_a_table_in_use_is_left_alone(session: Session) -> None:
     grow(session)
     put_many(session, 1001)
     assert not lock_to_compact(session)
-    settle(session, delivered=[rows(session)[0][0]])
+    settle(session, delivered=[in_outbox(session)[0][0]])
     with session.transaction():
         assert lock_to_compact(session)
         held = session.execute(
@@ -307,4 +313,4 @@ def test_a_table_in_use_is_left_alone(session: Session) -> None:
             " AND relation = 'amqp.outbox'::regclass"
         )
         assert held.fetchall()
-    assert len(rows(session)) == 1000
+    assert len(in_outbox(session)) == 1000

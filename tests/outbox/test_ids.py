@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pika.adapters.blocking_connection import BlockingChannel
 
-from support.messages import Session
-from support.outbox import dead, put, rows, settle
+from support.outbox import dead, in_outbox, put, settle
+from support.sessions import Session
 
 RESTART = "TRUNCATE amqp.outbox RESTART IDENTITY"
 
@@ -34,10 +34,10 @@ def test_what_came_later_with_the_same_id_is_not_settled(session: Session) -> No
     for keep in ("0", "1 day"):
         session.execute("SELECT set_config('amqp.keep_delivered', %s, false)", [keep])
         outcome(session, ["a"], ["b"])
-        assert rows(session, "id, message_id, attempts") == [(1, "c", 0), (2, "d", 0)]
+        assert in_outbox(session, "id, message_id, attempts") == [(1, "c", 0), (2, "d", 0)]
         assert dead(session) == []
     outcome(session, ["c"], ["d"])
-    assert rows(session) == []
+    assert in_outbox(session) == []
     assert dead(session, "id, message_id") == [(2, "d")]
 
 
@@ -52,7 +52,7 @@ def test_dead_letters_whose_ids_came_again(session: Session, channel: BlockingCh
     settle(session, refused=[(2, "invalid", "no")])
     assert dead(session, "id, message_id") == [(1, "a"), (2, "b"), (2, "f"), (4, "d")]
     assert session.execute("SELECT amqp.retry_dead_letters()").fetchone() == (4,)
-    found = dict(rows(session, "message_id, id"))
+    found = dict(in_outbox(session, "message_id, id"))
     # 1 is taken; 2 is free, once; what the sequence has yet to come to is given to nobody.
     assert found["e"] == 1
     assert sorted([found["b"], found["f"]])[0] == 2
@@ -67,4 +67,4 @@ def test_a_dead_letter_keeps_its_place_where_it_can(session: Session) -> None:
         put(session, name, message_id=name, ordering_key="k")
     settle(session, refused=[(1, "invalid", "no")])
     session.execute("SELECT amqp.retry_dead_letters()")
-    assert rows(session, "id, message_id") == [(1, "a"), (2, "b"), (3, "c")]
+    assert in_outbox(session, "id, message_id") == [(1, "a"), (2, "b"), (3, "c")]

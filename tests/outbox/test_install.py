@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from click.testing import CliRunner, Result
 from psycopg import errors, sql
@@ -17,8 +16,8 @@ from pg_amqp_daemon.cli import main
 from pg_amqp_daemon.install import install, scripts
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
-from support.messages import Session
 from support.outbox import settle
+from support.sessions import Session, open_session
 
 VERSION = scripts.VERSION
 
@@ -44,7 +43,7 @@ def bare(postgres: PostgreSQL) -> Iterator[str]:
 
     Role shop, who may create schemas there, and role clerk, who may nothing, exist beside it.
     """
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE ROLE shop LOGIN; CREATE ROLE clerk LOGIN")
         admin.execute("CREATE DATABASE bare")
         admin.execute("GRANT CREATE ON DATABASE bare TO shop")
@@ -63,7 +62,7 @@ def shop(bare: str) -> str:
 def installed(shop: str) -> Iterator[Session]:
     """A session of role shop, who has installed the outbox and has a table of orders."""
     run(shop)
-    with psycopg.connect(shop, autocommit=True) as session:
+    with open_session(shop) as session:
         session.execute("CREATE SCHEMA app; CREATE TABLE app.orders (id integer)")
         yield session
 
@@ -116,7 +115,7 @@ def bodies(session: Session) -> list[str]:
 
 def test_installing(shop: str) -> None:
     assert run(shop) == f"outbox {VERSION} installed"
-    with psycopg.connect(shop) as session:
+    with open_session(shop, autocommit=False) as session:
         assert value(session, "SELECT amqp.outbox_version()") == VERSION
         assert value(session, "SELECT count(*) FROM pg_language WHERE lanname ~ 'python'") == 0
         publish(session, "one")
@@ -126,7 +125,7 @@ def test_installing(shop: str) -> None:
 
 def test_installing_again_changes_nothing(shop: str) -> None:
     run(shop)
-    with psycopg.connect(shop, autocommit=True) as session:
+    with open_session(shop) as session:
         before = objects(session)
         publish(session, "stays")
         assert run(shop) == f"outbox {VERSION} is already up to date"
@@ -143,13 +142,13 @@ def test_every_object_has_a_comment(installed: Session) -> None:
 
 
 def test_a_schema_that_was_made_for_the_role(bare: str) -> None:
-    with psycopg.connect(bare, autocommit=True) as admin:
+    with open_session(bare) as admin:
         admin.execute("CREATE SCHEMA amqp AUTHORIZATION clerk")
     assert run(f"{bare} user=clerk") == f"outbox {VERSION} installed"
 
 
 def test_what_is_not_qualified_is_postgresql_s_own(bare: str, shop: str) -> None:
-    with psycopg.connect(bare, autocommit=True) as admin:
+    with open_session(bare) as admin:
         admin.execute(
             """
             CREATE SCHEMA evil;
@@ -161,7 +160,7 @@ def test_what_is_not_qualified_is_postgresql_s_own(bare: str, shop: str) -> None
             """
         )
     run(shop)
-    with psycopg.connect(shop, autocommit=True) as session:
+    with open_session(shop) as session:
         publish(session, "one")
         session.execute("SET search_path = pg_catalog")
         assert bodies(session) == ["one"]
@@ -174,10 +173,10 @@ def test_what_is_not_qualified_is_postgresql_s_own(bare: str, shop: str) -> None
 def test_two_who_install_at_once(shop: str, bare: str) -> None:
     said: list[str] = []
     second = threading.Thread(target=lambda: said.append(install.install(shop)))
-    with psycopg.connect(bare, autocommit=True) as admin, psycopg.connect(shop) as first:
+    with open_session(bare) as admin, open_session(shop, autocommit=False) as first:
         first.execute("SELECT pg_advisory_xact_lock(1634562418, 0)")
         first.execute("CREATE SCHEMA amqp")
-        for script in scripts.creation():
+        for script in scripts.outbox():
             first.execute(script.encode())
         second.start()
         wait_for(
@@ -193,22 +192,25 @@ def test_two_who_install_at_once(shop: str, bare: str) -> None:
 
 
 def test_a_lock_that_is_never_let_go_is_not_waited_for_for_ever(shop: str, bare: str) -> None:
-    with psycopg.connect(bare, autocommit=True) as somebody:
+    with open_session(bare) as somebody:
         somebody.execute("SELECT pg_advisory_lock(1634562418, 0)")
         assert refusal(shop) == "somebody has held a lock on the outbox for 5 s: try again"
 
 
 def test_every_statement_that_creates_is_known_to_upgrade_and_removal() -> None:
-    upgrade = "".join(scripts.upgrade())
-    for line in re.findall(r"^CREATE .*", "".join(scripts.creation()), re.MULTILINE):
+    upgrade = "".join(scripts.outbox_upgrade("1.1.0"))
+    for line in re.findall(r"^CREATE .*", "".join(scripts.outbox()), re.MULTILINE):
         assert line not in upgrade
-    created = len(re.findall(r"^CREATE (?:TABLE|VIEW|FUNCTION)", "".join(scripts.creation()), re.M))
-    assert len(scripts.removal()) == created + 1
+    created = len(re.findall(r"^CREATE (?:TABLE|VIEW|FUNCTION)", "".join(scripts.outbox()), re.M))
+    assert len(scripts.outbox_removal()) == created + 1
 
 
 def test_it_is_the_outbox_of_the_extension(bare: str, database: str) -> None:
     run(bare)
-    with psycopg.connect(bare) as alone, psycopg.connect(database) as extension:
+    with (
+        open_session(bare, autocommit=False) as alone,
+        open_session(database, autocommit=False) as extension,
+    ):
         ours = {name: (definition, comment) for _, name, definition, _, comment in functions(alone)}
         theirs = {
             name: (definition.replace("amqp_python.", "amqp."), comment)
@@ -220,6 +222,16 @@ def test_it_is_the_outbox_of_the_extension(bare: str, database: str) -> None:
         text.replace("publish_change_outbox", "publish_change")
         for text in ours["amqp.publish_change_outbox()"]
     )
+    # With the extension, it is where the owner of schema amqp has no say.
+    query = "changed_rows_query(text,text,name,name,boolean,boolean,boolean)"
+    with open_session(database, autocommit=False) as extension:
+        found = extension.execute(
+            "SELECT pg_get_functiondef(f.oid), obj_description(f.oid, 'pg_proc')"
+            " FROM (SELECT %s::regprocedure::oid) AS f (oid)",
+            [f"amqp_python.{query}"],
+        ).fetchone()
+    assert found is not None
+    theirs[f"amqp.{query}"] = (found[0].replace("amqp_python.", "amqp."), found[1])
     assert ours == {name: theirs[name] for name in ours}
     assert {name for name in theirs if "outbox" in name and "_batch(" not in name} <= ours.keys()
 
@@ -248,7 +260,7 @@ def test_triggers_fill_the_outbox(installed: Session, function: str) -> None:
 def test_whoever_may_use_the_schema_publishes_and_reads_no_bodies(
     installed: Session, bare: str
 ) -> None:
-    with psycopg.connect(f"{bare} user=clerk", autocommit=True) as clerk:
+    with open_session(f"{bare} user=clerk") as clerk:
         with pytest.raises(errors.InsufficientPrivilege):
             publish(clerk, "no")
         installed.execute("GRANT USAGE ON SCHEMA amqp TO clerk")
@@ -265,11 +277,11 @@ def test_whoever_may_use_the_schema_publishes_and_reads_no_bodies(
 
 
 def test_default_privileges_do_not_show_passwords(bare: str, shop: str) -> None:
-    with psycopg.connect(shop, autocommit=True) as session:
+    with open_session(shop) as session:
         session.execute("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC")
         run(shop)
         session.execute("GRANT USAGE ON SCHEMA amqp TO clerk")
-    with psycopg.connect(f"{bare} user=clerk") as clerk:
+    with open_session(f"{bare} user=clerk", autocommit=False) as clerk:
         for table in ("broker", "outbox", "outbox_dead", "outbox_delivered", "dead_letters"):
             with pytest.raises(errors.InsufficientPrivilege), clerk.transaction():
                 clerk.execute(sql.SQL("SELECT * FROM amqp.{}").format(sql.Identifier(table)))
@@ -287,9 +299,9 @@ def test_wrong_broker_rows_are_refused(installed: Session) -> None:
 # ---- Upgrading ----
 
 
-def make_older(session: Session) -> None:
-    """Put version 1.1.0 in the place of what is installed, as its pg-amqp did."""
-    script = (Path(__file__).parents[1] / "upgrade/outbox-1.1.0.sql").read_text()
+def make_older(session: Session, version: str = "1.1.0") -> None:
+    """Put an earlier version in the place of what is installed, as its pg-amqp did."""
+    script = (Path(__file__).parents[1] / f"upgrade/outbox-{version}.sql").read_text()
     with session.transaction():
         session.execute("DROP SCHEMA amqp CASCADE; CREATE SCHEMA amqp")
         session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
@@ -302,9 +314,10 @@ def definitions(session: Session) -> list[tuple[Any, ...]]:
             for kind, name, definition, acl, comment in objects(session)]  # fmt: skip
 
 
-def test_upgrade_in_place(installed: Session, shop: str) -> None:
+@pytest.mark.parametrize("version", ["1.1.0", "1.2.0"])
+def test_upgrade_in_place(installed: Session, shop: str, version: str) -> None:
     newest = definitions(installed)
-    make_older(installed)
+    make_older(installed, version)
     installed.execute(
         "CREATE TRIGGER t AFTER INSERT ON app.orders FOR EACH ROW"
         " EXECUTE FUNCTION amqp.publish_change('1', 'events')"
@@ -312,7 +325,7 @@ def test_upgrade_in_place(installed: Session, shop: str) -> None:
     publish(installed, "waits")
     installed.execute("INSERT INTO app.orders VALUES (1)")
     installed.execute("INSERT INTO amqp.broker (host) VALUES ('rabbit.test')")
-    assert run(shop) == f"outbox upgraded from 1.1.0 to {VERSION}"
+    assert run(shop) == f"outbox upgraded from {version} to {VERSION}"
     assert definitions(installed) == newest
     installed.execute("INSERT INTO app.orders VALUES (2)")
     first, second, third = bodies(installed)
@@ -345,7 +358,7 @@ def test_a_newer_one_is_left_alone(installed: Session, shop: str) -> None:
 
 def test_publishers_are_not_kept_waiting_for_long(installed: Session, shop: str) -> None:
     make_older(installed)
-    with psycopg.connect(shop) as publisher:
+    with open_session(shop, autocommit=False) as publisher:
         publish(publisher, "not committed")
         assert refusal(shop).startswith("somebody has held a lock on the outbox")
 
@@ -380,7 +393,7 @@ def test_removing_with_messages(installed: Session, shop: str) -> None:
 
 def test_removing_beside_somebody_who_publishes(installed: Session, shop: str) -> None:
     """What is not committed yet is seen in the end."""
-    with psycopg.connect(installed.info.dsn) as other:
+    with open_session(installed.info.dsn, autocommit=False) as other:
         publish(other, "uncommitted")
         said: list[str] = []
         removing = threading.Thread(target=lambda: said.append(refusal(shop, "--uninstall")))
@@ -434,7 +447,7 @@ def test_beside_the_extension(database: str) -> None:
 
 
 def test_the_extension_beside_it(installed: Session, bare: str) -> None:
-    with psycopg.connect(bare, autocommit=True) as admin:
+    with open_session(bare) as admin:
         with pytest.raises(errors.DuplicateObject) as caught:
             admin.execute("CREATE EXTENSION pg_amqp_py CASCADE")
         assert "pg-amqp install-outbox --uninstall" in str(caught.value.diag.message_hint)
@@ -442,7 +455,7 @@ def test_the_extension_beside_it(installed: Session, bare: str) -> None:
 
 
 def test_a_schema_of_somebody_else(bare: str, shop: str) -> None:
-    with psycopg.connect(bare, autocommit=True) as admin:
+    with open_session(bare) as admin:
         admin.execute("CREATE SCHEMA amqp AUTHORIZATION clerk")
     assert refusal(shop) == 'schema amqp belongs to role "clerk": connect as this role'
 
@@ -456,7 +469,7 @@ def test_a_superuser_runs_nothing_that_others_have_put_there(installed: Session,
 
 
 def test_a_schema_with_other_tables(bare: str, shop: str) -> None:
-    with psycopg.connect(shop, autocommit=True) as session:
+    with open_session(shop) as session:
         session.execute("CREATE SCHEMA amqp; CREATE TABLE amqp.broker (id integer)")
         assert refusal(shop) == 'relation "broker" already exists'
         assert [name for _, name in _names(session)] == ["broker"]

@@ -8,11 +8,14 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from servers.processes import wait_for
 from servers.relay import RelayProcess
-from support.messages import Inbox, Session
-from support.outbox import LIMIT, put, status, wait_until_empty, worker_of
+from support.messages import Inbox
+from support.outbox import put, status, wait_until_empty, worker_of
+from support.patience import LIMIT
+from support.sessions import Session, open_session
 
 # Every advisory lock that anybody has or waits for in this database, as a key of two kinds.
 SEEN = """
@@ -37,7 +40,7 @@ class Stranger:
         self._thread.start()
 
     def _connect(self) -> Session:
-        return psycopg.connect(self._database, user="stranger", autocommit=True)
+        return open_session(make_conninfo(self._database, user="stranger"))
 
     def _work(self) -> None:
         done: set[tuple[object, ...]] = set()
@@ -121,8 +124,8 @@ def test_a_stranger_who_was_first_is_no_relay(session: Session, database: str, m
     session.execute("CREATE ROLE stranger LOGIN")
     with (
         psycopg.connect(database, user="stranger", autocommit=True) as other,
-        psycopg.connect(database, autocommit=True) as relay,
-        psycopg.connect(database, autocommit=True) as second,
+        open_session(database) as relay,
+        open_session(database) as second,
     ):
         other.execute(f"SELECT pg_advisory_lock{mode}({key})".encode())
         assert status(session)["relay"] is None

@@ -9,8 +9,8 @@ import pytest
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from support.messages import Session
-from support.outbox import put, rows
+from support.outbox import in_outbox, put
+from support.sessions import Session, open_session
 
 
 def nested(levels: int) -> str:
@@ -58,7 +58,7 @@ def test_headers_that_could_never_be_sent(session: Session, statement: str, head
     text, kind = REFUSED[headers]
     with pytest.raises(kind):
         session.execute(statement, [text])
-    assert rows(session) == []
+    assert in_outbox(session) == []
 
 
 # What costs a relay much costs publish() nothing.
@@ -113,7 +113,7 @@ def test_a_latin1_database_counts_bytes_as_they_are_sent(session: Session) -> No
     )
     try:
         dsn = session.info.dsn.replace(f"dbname={session.info.dbname}", f"dbname={name}")
-        with psycopg.connect(dsn, autocommit=True) as latin1:
+        with open_session(dsn) as latin1:
             latin1.execute("CREATE EXTENSION pg_amqp_py CASCADE")
             with pytest.raises(errors.StringDataRightTruncation):
                 put(latin1, routing_key="é" * 128)
@@ -158,4 +158,4 @@ def test_headers_from_another_table_are_not_taken_for_small(session: Session) ->
     session.execute("CREATE TABLE t (headers jsonb)")
     session.execute("INSERT INTO t VALUES (%s)", [Jsonb({"a": "x" * 100_000})])
     session.execute("INSERT INTO amqp.outbox (broker_id, headers) SELECT 1, headers FROM t")
-    assert len(rows(session)) == 1
+    assert len(in_outbox(session)) == 1

@@ -13,9 +13,8 @@ import pytest
 from psycopg import errors
 
 from servers.postgres import PostgreSQL
-from support.failing import Report
-from support.messages import Session
-from support.outbox import put, rows, settle
+from support.outbox import in_outbox, put, settle
+from support.sessions import Report, Session, open_session
 
 PROPERTIES: dict[str, object] = {
     "delivery_mode": 2,
@@ -39,7 +38,7 @@ PROPERTIES: dict[str, object] = {
 @pytest.fixture
 def session(database: str) -> Iterator[Session]:
     """A superuser's session in autocommit mode; there is no broker anywhere."""
-    with psycopg.connect(database, autocommit=True) as session:
+    with open_session(database) as session:
         yield session
 
 
@@ -95,7 +94,7 @@ def test_null_means_the_default(session: Session) -> None:
     assert (row["exchange"], row["routing_key"]) == ("amq.direct", "")
     assert UUID(row["message_id"]).version == 4
     session.execute("SELECT amqp.publish_outbox(1, '', 'queue', NULL::text)")
-    assert rows(session, "exchange, body")[-1] == ("", b"")
+    assert in_outbox(session, "exchange, body")[-1] == ("", b"")
 
 
 def test_text_jsonb_and_bytea(session: Session) -> None:
@@ -109,7 +108,7 @@ def test_text_jsonb_and_bytea(session: Session) -> None:
     session.execute(
         "SELECT amqp.publish_outbox(1, 'e', 'k', '{}'::jsonb, content_type => 'text/json')"
     )
-    assert rows(session, "body, content_type") == [
+    assert in_outbox(session, "body, content_type") == [
         ("zwölf 😀".encode(), None),
         ("zwölf".encode(), None),
         (b'{"a": [2], "b": 1}', "application/json"),
@@ -122,24 +121,24 @@ def test_the_ids_that_are_returned_rise(session: Session) -> None:
     first = put(session, message_id="kept")
     second = put(session)
     assert second > first
-    assert rows(session, "id, message_id = 'kept'") == [(first, True), (second, False)]
+    assert in_outbox(session, "id, message_id = 'kept'") == [(first, True), (second, False)]
     found = session.execute(
         "SELECT amqp.publish_outbox(1, 'e', 'k', n::text) FROM generate_series(1, 100) AS n"
     ).fetchall()
     assert found == sorted(found)
-    ids = rows(session, "message_id")
+    ids = in_outbox(session, "message_id")
     assert len(set(ids)) == len(ids)
 
 
 def test_text_of_a_database_that_is_not_utf8(postgres: PostgreSQL) -> None:
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'")
         try:
-            with psycopg.connect(postgres.dsn("latin"), autocommit=True) as session:
+            with open_session(postgres.dsn("latin")) as session:
                 session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
                 put(session, "zwölf")
                 session.execute("SELECT amqp.publish_outbox(1, 'e', 'k', '\"zwölf\"'::jsonb)")
-                assert rows(session, "body") == [("zwölf".encode(),), ('"zwölf"'.encode(),)]
+                assert in_outbox(session, "body") == [("zwölf".encode(),), ('"zwölf"'.encode(),)]
         finally:
             admin.execute("DROP DATABASE latin WITH (FORCE)")
 
@@ -226,7 +225,7 @@ def test_what_can_never_be_sent_is_refused(session: Session) -> None:
             session.execute(
                 "SELECT amqp.publish_outbox(1, 'e', 'k', 'm', headers => %s::jsonb)", [headers]
             )
-    assert rows(session) == []
+    assert in_outbox(session) == []
 
 
 def test_what_is_just_allowed(session: Session) -> None:
@@ -237,7 +236,7 @@ def test_what_is_just_allowed(session: Session) -> None:
         {"expiration": "0000000060", "deliver_at": "2090-01-01+00", "ordering_key": ""},
     ):
         put(session, **parameters)
-    assert len(rows(session)) == 4
+    assert len(in_outbox(session)) == 4
 
 
 # ---- Transactions ----
@@ -257,7 +256,7 @@ def test_it_follows_the_transaction(session: Session) -> None:
         )
     with session.transaction(force_rollback=True):
         put(session, "rolled back")
-    assert rows(session, "body") == [(b"kept",)]
+    assert in_outbox(session, "body") == [(b"kept",)]
 
 
 def test_it_can_be_prepared(session: Session) -> None:
@@ -265,9 +264,9 @@ def test_it_can_be_prepared(session: Session) -> None:
         session.execute("BEGIN")
         put(session, end)
         session.execute("PREPARE TRANSACTION 'outbox'")
-        assert (end.encode(),) not in rows(session, "body")
+        assert (end.encode(),) not in in_outbox(session, "body")
         session.execute(f"{end} PREPARED 'outbox'")
-        assert rows(session, "body") == [(b"COMMIT",)]
+        assert in_outbox(session, "body") == [(b"COMMIT",)]
 
 
 def test_texts_that_are_long_only_together_are_taken(session: Session) -> None:
@@ -314,7 +313,7 @@ def publisher(session: Session, database: str) -> Iterator[Session]:
     """A session of a role that may publish, and nothing else."""
     session.execute("CREATE ROLE outbox_publisher")
     session.execute("GRANT USAGE ON SCHEMA amqp TO outbox_publisher")
-    with psycopg.connect(database, autocommit=True) as publisher:
+    with open_session(database) as publisher:
         publisher.execute("SET SESSION AUTHORIZATION outbox_publisher")
         yield publisher
     session.execute("DROP OWNED BY outbox_publisher; DROP ROLE outbox_publisher")
@@ -329,7 +328,7 @@ def test_usage_on_the_schema_is_the_right_to_publish(session: Session, publisher
     # Whether what one has published still waits.
     query = "SELECT next_attempt_at IS NOT NULL FROM amqp.outbox WHERE id = %s AND broker_id = 1"
     assert publisher.execute(query, [number]).fetchall() == [(True,)]
-    assert len(rows(session)) == 3
+    assert len(in_outbox(session)) == 3
 
 
 FORBIDDEN = [
@@ -364,7 +363,7 @@ def test_it_is_no_right_to_read_or_change(session: Session, publisher: Session) 
     for query in FORBIDDEN:
         with pytest.raises(errors.InsufficientPrivilege):
             publisher.execute(query)
-    assert len(rows(session)) == 1
+    assert len(in_outbox(session)) == 1
 
 
 def test_nobody_publishes_without_usage(session: Session, publisher: Session) -> None:
@@ -379,7 +378,7 @@ def test_nobody_publishes_without_usage(session: Session, publisher: Session) ->
 @pytest.mark.parametrize("analyzed_when_empty", [False, True])
 def test_what_is_due_is_found_by_index(database: str, analyzed_when_empty: bool) -> None:
     """As the relay asks, right after a bulk insert of which the statistics know nothing."""
-    with psycopg.connect(database, autocommit=True) as session:
+    with open_session(database) as session:
         if analyzed_when_empty:
             session.execute("VACUUM ANALYZE amqp.outbox")
         session.execute(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.postgres import PostgreSQL
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
-from support.messages import Inbox, Session, open_session
-from support.outbox import dead, put, rows, settle, wait_until_dead, wait_until_empty
+from support.fix_servers import VHost
+from support.messages import Inbox
+from support.outbox import dead, in_outbox, put, settle, wait_until_dead, wait_until_empty
+from support.sessions import Session, open_session
 
 # Of every table of the extension, also one of a later version.
 WITHOUT_KEY = """
@@ -32,12 +32,12 @@ def logical() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture
-def published(logical: PostgreSQL, broker: Broker) -> Iterator[tuple[str, Session]]:
+def published(logical: PostgreSQL, broker: VHost) -> Iterator[tuple[str, Session]]:
     """A database of which all tables are published, and a session in it."""
-    with psycopg.connect(logical.dsn(), autocommit=True) as admin:
+    with open_session(logical.dsn()) as admin:
         admin.execute("CREATE DATABASE published")
         try:
-            with psycopg.connect(logical.dsn("published"), autocommit=True) as session:
+            with open_session(logical.dsn("published")) as session:
                 session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
                 session.execute("CREATE PUBLICATION everything FOR ALL TABLES")
             with open_session(logical.dsn("published"), broker) as session:
@@ -47,7 +47,7 @@ def published(logical: PostgreSQL, broker: Broker) -> Iterator[tuple[str, Sessio
 
 
 def test_every_table_has_a_primary_key(database: str) -> None:
-    with psycopg.connect(database) as session:
+    with open_session(database, autocommit=False) as session:
         assert session.execute(WITHOUT_KEY).fetchall() == []
 
 
@@ -83,4 +83,4 @@ def test_a_batch_delivers_and_dead_letters_come_and_go(
     assert session.execute("SELECT amqp.retry_dead_letters()").fetchone() == (1,)
     assert session.execute("SELECT amqp.publish_outbox_batch()").fetchone() == (1,)
     assert inbox.texts() == ["c", "b"]
-    assert rows(session) == dead(session) == []
+    assert in_outbox(session) == dead(session) == []

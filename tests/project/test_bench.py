@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pika
-import psycopg
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
@@ -25,6 +24,7 @@ from pg_amqp_py.wire.message import Envelope
 from servers.postgres import PostgreSQL, bindir
 from servers.processes import temporary_folder
 from servers.rabbitmq import RabbitMQ
+from support.sessions import open_session
 
 PROJECT = Path(__file__).parents[2]
 MACHINE = {"CPU": "one", "Measured": "today", "Commit": "abc"}
@@ -64,6 +64,7 @@ def queue(rabbitmq: RabbitMQ) -> Iterator[BlockingChannel]:
         channel.exchange_delete(EXCHANGE)
 
 
+@pytest.mark.server
 def test_a_quick_run_writes_its_page_and_its_results(tmp_path: Path) -> None:
     done = bench(tmp_path, "--quick", "--only=single,down")
     assert done.returncode == 0, done.stderr
@@ -100,7 +101,7 @@ def test_the_limit_waits_for_every_message_it_wrote(
 def test_the_round_trip_in_c_publishes_what_is_committed(
     postgres: PostgreSQL, database: str, rabbitmq: RabbitMQ, queue: BlockingChannel
 ) -> None:
-    with temporary_folder() as folder, psycopg.connect(database, autocommit=True) as session:
+    with temporary_folder() as folder, open_session(database) as session:
         library = roundtrip.build(postgres.bindir, folder)
         if library is None:
             pytest.skip(roundtrip.MISSING)
@@ -116,6 +117,7 @@ def test_the_round_trip_in_c_publishes_what_is_committed(
         assert queue.basic_get(QUEUE, auto_ack=True)[2] == b"body"
 
 
+@pytest.mark.server
 def test_without_a_compiler_there_is_no_round_trip_in_c(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

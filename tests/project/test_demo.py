@@ -12,10 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pika
-import psycopg
 import pytest
 
 from servers.processes import temporary_folder, wait_for
+from support.sessions import open_session
+
+pytestmark = pytest.mark.server
 
 PROJECT = Path(__file__).parents[2]
 DEMO = [sys.executable, "-m", "demo"]
@@ -93,7 +95,9 @@ def test_kept_demo_stays_up_until_it_is_stopped(folder: Path, tmp_path: Path) ->
     try:
         words = shown.split()
         port = words[words.index("-p") + 1]
-        with psycopg.connect(f"host=127.0.0.1 port={port} user=postgres") as connection:
+        with open_session(
+            f"host=127.0.0.1 port={port} user=postgres", autocommit=False
+        ) as connection:
             assert connection.execute("SELECT count(*) FROM orders").fetchone() == (3,)
         url = next(word for word in reversed(words) if word.startswith("amqp://"))
         pika.BlockingConnection(pika.URLParameters(url)).close()

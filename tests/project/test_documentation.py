@@ -9,11 +9,12 @@ import psycopg
 import pytest
 
 from support.examples import examples, psql
-from support.fix_servers import Broker
+from support.fix_servers import VHost
+from support.sessions import open_session
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text()
-MIGRATING = (PROJECT / "docs" / "migrating.md").read_text()
+MIGRATING = (PROJECT / "docs/how-to/migrate-from-pg_amqp.md").read_text()
 
 # What CREATE EXTENSION amqp (the one in C, which is not packaged by Debian) would leave behind.
 C_EXTENSION = """
@@ -31,14 +32,14 @@ RESET allow_system_table_mods;
 CREATE_C_EXTENSION = "CREATE EXTENSION amqp;"
 
 
-def test_the_examples_of_the_readme(database: str, broker: Broker) -> None:
+def test_the_examples_of_the_readme(database: str, broker: VHost) -> None:
     script = "\n".join(examples(README))
     uri = "amqp://guest:guest@rabbit.example/"
     assert uri in script
     printed = psql(database, f"DROP EXTENSION pg_amqp_py;\n{script.replace(uri, broker.url())}")
     assert "WARNING" not in printed
     assert "items.insert.7|x" in printed
-    with psycopg.connect(database) as connection:
+    with open_session(database, autocommit=False) as connection:
         rows = connection.execute("SELECT host FROM amqp.broker ORDER BY broker_id, host")
         assert [host for (host,) in rows] == [
             "127.0.0.1",
@@ -49,7 +50,7 @@ def test_the_examples_of_the_readme(database: str, broker: Broker) -> None:
         ]
 
 
-def test_the_first_example_publishes_both_messages(database: str, broker: Broker) -> None:
+def test_the_first_example_publishes_both_messages(database: str, broker: VHost) -> None:
     first = examples(README)[0].replace("amqp://guest:guest@rabbit.example/", broker.url())
     before, transaction = first.split("BEGIN;")
     printed = psql(
@@ -96,19 +97,19 @@ def test_moving_from_pg_amqp_and_back(database: str) -> None:
 
 
 def test_beside_pg_amqp_the_extension_says_what_to_do(database: str) -> None:
-    with psycopg.connect(database, autocommit=True) as connection:
+    with open_session(database) as connection:
         connection.execute("DROP EXTENSION pg_amqp_py")
         connection.execute(C_EXTENSION)
         with pytest.raises(psycopg.errors.DuplicateObject) as caught:
             connection.execute("CREATE EXTENSION pg_amqp_py CASCADE")
         assert caught.value.diag.message_primary == 'extension "amqp" is installed in this database'
-        assert "docs/migrating.md" in (caught.value.diag.message_hint or "")
+        assert "docs/how-to/migrate-from-pg_amqp.md" in (caught.value.diag.message_hint or "")
 
 
 def test_the_error_texts_in_the_readme_are_those_of_the_code() -> None:
     sources = "\n".join(
         path.read_text()
-        for folder, pattern in (("extension", "**/*.py"), ("sql", "**/*.sql"))
+        for folder, pattern in (("extension", "**/*.py"), ("sql", "**/*.sql*"))
         for path in (PROJECT / folder).glob(pattern)
     )
     # Texts of the broker, of OpenSSL and of PostgreSQL, seen by test_errors and test_tls.
@@ -137,10 +138,60 @@ def test_the_settings_in_the_readme_are_all_and_have_these_defaults() -> None:
     assert documented == defaults
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "docs/design.md", "docs/migrating.md", "docs/outbox.md"]
+# ---- The tutorial ----
+
+
+def test_the_tutorial_leads_where_it_says(database: str, broker: VHost) -> None:
+    tutorial = examples((PROJECT / "docs/tutorial.md").read_text())
+    before = f"""SELECT amqp.add_broker('{broker.url()}');
+                 SELECT amqp.exchange_declare(1, 'events', 'topic', false, true);"""
+    printed = psql(database, before + "SELECT 'part';".join(["", *tutorial]))
+    parts = [part.split() for part in printed.split("part\n")[1:]]
+    message, trigger, outbox, batch, again = parts
+    assert message[-2:] == ["greeting|hello", "1|1"]
+    assert trigger[-1] == "4|4"
+    assert outbox[-1] == "1|2|0"
+    assert batch[0] == "1"
+    assert batch[1].startswith("order.paid|NOT_FOUND")
+    assert again == ["t", "1", "1", "1|0|0"]
+
+
+# ---- Places ----
+
+DOCUMENTS = sorted(
+    path for pattern in ("*.md", "docs/**/*.md", "tests/*.md") for path in PROJECT.glob(pattern)
 )
-def test_links_lead_somewhere(name: str) -> None:
-    document = PROJECT / name
-    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-        assert (document.parent / target).exists(), target
+
+
+def links(document: Path) -> set[Path]:
+    """The files that a document links to."""
+    found = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text())
+    return {
+        (document.parent / target).resolve() for target in found if not target.startswith("http")
+    }
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in links(document):
+        assert target.exists(), target
+
+
+def test_every_page_is_found_from_the_index() -> None:
+    found = {PROJECT / "docs/index.md"}
+    ahead = list(found)
+    while ahead:
+        new = {path for path in links(ahead.pop()) if path.suffix == ".md"} - found
+        found |= new
+        ahead += new
+    assert {path for path in DOCUMENTS if path.is_relative_to(PROJECT / "docs")} <= found
+
+
+def test_sections_that_are_linked_to_exist() -> None:
+    for document in DOCUMENTS:
+        for target, section in re.findall(r"\]\(([^)#]*)#([^)]+)\)", document.read_text()):
+            text = (document.parent / target if target else document).read_text()
+            titles = [
+                re.sub(r"[^\w\s-]", "", title) for title in re.findall(r"^#+ (.*)", text, re.M)
+            ]
+            assert section in [title.lower().replace(" ", "-") for title in titles], section

@@ -1,4 +1,4 @@
-"""Every example in docs/outbox.md runs: the SQL in psql, the commands as a reader would."""
+"""Every example in docs/how-to/outbox.md runs: the SQL in psql, the commands as a reader would."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from servers.postgres import PostgreSQL
 from servers.processes import free_port
 from servers.relay import PROGRAM, RelayProcess
 from support.examples import examples, psql
-from support.fix_servers import Broker
-from support.messages import Inbox, open_session
+from support.fix_servers import VHost
+from support.messages import Inbox
 from support.outbox import put, wait_until_empty
+from support.sessions import open_session
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "outbox.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs/how-to/outbox.md").read_text()
 
 
 def commands() -> Iterator[list[str]]:
@@ -52,9 +53,9 @@ def _roles(postgres: PostgreSQL, database: str) -> Iterator[None]:
     yield
     for role in "amqp_relay", "amqp_cron":
         with suppress(psycopg.errors.UndefinedObject):
-            with psycopg.connect(database, autocommit=True) as connection:
+            with open_session(database) as connection:
                 connection.execute(f"DROP OWNED BY {role}".encode())
-            with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
+            with open_session(postgres.dsn()) as connection:
                 connection.execute(f"DROP ROLE {role}".encode())
 
 
@@ -62,7 +63,7 @@ def test_there_are_commands_to_try() -> None:
     assert [arguments[0] for arguments in commands()].count("relay") == 4
 
 
-def test_the_examples(database: str, broker: Broker, postgres: PostgreSQL) -> None:
+def test_the_examples(database: str, broker: VHost, postgres: PostgreSQL) -> None:
     with open_session(database, broker) as session:
         session.execute("SELECT amqp.exchange_declare(1, 'events', 'topic', false, true)")
         printed = psql(database, "\n".join(examples(DOCUMENT)))
@@ -70,7 +71,7 @@ def test_the_examples(database: str, broker: Broker, postgres: PostgreSQL) -> No
 
 
 def test_the_relay_can_do_its_work_with_the_privileges_that_are_granted(
-    database: str, broker: Broker, postgres: PostgreSQL, inbox: Inbox
+    database: str, broker: VHost, postgres: PostgreSQL, inbox: Inbox
 ) -> None:
     (granting,) = (example for example in examples(DOCUMENT) if "ROLE amqp_relay" in example)
     with open_session(database, broker) as session:
@@ -93,7 +94,7 @@ def test_the_relay_can_do_its_work_with_the_privileges_that_are_granted(
 
 
 def test_the_commands_that_take_everything_from_the_environment(
-    database: str, broker: Broker, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    database: str, broker: VHost, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in conninfo_to_dict(database).items():
         monkeypatch.setenv({"dbname": "PGDATABASE"}.get(name, f"PG{name.upper()}"), str(value))
@@ -115,7 +116,7 @@ def test_the_commands_that_take_everything_from_the_environment(
 
 def test_installing_the_outbox_alone(postgres: PostgreSQL) -> None:
     (arguments,) = (arguments for arguments in commands() if arguments[0] == "install-outbox")
-    with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
+    with open_session(postgres.dsn()) as connection:
         connection.execute("CREATE DATABASE alone")
         dsn = here(arguments[-1], postgres, postgres.dsn("alone"))
         said = subprocess.check_output([PROGRAM, *arguments[:-1], dsn], text=True)

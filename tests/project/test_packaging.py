@@ -54,6 +54,7 @@ def test_one_version_everywhere() -> None:
     assert version("pg_amqp_py") == default_version
 
 
+@pytest.mark.server
 def test_installed_files_are_for_everyone_to_read_and_for_the_owner_to_write(
     installed: Path,
 ) -> None:
@@ -62,6 +63,7 @@ def test_installed_files_are_for_everyone_to_read_and_for_the_owner_to_write(
         assert stat.S_IMODE(mode) == (0o755 if path.is_dir() else 0o644), path
 
 
+@pytest.mark.server
 def test_package_and_pinned_pika_are_installed_below_pkglibdir(installed: Path) -> None:
     folder = package_folder(installed)
     pkglibdir = subprocess.check_output([bindir() / "pg_config", "--pkglibdir"], text=True)
@@ -71,6 +73,7 @@ def test_package_and_pinned_pika_are_installed_below_pkglibdir(installed: Path) 
     assert (folder / f"pika-{pin}.dist-info").is_dir()
 
 
+@pytest.mark.server
 def test_what_runs_outside_the_server_is_not_installed_in_it(installed: Path) -> None:
     folder = package_folder(installed) / "pg_amqp_py"
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {
@@ -80,6 +83,7 @@ def test_what_runs_outside_the_server_is_not_installed_in_it(installed: Path) ->
     }
 
 
+@pytest.mark.server
 def test_bytecode_is_installed_and_valid_whatever_the_timestamps(installed: Path) -> None:
     folder = package_folder(installed)
     sources = set(folder.rglob("*.py"))
@@ -90,6 +94,7 @@ def test_bytecode_is_installed_and_valid_whatever_the_timestamps(installed: Path
         assert int.from_bytes(path.read_bytes()[4:8], "little") == 1, path
 
 
+@pytest.mark.server
 def test_install_removes_what_an_earlier_one_left(installed: Path) -> None:
     stale = package_folder(installed) / "pg_amqp_py" / "stale.py"
     stale.touch()
@@ -97,6 +102,7 @@ def test_install_removes_what_an_earlier_one_left(installed: Path) -> None:
     assert not stale.exists()
 
 
+@pytest.mark.server
 def test_uninstall_removes_everything(installed: Path) -> None:
     make("uninstall", f"DESTDIR={installed}")
     assert [path for path in installed.rglob("*") if not path.is_dir()] == []

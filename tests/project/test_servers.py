@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from servers.postgres import PostgreSQL
@@ -25,6 +24,7 @@ from servers.processes import (
 )
 from servers.proxy import CuttingProxy, Direction, Welcome
 from servers.rabbitmq import RabbitMQ
+from support.sessions import open_session
 
 PROJECT = Path(__file__).parents[2]
 
@@ -238,9 +238,20 @@ def test_proxy_without_a_server_resets() -> None:
         connection.recv(1)
 
 
+def test_a_port_is_given_to_one_process_at_a_time() -> None:
+    ours = free_port()
+    others = f"from servers import processes; processes._PORTS = range({ours}, {ours} + 1);"
+    theirs = subprocess.run(
+        [sys.executable, "-c", others + "processes.free_port()"],
+        cwd=PROJECT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "no free loopback port" in theirs.stderr
+
+
+@pytest.mark.server
 def test_servers_leave_neither_process_nor_folder() -> None:
     with PostgreSQL() as postgres, RabbitMQ() as rabbitmq:
-        with psycopg.connect(postgres.dsn()) as connection:
+        with open_session(postgres.dsn(), autocommit=False) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
         processes = [*postgres.processes, *rabbitmq.processes]
         assert len(processes) == 3
@@ -259,6 +270,7 @@ def test_rabbitmq_keeps_durable_things_when_it_crashes(rabbitmq: RabbitMQ) -> No
     rabbitmq.rabbitmqctl("delete_vhost", "kept")
 
 
+@pytest.mark.server
 def test_server_does_not_outlive_its_creator() -> None:
     script = (
         "import sys, time; from servers.postgres import PostgreSQL\n"
@@ -284,6 +296,7 @@ def test_process_that_ignores_signals_ends() -> None:
     assert not family(process.pid)
 
 
+@pytest.mark.server
 def test_failed_start_shows_the_log() -> None:
     postgres = PostgreSQL(settings={"shared_buffers": "nonsense"})
     with pytest.raises(RuntimeError, match=r'(?s)did not start.*"shared_buffers"'):

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from psycopg import sql
 
+from pg_amqp_daemon.install import scripts
 from pg_amqp_daemon.install.install import install
 from servers.postgres import PostgreSQL, bindir
-from support.messages import Session
 from support.outbox import put, settle, status
+from support.sessions import Session, open_session
 from support.versions import create_version
 
 PROJECT = Path(__file__).parents[2]
@@ -73,13 +73,13 @@ def objects(session: Session) -> dict[str, tuple[Any, ...]]:
 @pytest.fixture
 def other(postgres: PostgreSQL) -> Iterator[str]:
     """The connection string of a second, empty database."""
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE DATABASE other")
         yield postgres.dsn("other")
         admin.execute("DROP DATABASE other WITH (FORCE)")
 
 
-EARLIER = pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
+EARLIER = pytest.mark.parametrize("version", scripts.EARLIER)
 
 
 @EARLIER
@@ -87,8 +87,8 @@ def test_update_gives_what_a_new_installation_gives(
     database: str, other: str, version: str
 ) -> None:
     with (
-        psycopg.connect(database) as fresh,
-        psycopg.connect(other, autocommit=True) as updated,
+        open_session(database, autocommit=False) as fresh,
+        open_session(other) as updated,
     ):
         create_version(updated, version)
         expected = objects(fresh)
@@ -102,7 +102,7 @@ def test_update_gives_what_a_new_installation_gives(
 
 @EARLIER
 def test_update_keeps_brokers_grants_and_triggers(other: str, version: str) -> None:
-    with psycopg.connect(other, autocommit=True) as session:
+    with open_session(other) as session:
         create_version(session, version)
         session.execute(
             """
@@ -189,7 +189,7 @@ def check_messages(session: Session) -> None:
 
 
 def test_update_from_1_1_0_keeps_every_message(other: str) -> None:
-    with psycopg.connect(other, autocommit=True) as session:
+    with open_session(other) as session:
         create_version(session, "1.1.0")
         session.execute(MESSAGES)
         session.execute("ALTER EXTENSION pg_amqp_py UPDATE")
@@ -197,7 +197,7 @@ def test_update_from_1_1_0_keeps_every_message(other: str) -> None:
 
 
 def test_install_outbox_keeps_every_message(other: str) -> None:
-    with psycopg.connect(other, autocommit=True) as session:
+    with open_session(other) as session:
         with session.transaction():
             session.execute("CREATE SCHEMA amqp")
             session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
@@ -207,8 +207,69 @@ def test_install_outbox_keeps_every_message(other: str) -> None:
         check_messages(session)
 
 
+# Of version 1.2.0, whose tables are these: of each kind a row, and what an administrator has set.
+ROWS = """
+SELECT amqp.publish_outbox(1, 'e', 'k', 'pending', ordering_key => 'key', headers => '{"a": 1}');
+SELECT amqp.publish_outbox(1, 'e', 'k', 'delayed', deliver_at => '2090-01-01 00:00:00+00');
+SELECT amqp.publish_outbox(1, 'e', 'k', text, message_id => text)
+FROM unnest(ARRAY['refused', 'dead', 'delivered']) AS text;
+SET amqp.keep_delivered = '1 day';
+SELECT amqp.outbox_settle(
+    1, '{5}', '{delivered}', '{3,4}', '{refused,dead}', '{refused,invalid}', '{no,never}');
+ALTER TABLE amqp.outbox SET (autovacuum_vacuum_threshold = 77);
+"""
+TABLES = [
+    "outbox",
+    "outbox_dead",
+    "outbox_delivered",
+    "outbox_progress",
+    "outbox_trouble",
+    "outbox_lease",
+]
+
+
+def rows_of_all_tables(session: Session) -> dict[str, list[tuple[Any, ...]]]:
+    return {
+        table: session.execute(
+            sql.SQL("SELECT t.*, t.ctid FROM amqp.{} AS t ORDER BY t.ctid").format(
+                sql.Identifier(table)
+            )
+        ).fetchall()
+        for table in TABLES
+    }
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_update_from_1_2_0_touches_no_row(other: str, alone: bool) -> None:
+    with open_session(other) as session:
+        if alone:
+            with session.transaction():
+                session.execute("CREATE SCHEMA amqp")
+                session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+                session.execute((PROJECT / "tests/upgrade/outbox-1.2.0.sql").read_bytes())
+        else:
+            create_version(session, "1.2.0")
+        session.execute(ROWS)
+        session.execute("SELECT amqp.outbox_lock(1)")
+        before = rows_of_all_tables(session)
+        assert [len(rows) for rows in before.values()] == [3, 1, 1, 1, 1, 1]
+        if alone:
+            assert install(other).startswith("outbox upgraded from 1.2.0 to ")
+        else:
+            session.execute("ALTER EXTENSION pg_amqp_py UPDATE")
+        assert rows_of_all_tables(session) == before
+        options = "SELECT reloptions FROM pg_class WHERE oid = 'amqp.outbox'::regclass"
+        ((found,),) = session.execute(options).fetchall()
+        assert "autovacuum_vacuum_threshold=77" in found
+        assert session.execute("SELECT amqp.outbox_lock(1)").fetchone() == (True,)
+        assert settle(session, delivered=[1]) == []
+        assert put(session) == 6
+        found = session.execute("SELECT id FROM amqp.outbox_due(1, NULL, -1, 9, 9999)").fetchall()
+        assert found == [(6,)]
+
+
 def test_dump_keeps_what_waits_and_goes_on_behind_it(database: str, other: str) -> None:
-    with psycopg.connect(database, autocommit=True) as session:
+    with open_session(database) as session:
         for text in ("one", "two", "three", "four"):
             session.execute("SELECT amqp.publish_outbox(1, 'e', 'k', %s)", [text])
         session.execute("UPDATE amqp.outbox SET attempts = 7, last_error = 'no' WHERE id = 1")
@@ -218,7 +279,7 @@ def test_dump_keeps_what_waits_and_goes_on_behind_it(database: str, other: str) 
         dump = subprocess.check_output([bindir() / "pg_dump", "-d", database], text=True)
         psql = [str(bindir() / "psql"), "-q", "-X", "-v", "ON_ERROR_STOP=1", "-d", other]
         subprocess.run(psql, input=dump, text=True, check=True, stdout=subprocess.DEVNULL)
-        with psycopg.connect(other, autocommit=True) as restored:
+        with open_session(other) as restored:
             for table in ("outbox", "outbox_dead", "outbox_delivered"):
                 rows = sql.SQL("SELECT * FROM amqp.{} ORDER BY id").format(sql.Identifier(table))
                 found = restored.execute(rows).fetchall()

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
-import psycopg
 import pytest
 
 from servers.postgres import PostgreSQL
+from support.sessions import open_session
 
 PROJECT = Path(__file__).parents[2]
 
@@ -68,9 +68,9 @@ def test_the_program_runs_from_the_wheel_alone(pg_amqp: Path, tmp_path: Path) ->
 def test_the_program_installs_the_outbox(
     pg_amqp: Path, postgres: PostgreSQL, tmp_path: Path
 ) -> None:
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE DATABASE from_wheel")
     dsn = postgres.dsn("from_wheel")
     assert " installed" in run(pg_amqp, "install-outbox", "--dsn", dsn, cwd=tmp_path)
-    with psycopg.connect(dsn) as session:
+    with open_session(dsn, autocommit=False) as session:
         session.execute("SELECT amqp.publish_outbox(1, 'amq.topic', 'key', 'text')")

@@ -10,8 +10,10 @@ import pytest
 
 from servers.certificates import Certificates
 from servers.processes import give_to_server_user, temporary_folder
-from support.failing import Call, Session, shared_fixtures
-from support.fix_servers import Broker
+from support.calls import Call
+from support.fix_servers import VHost
+from support.sessions import Session
+from support.shared import shared_fixtures
 
 database, broker, session = shared_fixtures()
 
@@ -54,7 +56,7 @@ FILES: dict[str, Callable[[Path], str]] = {
 @pytest.mark.parametrize("kind", FILES)
 def test_what_is_no_file(
     session: Session,
-    broker: Broker,
+    broker: VHost,
     certificates: Certificates,
     folder: Path,
     column: str,
@@ -75,7 +77,7 @@ def test_what_is_no_file(
 
 
 def test_a_file_through_a_link(
-    session: Session, broker: Broker, certificates: Certificates, folder: Path
+    session: Session, broker: VHost, certificates: Certificates, folder: Path
 ) -> None:
     link = folder / "link"
     link.symlink_to(certificates.ca)

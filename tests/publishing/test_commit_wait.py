@@ -13,22 +13,25 @@ from pika.adapters.blocking_connection import BlockingChannel
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy
-from support.failing import LIMIT, Call, Peer, Session, declare, numbers_in, until_gone
-from support.fix_servers import Broker
+from support.calls import Call
+from support.fix_servers import VHost
 from support.handshake import OPENED, method
-from support.messages import wait_for_end
+from support.patience import LIMIT
+from support.peers import Peer, until_gone
+from support.queues import declare, numbers_in
+from support.sessions import Session, open_session, wait_for_end
 
 
 @pytest.fixture
 def session(database: str) -> Iterator[Session]:
     """A session of a role that wants its commits to wait for weeks."""
-    with Session(database) as session:
+    with open_session(database) as session:
         session.set(confirm_timeout="24d")
         yield session
 
 
 @pytest.fixture
-def through(session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel) -> int:
+def through(session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel) -> int:
     """The test's broker through the proxy, with exchange and queue `events`."""
     declare(channel)
     return session.add_broker(broker.url(port=proxy.port))
@@ -54,7 +57,7 @@ def observer(
     postgres: PostgreSQL, database: str, session: Session, waiting: Call
 ) -> Iterator[Session]:
     """A superuser in another database, once what the commit has done is seen by everybody."""
-    with Session(database) as beside, Session(postgres.dsn()) as observer:
+    with open_session(database) as beside, open_session(postgres.dsn()) as observer:
         wait_for(lambda: beside.run("SELECT n FROM done"), LIMIT, "the commit")
         assert waiting.running
         yield observer
@@ -71,7 +74,7 @@ def test_it_ends_by(
 ) -> None:
     observer.run(f"SELECT {function}(%s)", session.pid)
     if function == "pg_terminate_backend":
-        wait_for_end(observer.connection, session.pid)
+        wait_for_end(observer, session.pid)
         return
     waiting.result()
     (warning,) = session.warnings()
@@ -99,16 +102,16 @@ def test_dropping_another_database_goes_on(
     assert session.run("SELECT 1") == [(1,)]
 
 
-def test_a_server_is_shut_down_fast(broker: Broker, proxy: CuttingProxy) -> None:
-    with PostgreSQL() as server, Session(server.dsn()) as session:
+def test_a_server_is_shut_down_fast(broker: VHost, proxy: CuttingProxy) -> None:
+    with PostgreSQL() as server, open_session(server.dsn()) as session:
         session.run("CREATE EXTENSION pg_amqp_py CASCADE; CREATE TABLE done (n int)")
         session.set(confirm_timeout="24d")
         broker_id = session.add_broker(broker.url(port=proxy.port))
         session.run("BEGIN; INSERT INTO done VALUES (1)")
         session.publish(broker_id, "amq.topic", [1])
         proxy.stall()
-        waiting = Call(lambda: session.connection.pgconn.exec_(b"COMMIT"))
-        with Session(server.dsn()) as beside:
+        waiting = Call(lambda: session.pgconn.exec_(b"COMMIT"))
+        with open_session(server.dsn()) as beside:
             wait_for(lambda: beside.run("SELECT n FROM done"), LIMIT, "the commit")
         server.stop("fast")
         waiting.result()
@@ -141,7 +144,7 @@ def test_a_broker_that_drips_confirms(session: Session) -> None:
             client.sendall(method(spec.Basic.Ack(tag, False), 1))
         until_gone(client)
 
-    with Peer(behave) as peer, Session(session.connection.info.dsn) as observer:
+    with Peer(behave) as peer, open_session(session.info.dsn) as observer:
         broker_id = session.add_broker(peer.url)
         session.run("CREATE TABLE done (n int)")
         session.run("BEGIN; INSERT INTO done VALUES (1)")

@@ -8,8 +8,9 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.postgres import PostgreSQL
-from support.failing import Session, declare, numbers_in
-from support.fix_servers import Broker
+from support.fix_servers import VHost
+from support.queues import declare, numbers_in
+from support.sessions import open_session
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def server() -> Iterator[PostgreSQL]:
     with PostgreSQL(
         settings={"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB"}
     ) as server:
-        with Session(server.dsn()) as session:
+        with open_session(server.dsn()) as session:
             session.run("CREATE EXTENSION pg_amqp_py CASCADE; CREATE TABLE orders (n int)")
         yield server
 
@@ -33,10 +34,10 @@ def server() -> Iterator[PostgreSQL]:
     ids=["session", "local", "told"],
 )
 def test_a_crash_after_the_commit(
-    server: PostgreSQL, broker: Broker, channel: BlockingChannel, off: str, survives: bool
+    server: PostgreSQL, broker: VHost, channel: BlockingChannel, off: str, survives: bool
 ) -> None:
     declare(channel)
-    with Session(server.dsn()) as session:
+    with open_session(server.dsn()) as session:
         session.run("TRUNCATE orders, amqp.broker")
         broker_id = session.add_broker(broker.url())
         # What it takes to load and connect is behind us.
@@ -52,15 +53,15 @@ def test_a_crash_after_the_commit(
         assert numbers_in(channel, "events", 2) == [0, 1]
         server.kill()
     server.start()
-    with Session(server.dsn()) as session:
+    with open_session(server.dsn()) as session:
         assert session.run("SELECT n FROM orders") == ([(1,)] if survives else [])
 
 
 def test_a_row_of_the_transaction_before(
-    server: PostgreSQL, broker: Broker, channel: BlockingChannel
+    server: PostgreSQL, broker: VHost, channel: BlockingChannel
 ) -> None:
     declare(channel)
-    with Session(server.dsn()) as session:
+    with open_session(server.dsn()) as session:
         session.run("TRUNCATE orders, amqp.broker")
         broker_id = session.add_broker(broker.url())
         session.publish(broker_id, "events", [0])
@@ -71,15 +72,15 @@ def test_a_row_of_the_transaction_before(
         assert numbers_in(channel, "events", 2) == [0, 1]
         server.kill()
     server.start()
-    with Session(server.dsn()) as session:
+    with open_session(server.dsn()) as session:
         assert session.run("SELECT n FROM orders") == [(1,)]
 
 
 def test_a_crash_after_delivery_by_another_session(
-    server: PostgreSQL, broker: Broker, channel: BlockingChannel
+    server: PostgreSQL, broker: VHost, channel: BlockingChannel
 ) -> None:
     declare(channel)
-    with Session(server.dsn()) as session, Session(server.dsn()) as deliverer:
+    with open_session(server.dsn()) as session, open_session(server.dsn()) as deliverer:
         session.run("TRUNCATE orders, amqp.broker, amqp.outbox")
         broker_id = session.add_broker(broker.url())
         session.run("CHECKPOINT; SET synchronous_commit = off")
@@ -93,13 +94,14 @@ def test_a_crash_after_delivery_by_another_session(
         assert numbers_in(channel, "events", 1) == [1]
         server.kill()
     server.start()
-    with Session(server.dsn()) as session:
+    with open_session(server.dsn()) as session:
         assert session.run("SELECT n FROM orders") == [(1,)]
 
 
+@pytest.mark.server
 def test_a_flush_wherever_the_log_ends(server: PostgreSQL) -> None:
     """On a new page of the log the next record begins behind a header that is not written yet."""
-    with Session(server.dsn()) as session:
+    with open_session(server.dsn()) as session:
         session.run("SELECT * FROM amqp.status()")
         session.run(
             """CREATE FUNCTION flush() RETURNS void LANGUAGE plpython3u AS $$

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from support.fix_servers import Broker
-from support.messages import Inbox, Session
+from support.fix_servers import VHost
+from support.messages import Inbox
+from support.sessions import Session
 
 LAST = [
     "1970-01-01 00:00:00.999999+00",
@@ -37,7 +38,7 @@ def test_the_second_is_never_rounded_up(
     assert [delivery.properties.timestamp for delivery in inbox.drain()] == [expected]
 
 
-def test_capture_takes_no_null_for_a_broker(session: Session, broker: Broker) -> None:
+def test_capture_takes_no_null_for_a_broker(session: Session, broker: VHost) -> None:
     session.execute("SET amqp.capture = on")
     with pytest.raises(Exception, match="broker_id must not be null") as raised:
         session.execute("SELECT amqp.publish(NULL, 'amq.topic', 'k', 'x')")
@@ -45,7 +46,7 @@ def test_capture_takes_no_null_for_a_broker(session: Session, broker: Broker) ->
 
 
 def test_capture_and_broker_minus_one(
-    session: Session, broker: Broker, channel: BlockingChannel, inbox: Inbox
+    session: Session, broker: VHost, channel: BlockingChannel, inbox: Inbox
 ) -> None:
     """Python's hash(-1) is hash(-2): what is captured is not sent, and what is not is."""
     session.execute("INSERT INTO amqp.broker SELECT -1, host, port, vhost FROM amqp.broker")

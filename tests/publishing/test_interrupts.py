@@ -17,20 +17,13 @@ from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction, Welcome
 from servers.rabbitmq import RabbitMQ
-from support.failing import (
-    LIMIT,
-    Call,
-    Peer,
-    Report,
-    Session,
-    declare,
-    flooding,
-    forwarding,
-    numbers_in,
-    saying,
-    shared_fixtures,
-)
-from support.fix_servers import Broker
+from support.calls import Call
+from support.fix_servers import VHost
+from support.patience import LIMIT
+from support.peers import Peer, flooding, forwarding, saying
+from support.queues import declare, numbers_in
+from support.sessions import Report, Session, open_session
+from support.shared import shared_fixtures
 
 HEARTBEAT = bytes(frame.Heartbeat().marshal())
 START = bytes(frame.Method(0, spec.Connection.Start(0, 9, {}, "PLAIN", "en_US")).marshal())
@@ -69,7 +62,7 @@ def resources() -> Iterator[ExitStack]:
 
 
 def hang_at(
-    place: str, session: Session, broker: Broker, proxy: CuttingProxy, resources: ExitStack
+    place: str, session: Session, broker: VHost, proxy: CuttingProxy, resources: ExitStack
 ) -> int:
     """Make the calls of PLACES hang there; return the broker to call them with."""
     if place == "TCP connect":
@@ -99,7 +92,7 @@ def hang_at(
 
 
 def assert_usable(
-    session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel
 ) -> None:
     """Nothing is left of the interrupted call; the session goes on."""
     proxy.pass_all()
@@ -121,7 +114,7 @@ def assert_usable(
 @pytest.mark.parametrize("place", PLACES)
 def test_statement_timeout_ends_a_hanging_call(
     session: Session,
-    broker: Broker,
+    broker: VHost,
     proxy: CuttingProxy,
     channel: BlockingChannel,
     resources: ExitStack,
@@ -145,7 +138,7 @@ def test_statement_timeout_ends_a_hanging_call(
 def test_cancel_ends_a_hanging_call(
     session: Session,
     database: str,
-    broker: Broker,
+    broker: VHost,
     proxy: CuttingProxy,
     channel: BlockingChannel,
     resources: ExitStack,
@@ -156,7 +149,7 @@ def test_cancel_ends_a_hanging_call(
     session.run("BEGIN")
     session.run("SAVEPOINT before")
     call = Call(lambda: session.error(PLACES[place], broker_id))
-    with Session(database) as other:
+    with open_session(database) as other:
 
         def cancelled() -> bool:
             other.run("SELECT pg_cancel_backend(%s)", session.pid)
@@ -172,7 +165,7 @@ def test_cancel_ends_a_hanging_call(
 
 
 def test_cancelled_calls_leave_no_open_connection(
-    session: Session, broker: Broker, proxy: CuttingProxy
+    session: Session, broker: VHost, proxy: CuttingProxy
 ) -> None:
     broker_id = session.add_broker(broker.url(port=proxy.port))
     session.run("SET statement_timeout = '30ms'")
@@ -185,11 +178,11 @@ def test_cancelled_calls_leave_no_open_connection(
 
 
 def test_cancelled_call_inside_an_exception_block(
-    session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel
 ) -> None:
     declare(channel)
     broker_id = session.add_broker(broker.url(port=proxy.port))
-    with session.connection.transaction():
+    with session.transaction():
         session.publish(broker_id, "events", [1])
         proxy.stall()
         session.run("SET LOCAL statement_timeout = '150ms'")
@@ -208,7 +201,7 @@ def test_cancelled_call_inside_an_exception_block(
 
 
 def test_disconnect_from_a_silent_broker_ends(
-    session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel
 ) -> None:
     declare(channel)
     broker_id = session.add_broker(broker.url(port=proxy.port))
@@ -226,7 +219,7 @@ def test_disconnect_from_a_silent_broker_ends(
 
 def terminate(database: str, pid: int) -> None:
     """Terminate a backend and return when it is gone."""
-    with Session(database) as other:
+    with open_session(database) as other:
         other.run("SELECT pg_terminate_backend(%s)", pid)
         wait_for(
             lambda: other.run("SELECT FROM pg_stat_activity WHERE pid = %s", pid) == [],
@@ -240,7 +233,7 @@ def test_terminated_in_a_hanging_call(
     postgres: PostgreSQL,
     database: str,
     session: Session,
-    broker: Broker,
+    broker: VHost,
     proxy: CuttingProxy,
     channel: BlockingChannel,
     resources: ExitStack,
@@ -261,19 +254,19 @@ def test_terminated_in_a_hanging_call(
         wait_for(lambda: proxy.open_connections == 0, LIMIT, "the connection to close")
     assert postgres.pid == pid
     assert "PANIC" not in postgres.log_text()
-    with Session(database) as other:
+    with open_session(database) as other:
         assert_usable(other, broker, proxy, channel)
 
 
 def test_terminated_before_commit_publishes_nothing(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel
+    database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
     declare(channel)
     broker_id = session.add_broker(broker.url())
     session.run("BEGIN")
     session.publish(broker_id, "events", [1, 2, 3])
     terminate(database, session.pid)
-    with Session(database) as other:
+    with open_session(database) as other:
         other.publish(broker_id, "events", [4])
     assert numbers_in(channel, "events", 1) == [4]
 
@@ -282,7 +275,7 @@ def test_terminated_before_commit_publishes_nothing(
 def test_interrupt_after_the_commit_loses_no_message(
     database: str,
     session: Session,
-    broker: Broker,
+    broker: VHost,
     proxy: CuttingProxy,
     channel: BlockingChannel,
     how: str,
@@ -295,7 +288,7 @@ def test_interrupt_after_the_commit_loses_no_message(
     session.publish(broker_id, "events", [1, 2, 3])
     proxy.stall()
     call = Call(lambda: session.run("COMMIT"))
-    with Session(database) as other:
+    with open_session(database) as other:
         wait_for(lambda: other.value("SELECT n FROM t") == 1, LIMIT, "the commit")
         other.run(f"SELECT {how}(%s)", session.pid)
     proxy.pass_all()
@@ -317,7 +310,7 @@ def test_interrupt_after_the_commit_loses_no_message(
 @pytest.mark.parametrize("direction", [Direction.TO_CLIENT, Direction.TO_SERVER, Direction.BOTH])
 def test_commit_waits_for_confirm_timeout_at_most(
     session: Session,
-    broker: Broker,
+    broker: VHost,
     proxy: CuttingProxy,
     channel: BlockingChannel,
     direction: Direction,
@@ -341,7 +334,7 @@ def test_commit_waits_for_confirm_timeout_at_most(
 
 
 def test_timeout_of_the_statement_is_none_of_the_commit(
-    session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel
+    session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel
 ) -> None:
     declare(channel)
     broker_id = session.add_broker(broker.url(port=proxy.port))
@@ -357,7 +350,7 @@ def test_timeout_of_the_statement_is_none_of_the_commit(
 
 
 def test_slow_but_moving_broker_is_not_given_up(
-    session: Session, rabbitmq: RabbitMQ, broker: Broker, channel: BlockingChannel
+    session: Session, rabbitmq: RabbitMQ, broker: VHost, channel: BlockingChannel
 ) -> None:
     declare(channel)
     count, size, speed = 3000, 1000, 2_000_000

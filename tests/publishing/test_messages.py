@@ -13,9 +13,10 @@ from psycopg.types.json import Jsonb
 
 from servers.management import Management
 from servers.postgres import PostgreSQL
-from support.fix_servers import Broker
-from support.messages import Delivery, Inbox, Session, open_session
+from support.fix_servers import VHost
+from support.messages import Delivery, Inbox
 from support.properties import ARRIVED, GIVEN, PROPERTIES
+from support.sessions import Session, open_session
 
 
 def send(session: Session, message: str = "message", /, **properties: object) -> None:
@@ -237,7 +238,7 @@ def test_headers_keep_their_json_types(session: Session, inbox: Inbox) -> None:
 
 
 def test_doubles_in_headers(
-    session: Session, inbox: Inbox, broker: Broker, management: Management
+    session: Session, inbox: Inbox, broker: VHost, management: Management
 ) -> None:
     # pika cuts doubles to integers when it decodes them.
     doubles = {
@@ -444,7 +445,7 @@ def test_longest_exchange_and_routing_key(session: Session, channel: BlockingCha
 
 
 def test_text_is_utf8_whatever_the_encoding_of_the_database(
-    postgres: PostgreSQL, session: Session, broker: Broker, inbox: Inbox
+    postgres: PostgreSQL, session: Session, broker: VHost, inbox: Inbox
 ) -> None:
     session.execute(
         "CREATE DATABASE messages_latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"

@@ -25,8 +25,9 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from servers.processes import free_port, wait_for
-from support.fix_servers import Broker
-from support.messages import Inbox, Session, open_session
+from support.fix_servers import VHost
+from support.messages import Inbox
+from support.sessions import Session, open_session
 
 CLIENTS = 4
 TRANSACTIONS = 200
@@ -188,7 +189,7 @@ def disturb(database: str, seed: str, backends: dict[str, int], finished: thread
 
 @pytest.mark.parametrize("to", ["broker", "outbox"])
 def test_random_transactions(
-    database: str, broker: Broker, channel: BlockingChannel, to: str
+    database: str, broker: VHost, channel: BlockingChannel, to: str
 ) -> None:
     seed = os.environ.get("PG_AMQP_PY_SEED") or str(random.SystemRandom().randrange(10**9))
     print(f"PG_AMQP_PY_SEED={seed}")

@@ -13,8 +13,11 @@ import pytest
 from pika import frame, spec
 from pika.adapters.blocking_connection import BlockingChannel
 
-from support.failing import Peer, Session, declare, numbers_in, shared_fixtures
-from support.fix_servers import Broker
+from support.fix_servers import VHost
+from support.peers import Peer
+from support.queues import declare, numbers_in
+from support.sessions import Session
+from support.shared import shared_fixtures
 
 database, broker, session = shared_fixtures()
 
@@ -68,19 +71,30 @@ ANSWERS = {
 }
 
 
+PUBLISH = b"\x00\x3c\x00\x28"
+"""Class and method of Basic.Publish."""
+
+
+def until_published(client: socket.socket, count: int, received: bytes = b"") -> bytes:
+    """Read until so many messages have come; what was received, with what had been before.
+
+    They may come together with what the handshake says: nothing that is read may be thrown away.
+    """
+    while received.count(PUBLISH) < count:
+        received += client.recv(1 << 16)
+    return received
+
+
 def answering(words: bytes, size: int) -> Any:
     """Behave like a broker that answers three messages with these words, in pieces of a size."""
 
     def behave(client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.sendall(OPENED)
-        received = b""
-        while received.count(b"\x00\x3c\x00\x28") < 3:
-            received += client.recv(1 << 16)
+        received = until_published(client, 3)
         for at in range(0, len(words), size):
             client.sendall(words[at : at + size])
-        while b"\x00\x3c\x00\x28" not in client.recv(1 << 16):
-            pass
+        until_published(client, 4, received)
         client.sendall(ack(4))
         while client.recv(1 << 16):
             pass
@@ -160,10 +174,9 @@ def test_a_frame_that_ends_in_the_next_transaction(session: Session) -> None:
     def behave(client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.sendall(OPENED)
-        client.recv(1 << 16)
+        received = b""
         for words in ([ack(1) + returned[:at]], [body, returned[at + len(body) :] + nack(2)]):
-            while b"\x00\x3c\x00\x28" not in client.recv(1 << 16):
-                pass
+            received = until_published(client, received.count(PUBLISH) + 1, received)
             for part in words:
                 client.sendall(part)
         while client.recv(1 << 16):
@@ -179,7 +192,7 @@ def test_a_frame_that_ends_in_the_next_transaction(session: Session) -> None:
 
 
 def test_with_and_without_confirms_in_turn(
-    session: Session, broker: Broker, channel: BlockingChannel
+    session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
     declare(channel)
     number = session.add_broker(broker.url())
@@ -209,10 +222,10 @@ def test_what_cannot_be_reported_is_kept_all_the_same(session: Session) -> None:
         broker_id = session.add_broker(peer.url)
         session.run("SELECT * FROM amqp.status()")
         session.run("""DO LANGUAGE plpython3u $$
-            from pg_amqp_py.backend import delivery
+            from pg_amqp_py.backend import commit
             def fail(*arguments):
                 raise ImportError("no such module")
-            delivery._report_pending = fail
+            commit._report_pending = fail
         $$""")
         session.publish(broker_id, "", [1])
         (warning,) = session.warnings()
@@ -247,7 +260,7 @@ def test_a_connection_with_smaller_frames_takes_over_within_the_transaction(
 
     with Peer(behave) as peer:
         broker_id = session.add_broker(peer.url)
-        with session.connection.transaction():
+        with session.transaction():
             session.run("SELECT amqp.publish(%s, '', 'key', repeat('y', 20000))", broker_id)
             session.run("SELECT amqp.disconnect(%s)", broker_id)
             session.run("SELECT amqp.ping(%s)", broker_id)

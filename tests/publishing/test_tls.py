@@ -16,19 +16,12 @@ from servers.postgres import PostgreSQL
 from servers.processes import give_to_server_user
 from servers.proxy import CuttingProxy, Direction
 from servers.rabbitmq import RabbitMQ
-from support.failing import (
-    Call,
-    Peer,
-    Report,
-    Session,
-    declare,
-    forwarding,
-    numbers_in,
-    open_channel,
-    saying,
-    shared_fixtures,
-)
-from support.fix_servers import Broker
+from support.calls import Call
+from support.fix_servers import VHost
+from support.peers import Peer, forwarding, saying
+from support.queues import declare, numbers_in, open_channel
+from support.sessions import Report, Session
+from support.shared import shared_fixtures
 
 SECRET = "s3cr3t-of-the-tls-test"
 PUBLISH = "SELECT amqp.publish(%s, 'events', 'key', '1')"
@@ -86,19 +79,19 @@ def assert_fails(session: Session, broker_id: int, *words: str) -> Report:
 
 
 def test_verified_against_own_authority(
-    session: Session, broker: Broker, certificates: Certificates, channel: BlockingChannel
+    session: Session, broker: VHost, certificates: Certificates, channel: BlockingChannel
 ) -> None:
     broker_id = tls_row(session, broker.url(tls=True), ssl_cacert=certificates.ca)
     assert_flows(session, broker_id, channel)
 
 
 def test_large_message(
-    session: Session, broker: Broker, certificates: Certificates, channel: BlockingChannel
+    session: Session, broker: VHost, certificates: Certificates, channel: BlockingChannel
 ) -> None:
     declare(channel)
     broker_id = tls_row(session, broker.url(tls=True), ssl_cacert=certificates.ca)
     body = os.urandom(5_000_000)
-    with session.connection.transaction():
+    with session.transaction():
         for part in (b"before", body, b"after"):
             session.run("SELECT amqp.publish(%s, 'events', 'key', %s::bytea)", broker_id, part)
     assert session.warnings() == []
@@ -107,7 +100,7 @@ def test_large_message(
 
 
 def test_many_messages(
-    session: Session, broker: Broker, certificates: Certificates, channel: BlockingChannel
+    session: Session, broker: VHost, certificates: Certificates, channel: BlockingChannel
 ) -> None:
     declare(channel)
     broker_id = tls_row(session, broker.url(tls=True), ssl_cacert=certificates.ca)
@@ -120,7 +113,7 @@ def test_many_messages(
 def test_cut_and_stalled_connections(
     session: Session,
     rabbitmq: RabbitMQ,
-    broker: Broker,
+    broker: VHost,
     certificates: Certificates,
     channel: BlockingChannel,
 ) -> None:
@@ -132,7 +125,7 @@ def test_cut_and_stalled_connections(
         numbers = list(range(1000))
         session.publish(broker_id, "events", [0])
         for count in (1, 4, 5, 6, 500, 5_000, 20_000):
-            with session.connection.transaction():
+            with session.transaction():
                 session.publish(broker_id, "events", numbers)
                 proxy.cut_after(count, Direction.TO_SERVER)
             proxy.pass_all()
@@ -152,13 +145,13 @@ def test_cut_and_stalled_connections(
 
 
 def test_authority_of_somebody_else(
-    session: Session, broker: Broker, certificates: Certificates
+    session: Session, broker: VHost, certificates: Certificates
 ) -> None:
     broker_id = tls_row(session, broker.url(tls=True), ssl_cacert=certificates.other_ca)
     assert_fails(session, broker_id, "certificate verify failed")
 
 
-def test_authorities_of_the_system_by_default(session: Session, broker: Broker) -> None:
+def test_authorities_of_the_system_by_default(session: Session, broker: VHost) -> None:
     broker_id = tls_row(session, broker.url(tls=True))
     assert_fails(session, broker_id, "certificate verify failed")
 
@@ -170,7 +163,7 @@ def test_authorities_of_the_system_by_default(session: Session, broker: Broker) 
 def test_certificate_that_is_not_good(
     session: Session,
     rabbitmq: RabbitMQ,
-    broker: Broker,
+    broker: VHost,
     certificates: Certificates,
     channel: BlockingChannel,
     certificate: str,
@@ -189,7 +182,7 @@ def test_certificate_that_is_not_good(
 def test_host_name_check_off(
     session: Session,
     rabbitmq: RabbitMQ,
-    broker: Broker,
+    broker: VHost,
     certificates: Certificates,
     channel: BlockingChannel,
 ) -> None:
@@ -207,13 +200,13 @@ def test_host_name_check_off(
 
 
 def test_host_by_name(
-    session: Session, broker: Broker, certificates: Certificates, channel: BlockingChannel
+    session: Session, broker: VHost, certificates: Certificates, channel: BlockingChannel
 ) -> None:
     url = broker.url(tls=True).replace("127.0.0.1", "localhost")
     assert_flows(session, tls_row(session, url, ssl_cacert=certificates.ca), channel)
 
 
-def test_verification_off(session: Session, broker: Broker, channel: BlockingChannel) -> None:
+def test_verification_off(session: Session, broker: VHost, channel: BlockingChannel) -> None:
     assert_flows(session, tls_row(session, broker.url(tls=True), ssl_verify_peer=False), channel)
 
 
@@ -235,7 +228,7 @@ def test_client_certificate(
 def test_client_certificate_and_key_in_one_file(
     session: Session,
     rabbitmq: RabbitMQ,
-    broker: Broker,
+    broker: VHost,
     certificates: Certificates,
     channel: BlockingChannel,
     pem: Path,
@@ -275,7 +268,7 @@ FILES: Mapping[str, str] = {
 
 @pytest.mark.parametrize("kind", FILES)
 def test_bad_authority_file(
-    session: Session, broker: Broker, pem: Path, kind: str, tmp_path: Path
+    session: Session, broker: VHost, pem: Path, kind: str, tmp_path: Path
 ) -> None:
     path = bad_file(pem, kind)
     broker_id = tls_row(session, broker.url(tls=True), ssl_cacert=path)
@@ -285,7 +278,7 @@ def test_bad_authority_file(
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize("column", ["ssl_cert", "ssl_key"])
 def test_bad_client_file(
-    session: Session, broker: Broker, certificates: Certificates, pem: Path, column: str, kind: str
+    session: Session, broker: VHost, certificates: Certificates, pem: Path, column: str, kind: str
 ) -> None:
     path = bad_file(pem, kind)
     files: dict[str, Path] = {"ssl_cert": certificates.client, "ssl_key": certificates.client_key}
@@ -309,7 +302,7 @@ def bad_file(pem: Path, kind: str) -> Path:
 
 
 def test_key_of_another_certificate(
-    session: Session, broker: Broker, certificates: Certificates
+    session: Session, broker: VHost, certificates: Certificates
 ) -> None:
     broker_id = tls_row(
         session,
@@ -322,7 +315,7 @@ def test_key_of_another_certificate(
 
 
 def test_encrypted_key_is_refused_and_not_asked_for_at_a_terminal(
-    session: Session, broker: Broker, certificates: Certificates, pem: Path
+    session: Session, broker: VHost, certificates: Certificates, pem: Path
 ) -> None:
     cryptography = pytest.importorskip("cryptography.hazmat.primitives.serialization")
     key = cryptography.load_pem_private_key(certificates.client_key.read_bytes(), None)
@@ -346,7 +339,7 @@ def test_encrypted_key_is_refused_and_not_asked_for_at_a_terminal(
 # ---- The wrong port ----
 
 
-def test_plain_amqp_to_the_tls_port(session: Session, rabbitmq: RabbitMQ, broker: Broker) -> None:
+def test_plain_amqp_to_the_tls_port(session: Session, rabbitmq: RabbitMQ, broker: VHost) -> None:
     broker_id = session.add_broker(broker.url(port=rabbitmq.amqps_port))
     error: Report = Call(lambda: session.error(PUBLISH, broker_id)).result()
     assert error.sqlstate in ("08001", "08P01")
@@ -354,7 +347,7 @@ def test_plain_amqp_to_the_tls_port(session: Session, rabbitmq: RabbitMQ, broker
     assert "ssl" in error.hint
 
 
-def test_tls_to_the_plain_port(session: Session, rabbitmq: RabbitMQ, broker: Broker) -> None:
+def test_tls_to_the_plain_port(session: Session, rabbitmq: RabbitMQ, broker: VHost) -> None:
     broker_id = session.add_broker(broker.url(port=rabbitmq.amqp_port, tls=True))
     assert_fails(session, broker_id, "tls")
 
@@ -371,7 +364,7 @@ def test_tls_to_something_else(session: Session, words: bytes) -> None:
 
 
 def test_no_secret_is_shown(
-    postgres: PostgreSQL, session: Session, broker: Broker, certificates: Certificates, pem: Path
+    postgres: PostgreSQL, session: Session, broker: VHost, certificates: Certificates, pem: Path
 ) -> None:
     """Neither the password nor a line of a key file gets into an error, a warning or the log."""
     key_line = certificates.client_key.read_text().splitlines()[1]

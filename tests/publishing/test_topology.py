@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from psycopg import errors
 
 from servers.management import Management
-from support.fix_servers import Broker
-from support.messages import Session
+from support.fix_servers import VHost
+from support.sessions import Session, open_session
 
 
 @pytest.fixture
-def session(database: str, broker: Broker) -> Iterator[Session]:
+def session(database: str, broker: VHost) -> Iterator[Session]:
     """A session with broker 1."""
-    with psycopg.connect(database, autocommit=True) as session:
+    with open_session(database) as session:
         session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
         yield session
 
@@ -34,7 +33,7 @@ def look(management: Management, *path: str) -> Any:
 
 
 def test_exchange_with_all_that_can_be_said_of_it(
-    session: Session, broker: Broker, management: Management
+    session: Session, broker: VHost, management: Management
 ) -> None:
     assert call(
         session,
@@ -48,7 +47,7 @@ def test_exchange_with_all_that_can_be_said_of_it(
 
 
 def test_exchange_as_pg_amqp_declares_it(
-    session: Session, broker: Broker, management: Management
+    session: Session, broker: VHost, management: Management
 ) -> None:
     assert call(session, "exchange_declare(1, 'e', 'topic', false, false)")
     found = look(management, "exchanges", broker.vhost, "e")
@@ -78,7 +77,7 @@ def test_declared_otherwise(session: Session) -> None:
     assert call(session, "exchange_declare(1, 'e', 'fanout', false, true)")
 
 
-def test_queues(session: Session, broker: Broker, management: Management) -> None:
+def test_queues(session: Session, broker: VHost, management: Management) -> None:
     assert call(session, "queue_declare(1, 'classic')")
     assert call(
         session, """queue_declare(1, 'quorum', arguments => '{"x-queue-type": "quorum"}')"""
@@ -93,7 +92,7 @@ def test_queues(session: Session, broker: Broker, management: Management) -> Non
 
 def test_an_exclusive_queue_is_in_use_for_others(session: Session, database: str) -> None:
     call(session, "queue_declare(1, 'mine', durable => false, exclusive => true)")
-    with psycopg.connect(database, autocommit=True) as other, pytest.raises(errors.ObjectInUse):
+    with open_session(database) as other, pytest.raises(errors.ObjectInUse):
         call(other, "queue_declare(1, 'mine', true)")
 
 
@@ -164,7 +163,7 @@ def test_they_act_at_once_whatever_becomes_of_the_transaction(
     assert channel.basic_get("q", auto_ack=True)[2] == b"pending"
 
 
-def test_without_permission(session: Session, broker: Broker, management: Management) -> None:
+def test_without_permission(session: Session, broker: VHost, management: Management) -> None:
     management.create_user("reader", "reader")
     try:
         management.grant(broker.vhost, "reader", configure="^$")

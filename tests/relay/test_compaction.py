@@ -12,21 +12,23 @@ import pytest
 from servers.postgres import PostgreSQL, bindir
 from servers.processes import wait_for
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
-from support.messages import Inbox, Session, open_session
-from support.outbox import LIMIT, grow, put, put_many, rows, table_size, wait_until_empty
+from support.fix_servers import VHost
+from support.messages import Inbox
+from support.outbox import grow, in_outbox, put, put_many, table_size, wait_until_empty
+from support.patience import LIMIT
+from support.sessions import Session, open_session
 
 GIVEN_BACK = "gave back the space of the outbox"
 REFUSED = "could not give back the space of the outbox"
 
 
 @pytest.fixture
-def with_older_table(postgres: PostgreSQL, broker: Broker) -> Iterator[str]:
+def with_older_table(postgres: PostgreSQL, broker: VHost) -> Iterator[str]:
     """A database with a table that pg_dump locks before the outbox."""
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE DATABASE older_table")
         dsn = postgres.dsn("older_table")
-        with psycopg.connect(dsn, autocommit=True) as session:
+        with open_session(dsn) as session:
             session.execute("CREATE TABLE older (id integer)")
             session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
             session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
@@ -42,7 +44,7 @@ def test_a_dump_that_waits_has_all_that_is_pending(
             put(session, f"pending {n}", deliver_at="2090-01-01", headers={"n": n})
         grow(session)
         before = everything(session)
-        with psycopg.connect(with_older_table) as other:
+        with open_session(with_older_table, autocommit=False) as other:
             other.execute("LOCK TABLE older IN ACCESS EXCLUSIVE MODE")
             dump = subprocess.Popen(
                 [bindir() / "pg_dump", "-d", with_older_table], stdout=subprocess.PIPE, text=True
@@ -73,13 +75,16 @@ def test_a_dump_that_waits_has_all_that_is_pending(
 
 def everything(session: Session) -> list[tuple[Any, ...]]:
     """Return all columns of all messages."""
-    return rows(session, "*")
+    return in_outbox(session, "*")
 
 
 def test_space_comes_back_whatever_transactions_are_open(
     postgres: PostgreSQL, database: str, session: Session, inbox: Inbox
 ) -> None:
-    with psycopg.connect(postgres.dsn()) as elsewhere, psycopg.connect(database) as here:
+    with (
+        open_session(postgres.dsn(), autocommit=False) as elsewhere,
+        open_session(database, autocommit=False) as here,
+    ):
         elsewhere.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         elsewhere.execute("SELECT pg_current_xact_id()")
         here.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -90,7 +95,7 @@ def test_space_comes_back_whatever_transactions_are_open(
             relay.wait_for_event(GIVEN_BACK)
             assert table_size(session) < 1 << 20
             put_many(session, 10)
-            wait_for(lambda: len(rows(session)) == 1, LIMIT, "the messages to be delivered")
+            wait_for(lambda: len(in_outbox(session)) == 1, LIMIT, "the messages to be delivered")
             # An older snapshot sees what is pending, though it is not what it would have been.
             assert here.execute("SELECT body FROM amqp.outbox").fetchall() == [(b"later",)]
             here.rollback()

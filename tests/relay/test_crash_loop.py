@@ -12,10 +12,11 @@ from pika.adapters.blocking_connection import BlockingChannel
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
-from support.messages import Session
-from support.outbox import LIMIT, put_many, rows, wait_until_empty
+from support.fix_servers import VHost
+from support.outbox import in_outbox, put_many, wait_until_empty
+from support.patience import LIMIT
 from support.queues import count, take
+from support.sessions import Session
 
 MESSAGES = 6000
 LIFE = 1500
@@ -43,7 +44,7 @@ def slowed_down(proxy: CuttingProxy) -> Iterator[None]:
 
 
 def test_a_relay_in_a_crash_loop_makes_progress(
-    database: str, session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel
+    database: str, session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel
 ) -> None:
     channel.queue_declare("queue", durable=True)
     channel.queue_bind("queue", "amq.topic", "#")
@@ -52,7 +53,7 @@ def test_a_relay_in_a_crash_loop_makes_progress(
 
     lives = 0
     with slowed_down(proxy):
-        while len(left := rows(session)) > LIFE:
+        while len(left := in_outbox(session)) > LIFE:
             lives += 1
             before = count(channel, "queue")
             with RelayProcess(database) as relay:
@@ -62,7 +63,7 @@ def test_a_relay_in_a_crash_loop_makes_progress(
                     "some to arrive",
                 )
                 relay.kill()
-            assert len(rows(session)) < len(left), "no life is in vain"
+            assert len(in_outbox(session)) < len(left), "no life is in vain"
     with RelayProcess(database):
         wait_until_empty(session)
     copies = Counter(take(channel, "queue"))

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
+from support.fix_servers import VHost
 from support.messages import Inbox
-from support.outbox import LIMIT, put, wait_until_empty
+from support.outbox import put, wait_until_empty
+from support.patience import LIMIT
+from support.sessions import open_session
 
 
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_what_was_committed_asynchronously_is_on_disk_when_it_is_delivered(
-    broker: Broker, channel: BlockingChannel, everywhere: bool
+    broker: VHost, channel: BlockingChannel, everywhere: bool
 ) -> None:
     """Whether the relay's own sessions commit so, too, or not."""
     inbox = Inbox(channel)
     settings = {"wal_writer_delay": "10s", "synchronous_commit": "off" if everywhere else "on"}
     with PostgreSQL(settings=settings) as server:
-        with psycopg.connect(server.dsn(), autocommit=True) as session:
+        with open_session(server.dsn()) as session:
             session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
             session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
             session.execute("CREATE TABLE orders (id integer)")
             session.execute("CHECKPOINT")
         with RelayProcess(server.dsn()) as relay:
             relay.wait_for_event("connected to broker")
-            with psycopg.connect(server.dsn(), autocommit=True) as session:
+            with open_session(server.dsn()) as session:
                 session.execute("SET synchronous_commit = off")
                 with session.transaction():
                     session.execute("INSERT INTO orders VALUES (1)")
@@ -37,13 +38,13 @@ def test_what_was_committed_asynchronously_is_on_disk_when_it_is_delivered(
                 wait_for(lambda: inbox.texts() == ["order 1"], LIMIT, "the message")
                 server.kill()
         server.start()
-        with psycopg.connect(server.dsn()) as session:
+        with open_session(server.dsn(), autocommit=False) as session:
             assert session.execute("SELECT id FROM orders").fetchall() == [(1,)]
 
 
-def test_what_is_flushed_already_costs_no_commit(broker: Broker, channel: BlockingChannel) -> None:
+def test_what_is_flushed_already_costs_no_commit(broker: VHost, channel: BlockingChannel) -> None:
     inbox = Inbox(channel)
-    with PostgreSQL() as server, psycopg.connect(server.dsn(), autocommit=True) as session:
+    with PostgreSQL() as server, open_session(server.dsn()) as session:
         session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
         session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
 

@@ -12,9 +12,11 @@ from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction, Welcome
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
-from support.messages import Inbox, Session, open_session
-from support.outbox import LIMIT, put, put_many, rows, status, wait_until_empty, worker_of
+from support.fix_servers import VHost
+from support.messages import Inbox
+from support.outbox import in_outbox, put, put_many, status, wait_until_empty, worker_of
+from support.patience import LIMIT
+from support.sessions import Session, open_session
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_a_broker_that_is_away_at_first(
         relay.wait_for_event("broker not reachable")
         wait_for(lambda: status(session)["last_error"], LIMIT, "the error to be noted")
         assert f"could not connect to 127.0.0.1:{proxy.port}" in status(session)["last_error"]
-        assert rows(session, "attempts, last_error") == [(0, None)]
+        assert in_outbox(session, "attempts, last_error") == [(0, None)]
         proxy.pass_all()
         wait_until_empty(session)
         assert inbox.texts() == ["message"]
@@ -116,7 +118,7 @@ def test_nothing_is_held_while_the_broker_does_not_answer(
             return seen > 100
 
         wait_for(looked_often, LIMIT, "a hundred looks")
-        assert len(rows(session)) == 1
+        assert len(in_outbox(session)) == 1
         proxy.pass_all()
         wait_until_empty(session)
     assert inbox.texts() == ["message"]
@@ -134,7 +136,7 @@ def test_a_database_that_goes_and_comes_back(
         database_proxy.refuse()
         put(session, "2")
         relay.wait_for_event("database not usable", 2)
-        assert rows(session, "body") == [(b"2",)]
+        assert in_outbox(session, "body") == [(b"2",)]
         database_proxy.pass_all()
         wait_until_empty(session)
         session.execute(
@@ -183,7 +185,7 @@ def test_it_stops_while_the_broker_is_away(
     with RelayProcess(database) as relay:
         relay.wait_for_event("working the outbox")
         assert relay.terminate() == 0
-    assert rows(session, "attempts") == [(0,)]
+    assert in_outbox(session, "attempts") == [(0,)]
 
 
 def test_it_stops_while_the_broker_does_not_confirm(
@@ -198,7 +200,7 @@ def test_it_stops_while_the_broker_does_not_confirm(
         put(session, "message")
         wait_for(lambda: inbox.texts() == ["message"], LIMIT, "the message")
         assert relay.terminate() == 0
-    assert len(rows(session)) == 1
+    assert len(in_outbox(session)) == 1
 
 
 def test_it_stops_while_the_database_hangs(
@@ -219,7 +221,7 @@ def test_it_stops_in_the_middle_and_another_goes_on(
     with RelayProcess(database) as relay:
         wait_for(lambda: status(session)["delivered_last_minute"], LIMIT, "the first to be gone")
         assert relay.terminate() == 0
-        left = [int(body) for (body,) in rows(session, "convert_from(body, 'UTF8')")]
+        left = [int(body) for (body,) in in_outbox(session, "convert_from(body, 'UTF8')")]
         arrived = numbers(channel, inbox)
         assert 0 < len(left) < total
         # What was confirmed was reported: none is lost, and none will come twice.
@@ -322,7 +324,7 @@ def test_one_that_stands_still_in_the_middle_delivers_nothing_twice_but_what_was
 
 
 def test_relays_share_the_brokers_of_a_database(
-    database: str, broker: Broker, channel: BlockingChannel
+    database: str, broker: VHost, channel: BlockingChannel
 ) -> None:
     inbox = Inbox(channel)
     with (

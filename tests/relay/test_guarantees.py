@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from itertools import count
 
-import psycopg
 import pytest
 
 from servers.postgres import PostgreSQL
@@ -24,8 +23,9 @@ from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction
 from servers.rabbitmq import RabbitMQ, RabbitMQCluster
 from servers.relay import RelayProcess
-from support.failing_outbox import LIMIT, Outbox, rows, stop
-from support.messages import Session
+from support.accounts import Outbox, stop
+from support.patience import LIMIT
+from support.sessions import Session, open_session
 
 _numbers = count(1)
 
@@ -52,9 +52,9 @@ def database(postgres: PostgreSQL) -> str:
 
 def fresh_database(server: PostgreSQL) -> str:
     name = f"guarantees_{next(_numbers)}"
-    with psycopg.connect(server.dsn(), autocommit=True) as session:
+    with open_session(server.dsn()) as session:
         session.execute(f"CREATE DATABASE {name}")
-    with psycopg.connect(server.dsn(name), autocommit=True) as session:
+    with open_session(server.dsn(name)) as session:
         session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
     return server.dsn(name)
 
@@ -176,7 +176,7 @@ def test_a_standby_is_promoted(rabbitmq: RabbitMQ) -> None:
     with PostgreSQL(durable=True) as primary:
         name = fresh_database(primary).partition("dbname=")[2].partition(" ")[0]
         with PostgreSQL(durable=True, standby_of=primary) as standby:
-            with psycopg.connect(primary.dsn(), autocommit=True) as session:
+            with open_session(primary.dsn()) as session:
                 session.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
                 session.execute("SELECT pg_reload_conf()")
                 wait_for(
@@ -285,8 +285,7 @@ def await_looks(session: Session, relay: RelayProcess, queries: int = 6) -> None
     seen: set[datetime] = set()
 
     def enough() -> bool:
-        found = rows(
-            session,
+        found = session.run(
             "SELECT a.query_start FROM pg_stat_activity AS a JOIN pg_locks AS l USING (pid)"
             " WHERE l.locktype = 'advisory' AND a.application_name LIKE %s",
             f"pg-amqp relay {relay.pid} %",
@@ -328,7 +327,7 @@ def test_a_report_that_comes_after_a_failover_deletes_nothing_new(
             proxy.pass_all()
             standby.start()
             standby.promote()
-            with psycopg.connect(standby.dsn(name), autocommit=True) as session:
+            with open_session(standby.dsn(name)) as session:
                 tell_many(old, session, "new", 100)
             way.pass_all()
             outbox.await_empty()
@@ -389,9 +388,7 @@ def test_an_exchange_is_deleted_under_a_backlog(outbox: Outbox) -> None:
 
 def read_dead(session: Session) -> list[int]:
     """The bodies of the dead letters."""
-    return [
-        int(body) for (body,) in rows(session, "SELECT body FROM amqp.dead_letters ORDER BY id")
-    ]
+    return [int(body) for (body,) in session.run("SELECT body FROM amqp.dead_letters ORDER BY id")]
 
 
 def test_after_a_cut_what_was_confirmed_is_not_sent_again(

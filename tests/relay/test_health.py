@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
-from support.fix_servers import Broker
+from support.fix_servers import VHost
 from support.health import WatchedRelay, watched
-from support.messages import Inbox, Session
-from support.outbox import LIMIT, put, rows, status, wait_until_empty, worker_of
+from support.messages import Inbox
+from support.outbox import in_outbox, put, status, wait_until_empty, worker_of
+from support.patience import LIMIT
+from support.sessions import Session, open_session
 
 TROUBLE = 'pg_amqp_trouble{broker_id="1"}'
 
@@ -96,7 +97,7 @@ def test_a_publication_that_cannot_be_served(database: str, session: Session) ->
 
 @pytest.fixture
 def relay_role(postgres: PostgreSQL, session: Session) -> Iterator[str]:
-    """The role that docs/outbox.md tells to create."""
+    """The role that docs/how-to/outbox.md tells to create."""
     session.execute("CREATE ROLE amqp_health LOGIN")
     session.execute("GRANT USAGE ON SCHEMA amqp TO amqp_health")
     session.execute("GRANT SELECT ON amqp.broker TO amqp_health")
@@ -149,7 +150,7 @@ def test_what_fails_only_with_messages_to_settle(
 @contextmanager
 def locked_table(database: str, table: str) -> Iterator[None]:
     """Keep everybody away from a table."""
-    with psycopg.connect(database) as other:
+    with open_session(database, autocommit=False) as other:
         other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
         yield
 
@@ -173,7 +174,7 @@ def test_messages_for_no_broker(database: str, session: Session, inbox: Inbox) -
         assert relay.metric(TROUBLE) == 0
         assert status(session, 7)["trouble"] == text
         put(session, "others")
-        wait_for(lambda: len(rows(session)) == 1, LIMIT, "the other to be delivered")
+        wait_for(lambda: len(in_outbox(session)) == 1, LIMIT, "the other to be delivered")
         session.execute("DELETE FROM amqp.outbox")
         health(200)
         assert relay.metric('pg_amqp_trouble{broker_id="7"}') is None
@@ -192,7 +193,7 @@ def test_a_broker_that_loses_its_row(database: str, session: Session) -> None:
 
 
 def test_a_broker_that_is_away_is_trouble_until_it_is_back(
-    database: str, session: Session, broker: Broker
+    database: str, session: Session, broker: VHost
 ) -> None:
     session.execute("UPDATE amqp.broker SET username = 'nobody'")
     put(session)

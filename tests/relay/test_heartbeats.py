@@ -12,10 +12,12 @@ from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
+from support.fix_servers import VHost
 from support.health import watched
-from support.messages import Inbox, Session
-from support.outbox import LIMIT, put, rows, wait_until_empty
+from support.messages import Inbox
+from support.outbox import in_outbox, put, wait_until_empty
+from support.patience import LIMIT
+from support.sessions import Session
 
 _HEARTBEAT = 8
 """Bytes of a heartbeat frame."""
@@ -67,7 +69,7 @@ def test_a_silent_broker_is_given_up(
 
 
 def test_a_broker_that_blocks_is_waited_for(
-    database: str, session: Session, broker: Broker, proxy: CuttingProxy, inbox: Inbox
+    database: str, session: Session, broker: VHost, proxy: CuttingProxy, inbox: Inbox
 ) -> None:
     """Longer than two heartbeats; it sends some all the while."""
     use_proxy(session, proxy)
@@ -80,14 +82,14 @@ def test_a_broker_that_blocks_is_waited_for(
             wait_for(
                 lambda: proxy.bytes_to_client >= received + 5 * _HEARTBEAT, LIMIT, "heartbeats"
             )
-            assert len(rows(session)) == 1
+            assert len(in_outbox(session)) == 1
         wait_until_empty(session)
         assert inbox.texts() == ["message"]
         assert relay.events("connection to broker lost") == []
 
 
 def test_the_broker_knows_who_it_is(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel
+    database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
     with RelayProcess(database) as relay:
         relay.wait_for_event("connected to broker")

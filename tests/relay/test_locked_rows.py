@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
+from support.fix_servers import VHost
 from support.health import watched
-from support.messages import Inbox, Session
-from support.outbox import LIMIT, put, put_many, rows, status, wait_until_empty, wait_until_refused
+from support.messages import Inbox
+from support.outbox import in_outbox, put, put_many, status, wait_until_empty, wait_until_refused
+from support.patience import LIMIT
 from support.queues import count, fanout, take
+from support.sessions import Session, open_session
 from support.stuck import suspended
 
 
 def test_a_locked_row_stops_nobody(database: str, session: Session, inbox: Inbox) -> None:
     first = put(session, "locked")
-    with psycopg.connect(database) as other, watched(database) as (relay, health):
+    with open_session(database, autocommit=False) as other, watched(database) as (relay, health):
         health(503)
         # The relay may not have read it yet: it is delivered in any case, and cannot be deleted.
         other.execute("SELECT FROM amqp.outbox WHERE id = %s FOR UPDATE", [first])
         put_many(session, 1000)
-        wait_for(lambda: rows(session) in ([(first,)], []), LIMIT, "the rest to be delivered")
+        wait_for(lambda: in_outbox(session) in ([(first,)], []), LIMIT, "the rest to be delivered")
         other.rollback()
         wait_until_empty(session)
         health(200)
@@ -40,7 +41,7 @@ def test_what_is_locked_is_sent_once_and_shown(
     channel.queue_declare("queue", durable=True)
     channel.queue_bind("queue", "amq.topic", "#")
     put_many(session, many)
-    with psycopg.connect(database) as other:
+    with open_session(database, autocommit=False) as other:
         other.execute("UPDATE amqp.outbox SET last_error = 'mine'")
         with watched(database) as (relay, health):
             text = f"{many} delivered messages are locked by another session"
@@ -52,7 +53,7 @@ def test_what_is_locked_is_sent_once_and_shown(
             put(session, "due", deliver_at="2020-01-01")
             put(session, "key 1", ordering_key="key")
             put(session, "key 2", ordering_key="key")
-            wait_for(lambda: len(rows(session)) == many, LIMIT, "the others to be delivered")
+            wait_for(lambda: len(in_outbox(session)) == many, LIMIT, "the others to be delivered")
             assert health(503)["brokers"] == {"1": text}
             assert relay.events("database not usable") == []
             other.rollback()
@@ -71,13 +72,13 @@ def test_a_locked_row_that_is_refused_holds_back_its_key(
 ) -> None:
     number = put(session, "key 1", exchange="no such exchange", ordering_key="key")
     put(session, "key 2", ordering_key="key")
-    with psycopg.connect(database) as other:
+    with open_session(database, autocommit=False) as other:
         other.execute("SELECT FROM amqp.outbox WHERE id = %s FOR UPDATE", [number])
         with watched(database) as (_, health):
             wait_for(lambda: "1 refused" in str(health(503)), LIMIT, "/health to say so")
             put(session, "other")
-            wait_for(lambda: len(rows(session)) == 2, LIMIT, "the other to be delivered")
-            assert rows(session, "attempts") == [(0,), (0,)]
+            wait_for(lambda: len(in_outbox(session)) == 2, LIMIT, "the other to be delivered")
+            assert in_outbox(session, "attempts") == [(0,), (0,)]
             other.rollback()
             wait_until_refused(session, number)
             assert inbox.texts() == ["other"]
@@ -103,7 +104,7 @@ def test_ids_that_come_again_while_messages_are_under_way(
 
 
 def test_ids_that_come_again_while_a_queue_is_stuck(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel, inbox: Inbox
+    database: str, session: Session, broker: VHost, channel: BlockingChannel, inbox: Inbox
 ) -> None:
     """What waits there is another message than the one with the same id."""
     fanout(channel, "orders", "mailer")
@@ -117,4 +118,4 @@ def test_ids_that_come_again_while_a_queue_is_stuck(
             assert inbox.texts() == ["new"]
             assert put(session, "later", deliver_at="2090-01-01") == number + 1
         wait_for(lambda: count(channel, "mailer") == 1, LIMIT, "the old one to arrive")
-        assert len(rows(session)) == 1
+        assert len(in_outbox(session)) == 1

@@ -13,19 +13,20 @@ from pika.adapters.blocking_connection import BlockingChannel
 from servers.postgres import PostgreSQL
 from servers.processes import free_port, wait_for
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
-from support.messages import Inbox, Session, open_session
+from support.fix_servers import VHost
+from support.messages import Inbox
 from support.outbox import (
-    LIMIT,
     dead,
+    in_outbox,
     put,
     put_many,
-    rows,
     status,
     wait_until_empty,
     wait_until_refused,
     worker_of,
 )
+from support.patience import LIMIT
+from support.sessions import Session, open_session
 
 # 12 kB as jsonb, a hundred megabytes and more as text.
 BOMB = "('{\"a\": [1e99999' || repeat(', 1e99999', 9000) || ']}')::jsonb"
@@ -45,7 +46,7 @@ def test_what_a_queue_rejects_is_not_taken_for_delivered_when_the_channel_is_clo
     with RelayProcess(database):
         wait_until_refused(session, 301)
         wait_for(
-            lambda: not rows(session, where="attempts = 0"), LIMIT, "every message to be tried"
+            lambda: not in_outbox(session, where="attempts = 0"), LIMIT, "every message to be tried"
         )
     (kept,) = session.execute("SELECT count(*) FROM amqp.outbox WHERE id <= 300").fetchone() or ()
     assert kept + channel.queue_declare("full", passive=True).method.message_count >= 300
@@ -66,7 +67,7 @@ def test_a_missing_exchange_makes_no_other_message_arrive_twice(
             wait_until_refused(session, 501)
     else:
         session.execute("SELECT amqp.publish_outbox_batch(1, 1000)")
-    assert [number for (number,) in rows(session)] == [501]
+    assert [number for (number,) in in_outbox(session)] == [501]
     assert sorted(inbox.texts()) == sorted([*map(str, range(500)), "default"])
 
 
@@ -117,10 +118,10 @@ def test_a_setting_that_makes_no_sense_stops_the_relay_before_it_delivers(
     assert inbox.texts() == ["once"]
 
 
-def test_a_relay_on_a_standby_delivers_nothing(broker: Broker, channel: BlockingChannel) -> None:
+def test_a_relay_on_a_standby_delivers_nothing(broker: VHost, channel: BlockingChannel) -> None:
     inbox = Inbox(channel)
     with PostgreSQL() as primary:
-        with psycopg.connect(primary.dsn(), autocommit=True) as session:
+        with open_session(primary.dsn()) as session:
             session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
             session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
             put(session, "message")
@@ -149,7 +150,7 @@ def test_delayed_messages_with_one_key_do_not_come_one_by_one(
     assert inbox.texts() == [str(n) for n in range(1, 2001)]
 
 
-def test_a_relay_that_stands_by_is_well(database: str, broker: Broker) -> None:
+def test_a_relay_that_stands_by_is_well(database: str, broker: VHost) -> None:
     port = free_port()
     with open_session(database, broker) as session, RelayProcess(database) as leader:
         wait_for(lambda: worker_of(session) == leader.pid, LIMIT, "a leader")

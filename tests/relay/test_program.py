@@ -20,18 +20,19 @@ from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy
 from servers.relay import PROGRAM, RelayProcess
-from support.fix_servers import Broker
-from support.messages import Inbox, Session
+from support.fix_servers import VHost
+from support.messages import Inbox
 from support.outbox import (
-    LIMIT,
     dead,
+    in_outbox,
     put,
     put_many,
-    rows,
     wait_until_empty,
     wait_until_refused,
     worker_of,
 )
+from support.patience import LIMIT
+from support.sessions import Session, open_session
 
 
 def called(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -114,7 +115,7 @@ def test_once(database: str, session: Session, inbox: Inbox) -> None:
         "messages not delivered",
     ]
     assert inbox.texts() == [str(n) for n in range(1, 1001)]
-    assert rows(session, "id, attempts > 0") == [(refused - 1, False), (refused, True)]
+    assert in_outbox(session, "id, attempts > 0") == [(refused - 1, False), (refused, True)]
     # Nothing is due any more.
     assert called("--once", "--dsn", database).returncode == 0
 
@@ -151,14 +152,14 @@ def test_once_when_it_cannot(
         answer = called("--once", "--dsn", database)
         assert answer.returncode == 1
         assert "another relay works this outbox" in answer.stderr
-        wait_for(lambda: len(rows(session)) == 1, LIMIT, "the message to be delivered")
+        wait_for(lambda: len(in_outbox(session)) == 1, LIMIT, "the message to be delivered")
     put(session)
     proxy.refuse()
     session.execute("UPDATE amqp.broker SET port = %s", [proxy.port])
     answer = called("--once", "--dsn", database)
     assert answer.returncode == 1
     assert f"could not connect to 127.0.0.1:{proxy.port}" in answer.stderr
-    assert len(rows(session)) == 2
+    assert len(in_outbox(session)) == 2
     answer = called("--once", "--dsn", make_conninfo(database, dbname="nowhere"))
     assert answer.returncode == 1
     assert 'database \\"nowhere\\" does not exist' in answer.stderr
@@ -219,7 +220,7 @@ def test_metrics_and_health(
             put_many(session, 3)
             number = put(session, exchange="no such exchange")
             wait_until_refused(session, number)
-            wait_for(lambda: len(rows(session)) == 2, LIMIT, "the messages to be delivered")
+            wait_for(lambda: len(in_outbox(session)) == 2, LIMIT, "the messages to be delivered")
             names = {
                 'pg_amqp_delivered_total{broker_id="1"}': 3,
                 'pg_amqp_leading{broker_id="1"}': 1,
@@ -267,7 +268,7 @@ def with_password(postgres: PostgreSQL) -> Iterator[str]:
     """A superuser that has to give the password `right-word`."""
     hba = postgres.data / "pg_hba.conf"
     before = hba.read_text()
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE ROLE relay_user SUPERUSER LOGIN PASSWORD 'right-word'")
         hba.write_text(f"host all relay_user 127.0.0.1/32 scram-sha-256\n{before}")
         admin.execute("SELECT pg_reload_conf()")
@@ -281,7 +282,7 @@ def test_no_password_is_ever_shown(
     database: str,
     session: Session,
     postgres: PostgreSQL,
-    broker: Broker,
+    broker: VHost,
     proxy: CuttingProxy,
     inbox: Inbox,
     with_password: str,
@@ -322,15 +323,15 @@ def test_no_password_is_ever_shown(
 
 
 def test_a_database_that_is_not_utf8(
-    postgres: PostgreSQL, broker: Broker, channel: BlockingChannel
+    postgres: PostgreSQL, broker: VHost, channel: BlockingChannel
 ) -> None:
     """What the broker says may not fit in its encoding, and is no reason to stop."""
     inbox = Inbox(channel)
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE DATABASE latin_relay TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'")
         try:
             dsn = postgres.dsn("latin_relay")
-            with psycopg.connect(dsn, autocommit=True) as session:
+            with open_session(dsn) as session:
                 session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
                 session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
                 put(session, "zwölf", routing_key="schlüssel", headers={"é": "ü"}, app_id="ö")
@@ -357,17 +358,17 @@ def test_a_database_that_is_not_utf8(
 
 
 def test_bytes_that_are_no_text(
-    postgres: PostgreSQL, broker: Broker, channel: BlockingChannel
+    postgres: PostgreSQL, broker: VHost, channel: BlockingChannel
 ) -> None:
     """An SQL_ASCII database takes anything; what is not UTF-8 stops nobody else."""
     inbox = Inbox(channel)
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute(
             "CREATE DATABASE bytes_relay TEMPLATE template0 ENCODING SQL_ASCII LOCALE 'C'"
         )
         try:
             dsn = postgres.dsn("bytes_relay")
-            with psycopg.connect(dsn, autocommit=True) as session:
+            with open_session(dsn) as session:
                 session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
                 session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
                 # Nobody can insert that any more.

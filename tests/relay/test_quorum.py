@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import Counter
 
 import pika
-import psycopg
 
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.rabbitmq import RabbitMQCluster
 from support.health import watched
-from support.outbox import LIMIT, put, put_many, rows, wait_until_empty
+from support.outbox import in_outbox, put, put_many, wait_until_empty
+from support.patience import LIMIT
 from support.queues import count, take
+from support.sessions import open_session
 
 
 def test_a_quorum_queue_without_majority_stops_nobody(postgres: PostgreSQL, database: str) -> None:
-    with RabbitMQCluster() as cluster, psycopg.connect(database, autocommit=True) as session:
+    with RabbitMQCluster() as cluster, open_session(database) as session:
         first, *others = cluster.nodes
         session.execute("SELECT amqp.add_broker(%s)", [first.url()])
         connection = pika.BlockingConnection(pika.URLParameters(first.url()))
@@ -36,7 +37,7 @@ def test_a_quorum_queue_without_majority_stops_nobody(postgres: PostgreSQL, data
             wait_for(
                 lambda: 'to queue "safe"' in str(health(503)["brokers"]), LIMIT, "/health to say so"
             )
-            assert len(rows(session)) == 20
+            assert len(in_outbox(session)) == 20
             for node in others:
                 node.start()
             wait_until_empty(session)

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import psycopg
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.management import Management
 from servers.processes import wait_for
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
-from support.messages import Inbox, Session, open_session
+from support.fix_servers import VHost
+from support.messages import Inbox
 from support.outbox import (
-    LIMIT,
     dead,
     hurry,
+    in_outbox,
     put,
     put_many,
-    rows,
     status,
     wait_until_dead,
     wait_until_empty,
     wait_until_refused,
     worker_of,
 )
+from support.patience import LIMIT
 from support.properties import ARRIVED, GIVEN, PROPERTIES
+from support.sessions import Session, open_session
 
 
 def numbers(inbox: Inbox) -> list[int]:
@@ -91,8 +91,8 @@ def test_messages_arrive_in_order_over_transactions(
 def test_what_commits_late_arrives(database: str, session: Session, inbox: Inbox) -> None:
     with (
         RelayProcess(database),
-        psycopg.connect(database) as late,
-        psycopg.connect(database) as prepared,
+        open_session(database, autocommit=False) as late,
+        open_session(database, autocommit=False) as prepared,
     ):
         put(late, "late")
         prepared.execute("BEGIN")
@@ -113,7 +113,7 @@ def test_what_commits_late_holds_back_its_key(
     database: str, session: Session, inbox: Inbox
 ) -> None:
     """The relay has read past it when it appears together with a later one."""
-    with RelayProcess(database), psycopg.connect(database) as late:
+    with RelayProcess(database), open_session(database, autocommit=False) as late:
         put(late, "1", ordering_key="key")
         put(session, "passing by")
         wait_until_empty(session)
@@ -130,7 +130,7 @@ def test_messages_wait_for_their_time(database: str, session: Session, inbox: In
     put(session, "soon", deliver_at=now + timedelta(seconds=1))
     put(session, "at once")
     with RelayProcess(database):
-        wait_for(lambda: len(rows(session)) == 1, LIMIT, "three to be delivered")
+        wait_for(lambda: len(in_outbox(session)) == 1, LIMIT, "three to be delivered")
         soon = datetime.now(UTC)
         assert inbox.texts() == ["past", "at once", "soon"]
         assert soon >= now + timedelta(seconds=1)
@@ -151,9 +151,9 @@ def test_a_hundred_bad_messages_do_not_stop_the_others(
     with RelayProcess(database):
         wait_until_refused(session, *bad)
         put_many(session, 100, first=101)
-        wait_for(lambda: len(rows(session)) == 100, LIMIT, "the others to be delivered")
+        wait_for(lambda: len(in_outbox(session)) == 100, LIMIT, "the others to be delivered")
     assert numbers(inbox) == list(range(1, 201))
-    errors = [error for (error,) in rows(session, "last_error")]
+    errors = [error for (error,) in in_outbox(session, "last_error")]
     for n, error in enumerate(errors):
         assert f"no exchange 'no such exchange {n}' in vhost" in error
     assert status(session)["last_error"] in errors
@@ -175,13 +175,13 @@ def test_unroutable_until_dead_and_retried(
     put(session, "two", exchange="amq.direct", routing_key="nobody")
     with RelayProcess(database) as relay:
         wait_until_refused(session, number)
-        assert rows(session, "id, attempts, last_error, next_attempt_at IS NOT NULL") == [
+        assert in_outbox(session, "id, attempts, last_error, next_attempt_at IS NOT NULL") == [
             (number, 1, "NO_ROUTE (312)", True)
         ]
         hurry(session)
         wait_until_dead(session, number)
         assert dead(session, "attempts, last_error, body") == [(2, "NO_ROUTE (312)", b"one")]
-        assert rows(session) == []
+        assert in_outbox(session) == []
         assert status(session)["dead"] == 1
         inbox = Inbox(channel, "amq.direct", "nobody")
         assert session.execute("SELECT amqp.retry_dead_letters()").fetchone() == (1,)
@@ -215,7 +215,7 @@ def test_what_is_too_large_is_refused_alone(database: str, session: Session, inb
 
 
 def test_access_refused_is_refused_alone(
-    database: str, session: Session, broker: Broker, management: Management, inbox: Inbox
+    database: str, session: Session, broker: VHost, management: Management, inbox: Inbox
 ) -> None:
     management.create_user("outbox", "secret-word")
     try:
@@ -226,12 +226,12 @@ def test_access_refused_is_refused_alone(
         put(session, "others", user_id="outbox")
         with RelayProcess(database) as relay:
             wait_until_refused(session, refused, pretended)
-            wait_for(lambda: len(rows(session)) == 2, LIMIT, "the other to be delivered")
+            wait_for(lambda: len(in_outbox(session)) == 2, LIMIT, "the other to be delivered")
             assert "secret-word" not in relay.log_text()
     finally:
         management.delete_user("outbox")
     assert inbox.texts() == ["others"]
-    (first,), (second,) = rows(session, "last_error")
+    (first,), (second,) = in_outbox(session, "last_error")
     assert "access to exchange 'amq.direct'" in first
     assert "user_id property set to 'guest'" in second
 
@@ -244,12 +244,12 @@ def test_what_is_nacked_is_never_dead(
     channel.queue_declare("full", durable=True, arguments=arguments)
     ids = [put(session, n, exchange="", routing_key="full") for n in range(3)]
     with RelayProcess(database):
-        wait_for(lambda: len(rows(session)) == 2, LIMIT, "one to be delivered")
+        wait_for(lambda: len(in_outbox(session)) == 2, LIMIT, "one to be delivered")
         wait_until_refused(session, *ids[1:], attempts=1)
         hurry(session)
         wait_until_refused(session, *ids[1:], attempts=2)
         assert dead(session) == []
-        assert rows(session, "last_error")[0] == ("the broker refused it (basic.nack)",)
+        assert in_outbox(session, "last_error")[0] == ("the broker refused it (basic.nack)",)
         arrived: list[str] = []
         while len(arrived) < 3:
             method, _, body = channel.basic_get("full", auto_ack=True)
@@ -280,10 +280,10 @@ def test_what_cannot_be_encoded_is_dead_at_once(
     put(session, "behind a dead one", ordering_key="a")
     put(session, "after", ordering_key="b")
     with RelayProcess(database) as relay:
-        wait_for(lambda: len(rows(session)) == 1, LIMIT, "the others to be delivered")
+        wait_for(lambda: len(in_outbox(session)) == 1, LIMIT, "the others to be delivered")
         assert len(relay.events("messages not delivered")) == 1
         assert inbox.texts() == ["before", "after"]
-        assert rows(session, "body, attempts") == [(b"behind a dead one", 0)]
+        assert in_outbox(session, "body, attempts") == [(b"behind a dead one", 0)]
         fields = ["delivery_mode", "headers", "headers", "headers", "exchange", "reply_to"]
         assert [error.partition(":")[0] for (error,) in dead(session, "last_error")] == [
             f"invalid value for {field}" for field in fields
@@ -308,9 +308,9 @@ def test_a_failed_message_holds_back_its_key_alone(
         wait_until_refused(session, head)
         put(session, "a4", ordering_key="a")
         put(session, "b4", ordering_key="b")
-        wait_for(lambda: len(rows(session)) == 4, LIMIT, "the others to be delivered")
+        wait_for(lambda: len(in_outbox(session)) == 4, LIMIT, "the others to be delivered")
         assert inbox.texts() == ["b2", "c2", "b3", "c3", "b4"]
-        assert rows(session, "attempts", "id > 1") == [(0,)] * 3
+        assert in_outbox(session, "attempts", "id > 1") == [(0,)] * 3
         channel.exchange_declare("later", "fanout")
         channel.queue_bind(inbox.queue, "later")
         hurry(session)
@@ -330,8 +330,8 @@ def test_a_failed_message_holds_back_what_was_read_before_that_was_known(
     put(session, "b1", ordering_key="b")
     with RelayProcess(database):
         wait_until_refused(session, head)
-        wait_for(lambda: len(rows(session)) <= 2, LIMIT, "the others to be delivered")
-        assert rows(session) == [(head,), (behind,)]
+        wait_for(lambda: len(in_outbox(session)) <= 2, LIMIT, "the others to be delivered")
+        assert in_outbox(session) == [(head,), (behind,)]
     assert inbox.texts() == ["b1"]
 
 
@@ -365,10 +365,10 @@ def test_keys_stay_in_order_when_a_queue_refuses_some(
 
 
 def test_brokers_come_change_and_go(
-    database: str, broker: Broker, management: Management, channel: BlockingChannel, inbox: Inbox
+    database: str, broker: VHost, management: Management, channel: BlockingChannel, inbox: Inbox
 ) -> None:
     management.create_vhost("relay-other")
-    other = Broker(broker.rabbitmq, "relay-other")
+    other = VHost(broker.rabbitmq, "relay-other")
     try:
         with open_session(database) as session, RelayProcess(database) as relay:
             put(session, "1", broker_id=7)
@@ -408,7 +408,7 @@ def test_brokers_come_change_and_go(
 
 
 def test_each_broker_has_its_own_order_and_trouble(
-    database: str, session: Session, broker: Broker, inbox: Inbox
+    database: str, session: Session, broker: VHost, inbox: Inbox
 ) -> None:
     """The hosts of a broker are tried in turn; another broker that is away disturbs nobody."""
     session.execute(
@@ -418,9 +418,9 @@ def test_each_broker_has_its_own_order_and_trouble(
     put(session, "for nobody", broker_id=2)
     put(session, "for one")
     with RelayProcess(database) as relay:
-        wait_for(lambda: len(rows(session)) == 1, LIMIT, "one to be delivered")
+        wait_for(lambda: len(in_outbox(session)) == 1, LIMIT, "one to be delivered")
         assert inbox.texts() == ["for one"]
         wait_for(lambda: status(session, 2)["last_error"], LIMIT, "the trouble to be noted")
         assert relay.terminate() == 0
     assert "could not connect to 127.0.0.2:9" in status(session, 2)["last_error"]
-    assert rows(session, "attempts, last_error") == [(0, None)]
+    assert in_outbox(session, "attempts, last_error") == [(0, None)]

@@ -8,8 +8,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from servers.relay import RelayProcess
-from support.messages import Inbox, Session
+from support.messages import Inbox
 from support.outbox import put_many, wait_until_empty
+from support.sessions import Session
 
 MESSAGES = 9_000
 

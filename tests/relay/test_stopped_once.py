@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from psycopg import errors
@@ -10,10 +9,12 @@ from psycopg import errors
 from servers.management import Management
 from servers.processes import wait_for
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
-from support.messages import Inbox, Session, open_session
-from support.outbox import LIMIT, dead, put, rows, wait_until_empty, wait_until_refused
+from support.fix_servers import VHost
+from support.messages import Inbox
+from support.outbox import dead, in_outbox, put, wait_until_empty, wait_until_refused
+from support.patience import LIMIT
 from support.queues import fanout, take
+from support.sessions import Session, open_session
 from support.stuck import suspended
 
 
@@ -40,10 +41,10 @@ def test_many_with_keys_that_come_due_at_once_stop_nobody(
 
 
 def test_a_lock_on_what_was_put_off_stops_nobody(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel, inbox: Inbox
+    database: str, session: Session, broker: VHost, channel: BlockingChannel, inbox: Inbox
 ) -> None:
     fanout(channel, "orders", "mailer")
-    with RelayProcess(database) as relay, psycopg.connect(database) as other:
+    with RelayProcess(database) as relay, open_session(database, autocommit=False) as other:
         with suspended(broker, "mailer"):
             first = put(session, "first", exchange="orders", routing_key="")
             wait_until_refused(session, first)
@@ -55,9 +56,9 @@ def test_a_lock_on_what_was_put_off_stops_nobody(
                 [second],
             )
             other.execute("SELECT FROM amqp.outbox WHERE id = %s FOR UPDATE", [second])
-        wait_for(lambda: rows(session) == [(second,)], LIMIT, "the first to be confirmed")
+        wait_for(lambda: in_outbox(session) == [(second,)], LIMIT, "the first to be confirmed")
         put(session, "another")
-        wait_for(lambda: rows(session) == [(second,)], LIMIT, "the other to go out")
+        wait_for(lambda: in_outbox(session) == [(second,)], LIMIT, "the other to go out")
         assert inbox.texts() == ["another"]
         assert relay.events("database not usable") == []
         other.rollback()
@@ -69,14 +70,14 @@ def test_a_lock_on_what_was_put_off_stops_nobody(
 def test_a_broker_that_is_moved_while_a_queue_is_stuck(
     database: str,
     session: Session,
-    broker: Broker,
+    broker: VHost,
     channel: BlockingChannel,
     management: Management,
 ) -> None:
     fanout(channel, "orders", "mailer")
     management.create_vhost("moved")
     try:
-        with open_session(database, Broker(broker.rabbitmq, "moved")) as _:
+        with open_session(database, VHost(broker.rabbitmq, "moved")) as _:
             session.execute("DELETE FROM amqp.broker WHERE vhost = 'moved'")
         with RelayProcess(database), suspended(broker, "mailer"):
             number = put(session, "order", exchange="orders", routing_key="")
@@ -92,7 +93,7 @@ def test_a_broker_that_is_moved_while_a_queue_is_stuck(
 
 
 def test_what_is_put_there_again_is_sent_again(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel
+    database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
     fanout(channel, "orders", "mailer")
     with RelayProcess(database):
@@ -109,7 +110,7 @@ def test_what_is_put_there_again_is_sent_again(
 
         def gone() -> bool:
             session.execute("UPDATE amqp.outbox SET next_attempt_at = now() WHERE attempts > 0")
-            return rows(session) == []
+            return in_outbox(session) == []
 
         wait_for(gone, LIMIT, "it to be sent")
         assert take(channel, "mailer") == ["order"]
@@ -136,7 +137,7 @@ def test_a_dead_letter_that_can_never_be_sent_keeps_no_other_from_coming_back(
         [ids[1]],
     )
     assert session.execute("SELECT amqp.retry_dead_letters()").fetchone() == (2,)
-    assert rows(session) == [(ids[0],), (ids[2],)]
+    assert in_outbox(session) == [(ids[0],), (ids[2],)]
     assert dead(session, "id, last_error") == [(ids[1], "invalid value for priority: 300")]
 
 

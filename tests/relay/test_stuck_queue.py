@@ -9,31 +9,33 @@ from pika.adapters.blocking_connection import BlockingChannel
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy
 from servers.relay import RelayProcess
-from support.fix_servers import Broker
+from support.fix_servers import VHost
 from support.health import watched
-from support.messages import Inbox, Session
-from support.outbox import LIMIT, put, rows, wait_until_empty, wait_until_refused
+from support.messages import Inbox
+from support.outbox import in_outbox, put, wait_until_empty, wait_until_refused
+from support.patience import LIMIT
 from support.queues import count, fanout, take
+from support.sessions import Session
 from support.stuck import suspended
 
 WAITS = 'a queue has not confirmed messages to exchange "orders"'
 
 
 def test_a_stuck_queue_gets_no_copies_and_stops_nobody(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel, inbox: Inbox
+    database: str, session: Session, broker: VHost, channel: BlockingChannel, inbox: Inbox
 ) -> None:
     fanout(channel, "orders", "ledger", "mailer")
     with watched(database) as (relay, health):
         with suspended(broker, "mailer"):
             order = put(session, "order", exchange="orders", routing_key="")
             wait_until_refused(session, order)
-            assert rows(session, "last_error") == [(WAITS,)]
+            assert in_outbox(session, "last_error") == [(WAITS,)]
             # It comes due again and again, and is not written again.
             for attempts in (2, 3):
                 session.execute("UPDATE amqp.outbox SET next_attempt_at = now()")
                 wait_until_refused(session, order, attempts=attempts)
                 put(session, f"other {attempts}")
-                wait_for(lambda: len(rows(session)) == 1, LIMIT, "the other to go out")
+                wait_for(lambda: len(in_outbox(session)) == 1, LIMIT, "the other to go out")
             # It would meet the same queue.
             second = put(session, "second", exchange="orders", routing_key="")
             wait_until_refused(session, second)
@@ -54,7 +56,7 @@ def test_a_stuck_queue_gets_no_copies_and_stops_nobody(
 
 
 def test_many_messages_to_a_stuck_queue(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel
+    database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
     """More than RabbitMQ reads from whoever publishes to such a queue, among as many others."""
     fanout(channel, "orders", "ledger", "mailer")
@@ -68,7 +70,9 @@ def test_many_messages_to_a_stuck_queue(
             )
             wait_for(lambda: count(channel, "bills") == 3000, LIMIT, "the others to go out")
             wait_for(
-                lambda: not rows(session, where="attempts = 0"), LIMIT, "the rest to be put off"
+                lambda: not in_outbox(session, where="attempts = 0"),
+                LIMIT,
+                "the rest to be put off",
             )
             assert max(Counter(take(channel, "ledger")).values()) == 1
         wait_until_empty(session)
@@ -78,7 +82,7 @@ def test_many_messages_to_a_stuck_queue(
 
 
 def test_a_queue_that_gets_stuck_under_load(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel
+    database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
     """All that is written to the stuck connection is written once, the half-written included."""
     fanout(channel, "orders", "ledger", "mailer")
@@ -89,7 +93,7 @@ def test_a_queue_that_gets_stuck_under_load(
     with RelayProcess(database):
         wait_for(lambda: count(channel, "ledger") > 5000, LIMIT, "the first to arrive")
         with suspended(broker, "mailer"):
-            wait_for(lambda: rows(session, where="attempts > 0"), LIMIT, "it to be noticed")
+            wait_for(lambda: in_outbox(session, where="attempts > 0"), LIMIT, "it to be noticed")
         wait_until_empty(session)
     copies = Counter(take(channel, "mailer"))
     assert len(copies) == 30_000
@@ -97,7 +101,7 @@ def test_a_queue_that_gets_stuck_under_load(
 
 
 def test_a_late_confirm_settles(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel
+    database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
     fanout(channel, "orders", "mailer")
     with RelayProcess(database):
@@ -108,7 +112,7 @@ def test_a_late_confirm_settles(
             ]
             wait_until_refused(session, ids[0])
             # What has its key is held back.
-            assert [attempts for (attempts,) in rows(session, "attempts")][1:] == [0, 0]
+            assert [attempts for (attempts,) in in_outbox(session, "attempts")][1:] == [0, 0]
             session.execute(
                 "UPDATE amqp.outbox SET next_attempt_at = '2090-01-01' WHERE attempts > 0"
             )
@@ -117,7 +121,7 @@ def test_a_late_confirm_settles(
 
 
 def test_each_stuck_message_with_a_routing_key_of_its_own(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel, inbox: Inbox
+    database: str, session: Session, broker: VHost, channel: BlockingChannel, inbox: Inbox
 ) -> None:
     """They do not use up the connections."""
     fanout(channel, "orders", "mailer")
@@ -128,7 +132,7 @@ def test_each_stuck_message_with_a_routing_key_of_its_own(
                 wait_until_refused(session, number)
                 put(session, f"other {n}")
                 wait_for(
-                    lambda n=n: len(rows(session)) == n + 1,  # type: ignore[misc]
+                    lambda n=n: len(in_outbox(session)) == n + 1,  # type: ignore[misc]
                     LIMIT,
                     "the other to go out",
                 )
@@ -139,7 +143,7 @@ def test_each_stuck_message_with_a_routing_key_of_its_own(
 
 
 def test_it_stops_while_a_queue_is_stuck(
-    database: str, session: Session, broker: Broker, channel: BlockingChannel
+    database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
     fanout(channel, "orders", "mailer")
     with suspended(broker, "mailer"):
@@ -150,13 +154,13 @@ def test_it_stops_while_a_queue_is_stuck(
                 if parked:
                     wait_until_refused(session, number)
                 assert relay.terminate(10) == 0
-        assert len(rows(session)) == 2
+        assert len(in_outbox(session)) == 2
 
 
 def test_a_parked_connection_that_breaks(
     database: str,
     session: Session,
-    broker: Broker,
+    broker: VHost,
     proxy: CuttingProxy,
     channel: BlockingChannel,
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
@@ -12,18 +11,20 @@ from pg_amqp_py.wire import methods
 from servers.management import Management
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
-from support.fix_servers import Broker
+from support.fix_servers import VHost
 from support.health import watched
-from support.messages import Inbox, Session
-from support.outbox import LIMIT, put, wait_until_empty
+from support.messages import Inbox
+from support.outbox import put, wait_until_empty
+from support.patience import LIMIT
+from support.sessions import Session, open_session
 
 
 @pytest.fixture
-def ascii_session(postgres: PostgreSQL, broker: Broker) -> Iterator[Session]:
+def ascii_session(postgres: PostgreSQL, broker: VHost) -> Iterator[Session]:
     """A session in an SQL_ASCII database, which takes any bytes."""
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE DATABASE ascii TEMPLATE template0 ENCODING SQL_ASCII LOCALE 'C'")
-        with psycopg.connect(postgres.dsn("ascii"), autocommit=True) as session:
+        with open_session(postgres.dsn("ascii")) as session:
             session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
             session.execute("SELECT amqp.add_broker(%s)", [broker.url()])
             yield session
@@ -53,7 +54,7 @@ def test_bytes_that_are_no_text(postgres: PostgreSQL, ascii_session: Session, co
 def test_a_password_of_other_bytes_is_right(
     postgres: PostgreSQL,
     ascii_session: Session,
-    broker: Broker,
+    broker: VHost,
     management: Management,
     channel: BlockingChannel,
 ) -> None:

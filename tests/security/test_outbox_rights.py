@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 from psycopg import errors
+from psycopg.conninfo import make_conninfo
 
-from support.messages import Session
 from support.outbox import put
+from support.sessions import Session, open_session
 
 SEQUENCE = "(SELECT oid FROM pg_class WHERE relname = 'outbox_id_seq')::regclass"
 
@@ -22,7 +22,7 @@ def somebody(request: pytest.FixtureRequest, session: Session, database: str) ->
     session.execute("ANALYZE amqp.outbox; CREATE ROLE somebody LOGIN")
     if request.param:
         session.execute("GRANT USAGE ON SCHEMA amqp TO somebody")
-    with psycopg.connect(database, user="somebody", autocommit=True) as somebody:
+    with open_session(make_conninfo(database, user="somebody")) as somebody:
         yield somebody
     session.execute("DROP OWNED BY somebody; DROP ROLE somebody")
 

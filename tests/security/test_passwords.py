@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 
 from servers.postgres import PostgreSQL
-from support.failing import Session
+from support.sessions import Session, open_session
 
 
 @pytest.fixture
 def narrow(request: pytest.FixtureRequest, postgres: PostgreSQL) -> Iterator[Session]:
     """A session in a database with this encoding."""
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute(
             f"CREATE DATABASE narrow ENCODING '{request.param}' LOCALE 'C' TEMPLATE template0"
         )
-        with Session(postgres.dsn("narrow")) as session:
+        with open_session(postgres.dsn("narrow")) as session:
             session.run("CREATE EXTENSION pg_amqp_py CASCADE")
             yield session
         admin.execute("DROP DATABASE narrow WITH (FORCE)")

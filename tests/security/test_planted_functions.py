@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 from psycopg import errors
 
 from servers.postgres import PostgreSQL
-from support.messages import Session
 from support.outbox import put
+from support.sessions import Session, open_session
 from support.versions import create_version
 
 PROJECT = Path(__file__).parents[2]
@@ -152,11 +151,11 @@ def definitions(session: Session) -> dict[str, str]:
 @pytest.fixture
 def owned(postgres: PostgreSQL) -> Iterator[Session]:
     """A superuser's session in a database whose schema amqp holds the functions of its owner."""
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+    with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE DATABASE owned; ".strip())
         admin.execute("CREATE ROLE schema_owner")
         try:
-            with psycopg.connect(postgres.dsn("owned"), autocommit=True) as session:
+            with open_session(postgres.dsn("owned")) as session:
                 yield session
         finally:
             admin.execute("DROP DATABASE owned WITH (FORCE)")
@@ -189,7 +188,7 @@ def test_create_extension_in_a_schema_that_holds_them(owned: Session, database: 
     owned.execute("CREATE SCHEMA amqp")
     plant(owned)
     owned.execute("CREATE EXTENSION pg_amqp_py CASCADE")
-    with psycopg.connect(database, autocommit=True) as clean:
+    with open_session(database) as clean:
         assert definitions(owned) == definitions(clean)
     use(owned)
 
@@ -201,7 +200,7 @@ def test_alter_extension_update_for_an_owner(owned: Session, database: str) -> N
     plant(owned)
     owned.execute("RESET SESSION AUTHORIZATION")
     owned.execute("ALTER EXTENSION pg_amqp_py UPDATE")
-    with psycopg.connect(database, autocommit=True) as clean:
+    with open_session(database) as clean:
         assert definitions(owned) == definitions(clean)
     use(owned)
 
@@ -215,7 +214,9 @@ def test_create_extension_refuses_a_schema_of_somebody_else(owned: Session, sche
     assert hint.startswith(f"ALTER SCHEMA {schema} OWNER TO CURRENT_USER")
 
 
-@pytest.mark.parametrize("script", sorted((PROJECT / "sql").glob("upgrades/*-before.sql")))
+@pytest.mark.parametrize(
+    "script", sorted((PROJECT / "sql").glob("extension/upgrades/*-before.sql"))
+)
 def test_every_upgrade_pins_the_path_first(script: Path) -> None:
     statements = re.sub(r"^(--|\\).*", "", script.read_text(), flags=re.M).split(";")
     assert "set_config('search_path', 'pg_catalog, pg_temp', true)" in statements[0]

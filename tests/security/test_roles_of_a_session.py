@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.failing import Session, shared_fixtures
-from support.fix_servers import Broker
+from support.fix_servers import VHost
+from support.sessions import Session
+from support.shared import shared_fixtures
 
 database, broker, session = shared_fixtures()
 
@@ -27,7 +28,7 @@ def roles(session: Session) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-def broker_id(session: Session, broker: Broker) -> int:
+def broker_id(session: Session, broker: VHost) -> int:
     return session.add_broker(broker.url())
 
 

@@ -27,7 +27,7 @@ _numbers = count(1)
 
 
 @dataclass(frozen=True)
-class Broker:
+class VHost:
     """A virtual host of the session's RabbitMQ node, empty when the test starts."""
 
     rabbitmq: RabbitMQ
@@ -105,11 +105,11 @@ def management(rabbitmq: RabbitMQ) -> Management:
 
 
 @pytest.fixture
-def broker(rabbitmq: RabbitMQ, management: Management) -> Iterator[Broker]:
+def broker(rabbitmq: RabbitMQ, management: Management) -> Iterator[VHost]:
     """A fresh virtual host, in which guest (password guest) may do everything."""
     vhost = f"test-{next(_numbers)}"
     management.create_vhost(vhost)
-    yield Broker(rabbitmq, vhost)
+    yield VHost(rabbitmq, vhost)
     management.delete_vhost(vhost)
 
 
@@ -121,7 +121,7 @@ def proxy(rabbitmq: RabbitMQ) -> Iterator[CuttingProxy]:
 
 
 @pytest.fixture
-def channel(broker: Broker) -> Iterator[BlockingChannel]:
+def channel(broker: VHost) -> Iterator[BlockingChannel]:
     """A pika channel on the test's virtual host, not through the proxy."""
     connection = pika.BlockingConnection(pika.URLParameters(broker.url()))
     yield connection.channel()

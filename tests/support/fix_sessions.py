@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from support.fix_servers import Broker
-from support.messages import Inbox, Session, open_session
+from support.fix_servers import VHost
+from support.messages import Inbox
+from support.sessions import Session, open_session
 
 
 @pytest.fixture
-def session(database: str, broker: Broker) -> Iterator[Session]:
+def session(database: str, broker: VHost) -> Iterator[Session]:
     """A session in autocommit mode; it has broker 1."""
     with open_session(database, broker) as session:
         yield session

@@ -11,7 +11,7 @@ from typing import Any
 
 from servers.processes import wait_for
 from servers.relay import RelayProcess
-from support.outbox import LIMIT
+from support.patience import LIMIT
 
 
 class WatchedRelay(RelayProcess):

@@ -9,7 +9,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from servers.processes import wait_for
-from support.messages import Session
+from support.sessions import Session
 
 LIMIT = 120.0
 """Seconds that bound what would otherwise hang; nothing comes near it."""
@@ -46,7 +46,7 @@ def put_many(session: Session, count: int, *, first: int = 1, key: str = "NULL")
     )
 
 
-def rows(session: Session, columns: str = "id", where: str = "true") -> list[tuple[Any, ...]]:
+def in_outbox(session: Session, columns: str = "id", where: str = "true") -> list[tuple[Any, ...]]:
     """Return what is in the outbox, in order of id."""
     query = f"SELECT {columns} FROM amqp.outbox WHERE {where} ORDER BY id"
     return session.execute(query).fetchall()
@@ -86,7 +86,7 @@ def table_size(session: Session) -> int:
 
 def wait_until_empty(session: Session) -> None:
     """Wait until nothing is left in the outbox."""
-    wait_for(lambda: not rows(session), LIMIT, "an empty outbox")
+    wait_for(lambda: not in_outbox(session), LIMIT, "an empty outbox")
 
 
 def wait_until_refused(session: Session, *ids: int, attempts: int = 1) -> None:

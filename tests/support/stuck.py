@@ -10,8 +10,9 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.proxy import CuttingProxy
-from support.failing import Session, declare
-from support.fix_servers import Broker
+from support.fix_servers import VHost
+from support.queues import declare
+from support.sessions import Session, open_session
 
 _EACH = (
     "[sys:{action}(P) || {{ok, Q}} <- [rabbit_amqqueue:lookup("
@@ -20,14 +21,14 @@ _EACH = (
 )
 
 
-def _tell(broker: Broker, queue: str, action: str) -> None:
+def _tell(broker: VHost, queue: str, action: str) -> None:
     broker.rabbitmq.rabbitmqctl(
         "eval", _EACH.format(action=action, vhost=broker.vhost, queue=queue)
     )
 
 
 @contextmanager
-def suspended(broker: Broker, queue: str) -> Iterator[None]:
+def suspended(broker: VHost, queue: str) -> Iterator[None]:
     """Let the process of a queue stand still; in the end it goes on."""
     _tell(broker, queue, "suspend")
     try:
@@ -42,13 +43,13 @@ def stuck_fixtures() -> tuple[Any, Any]:
     @pytest.fixture
     def session(database: str) -> Iterator[Session]:
         """A session in the test's database that does not wait long for confirms."""
-        with Session(database) as session:
+        with open_session(database) as session:
             session.set(confirm_timeout="300ms")
             yield session
 
     @pytest.fixture
     def through(
-        session: Session, broker: Broker, proxy: CuttingProxy, channel: BlockingChannel
+        session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel
     ) -> int:
         """Through a proxy: a fanout `orders` to queues ledger and mailer, and a topic `events`."""
         channel.exchange_declare("orders", "fanout", durable=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from support.messages import Session
+from support.sessions import Session
 
 PROJECT = Path(__file__).parents[2]
 

@@ -9,8 +9,9 @@ import pytest
 from psycopg import errors
 
 from servers.relay import RelayProcess
-from support.messages import Inbox, Session
-from support.outbox import rows, wait_until_empty
+from support.messages import Inbox
+from support.outbox import in_outbox, wait_until_empty
+from support.sessions import Session
 
 PROPERTIES = {
     "delivery_mode": 2,
@@ -76,7 +77,7 @@ def test_an_ordering_key_is_a_template(session: Session, level: str) -> None:
     properties = {"ordering_key": "customer-{new.customer}", "mandatory": True}
     publish(session, "publish_change_outbox", level, "k", properties)
     session.execute("INSERT INTO orders VALUES (1, 7), (2, 8), (3, NULL)")
-    assert rows(session, "ordering_key, mandatory, delivery_mode") == [
+    assert in_outbox(session, "ordering_key, mandatory, delivery_mode") == [
         ("customer-7", True, None),
         ("customer-8", True, None),
         ("customer-", True, None),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from psycopg import errors
 
-from support.messages import Session
+from support.sessions import Session
 
 PUBLISH = "EXECUTE FUNCTION amqp.publish_change_outbox('1', 'amq.topic', '{table}.{op}.{new.id}')"
 TRIGGERS = {

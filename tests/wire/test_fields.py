@@ -6,15 +6,12 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 from pg_amqp_py.wire import fields
-from pg_amqp_py.wire.fields import FIELDS, PLACE, with_field
+from pg_amqp_py.wire.fields import FIELDS, PLACE, other_fields, with_field
 from pg_amqp_py.wire.message import Envelope
 from pg_amqp_py.wire.properties import PROPERTIES
 
 ROOT = Path(__file__).parents[2]
-PUBLISHING = ["publish", "autonomous_publish"]
 
 
 def names_in(text: str) -> list[str]:
@@ -50,14 +47,11 @@ def test_every_field_is_a_property_or_part_of_the_method() -> None:
     assert sorted(FIELDS) == sorted([*PROPERTIES, "exchange", "routing_key", "mandatory"])
 
 
-@pytest.mark.parametrize("function", [*PUBLISHING, "publish_outbox"])
-def test_parameters_of_sql(function: str) -> None:
-    folder = ROOT / "sql" / ("outbox/functions" if "outbox" in function else "functions")
-    text = (folder / f"{function}.sql").read_text()
-    lists = re.findall(rf"CREATE FUNCTION amqp\.{function}\((.*?)\n\)", text, re.DOTALL)
-    assert len(lists) == 3
-    for parameters in lists:
-        assert between(names_in(parameters), "exchange", "app_id", but="message") == FIELDS
+def test_parameters_of_sql() -> None:
+    # From there come those of all functions that publish.
+    lines = (ROOT / "sql/templates/message.txt").read_text().splitlines()
+    names = [line.split()[0].strip('"') for line in lines if not line.startswith("#")]
+    assert between(names, "exchange", "app_id", but="message") == FIELDS
 
 
 def test_columns_of_the_outbox() -> None:
@@ -67,20 +61,27 @@ def test_columns_of_the_outbox() -> None:
 
 
 def test_columns_of_due_messages() -> None:
-    text = (ROOT / "sql/outbox/functions/outbox_due.sql").read_text()
+    text = (ROOT / "sql/outbox/functions/outbox_due.sql.in").read_text()
     columns = text.partition("RETURNS TABLE (")[2].partition("\n)")[0]
     assert {*FIELDS} < {*names_in(columns)}
 
 
+def test_columns_that_are_inserted() -> None:
+    # Read, because it can only be imported in a server.
+    text = (ROOT / "extension/pg_amqp_py/backend/to_outbox.py").read_text()
+    columns = text.partition("INSERT INTO amqp.outbox (")[2].partition(")")[0]
+    names = [name.strip(' \n"') for name in columns.split(",")]
+    assert between(names, "exchange", "app_id", but="body") == FIELDS
+
+
 def test_columns_of_pending() -> None:
-    text = (ROOT / "sql/functions/pending.sql").read_text()
+    text = (ROOT / "sql/extension/functions/pending.sql").read_text()
     columns = text.partition("RETURNS TABLE (")[2].partition("\n)")[0]
     names = [name for name in names_in(columns) if name != "message"]
     assert between(names, "exchange", "app_id", but="body") == FIELDS
 
 
 def test_parameters_in_python() -> None:
-    # Read, because it can only be imported in a server.
     text = (ROOT / "extension/pg_amqp_py/backend/publishing.py").read_text()
     (publish,) = (
         node
@@ -89,3 +90,24 @@ def test_parameters_in_python() -> None:
     )
     names = [argument.arg for argument in publish.args.args]
     assert between(names, "exchange", "app_id", but="message") == FIELDS
+    # What it makes of them, in order: each from the parameter of its name.
+    (taken,) = (
+        node.value
+        for node in ast.walk(publish)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "fields"
+    )
+    assert isinstance(taken, ast.Tuple)
+    for name, element in zip(FIELDS, taken.elts, strict=True):
+        found = {node.id for node in ast.walk(element) if isinstance(node, ast.Name)}
+        assert name in found, ast.unparse(element)
+
+
+def test_what_is_not_given_is_none() -> None:
+    given = other_fields(content_type="text/plain", app_id="a")
+    assert Envelope("e", "k", *given)._asdict() == {  # type: ignore[arg-type]
+        **dict.fromkeys(FIELDS),
+        "exchange": "e",
+        "routing_key": "k",
+        "content_type": "text/plain",
+        "app_id": "a",
+    }

@@ -41,7 +41,7 @@ def install(dsn: str) -> str:
             return f"outbox {installed} is already up to date"
         if not has_schema:
             _create_schema(connection)
-        for script in scripts.creation() if installed is None else scripts.upgrade():
+        for script in scripts.outbox() if installed is None else scripts.outbox_upgrade(installed):
             _run(connection, script)
         if installed is None:
             return f"outbox {scripts.VERSION} installed"
@@ -59,7 +59,7 @@ def uninstall(dsn: str) -> str:
         if installed is None:
             return "the outbox is not installed"
         _refuse_unless_empty(connection)
-        for statement in scripts.removal():
+        for statement in scripts.outbox_removal():
             _run(connection, statement)
         try:
             with connection.transaction():

@@ -1,22 +1,134 @@
-"""The SQL of the outbox alone, from the same files of which the Makefile makes the extension."""
+"""Every SQL script of the project, made from the files in sql/: one object a file, in order.
+
+Operations: the script of the extension and its upgrades, for the Makefile; the outbox alone, its
+upgrade and its removal, for `pg-amqp install-outbox`. Goal: what they have in common stands in one
+file. The Makefile runs this module as a program, with a Python that has no other packages:
+
+    python scripts.py extension            CREATE EXTENSION
+    python scripts.py upgrade 1.0.0        ALTER EXTENSION ... UPDATE, from this version
+    python scripts.py outbox               the outbox without the extension
+
+A folder of sql/ is a component; its order.txt names its files. In a file whose name ends in .in,
+these are filled in:
+
+    @MESSAGE_PARAMETERS@  what sql/templates/message.txt lists, for the head of a function
+    @MESSAGE_TYPES@       their types, to name the function by
+    @MESSAGE_ARGUMENTS@   their names in Python, to hand them on; @MESSAGE_VALUES@ those in SQL
+    @MESSAGE_COLUMNS@     the columns of a message in the outbox; @MESSAGE_COLUMNS:o@ of table o
+    -- @EACH@ ... @END@   what is between comes once for each line of the table behind @EACH@; what
+                          it calls in capitals is filled in, in small letters it is handed on in
+                          place of the parameter of this name
+"""
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-VERSION = version("pg_amqp_py")
-
 _PACKAGED = Path(__file__).parent / "sql"
-_FILES = _PACKAGED if _PACKAGED.exists() else Path(__file__).parents[3] / "sql"
+_PROJECT = Path(__file__).parents[3]
+_FILES = _PACKAGED if _PACKAGED.exists() else _PROJECT / "sql"
 
-# As in the Makefile; but without the extension, both names fill the outbox: triggers read the same.
-_PUBLISH_CHANGE = {
-    "@PUBLISH@": "publish_outbox",
-    "@INNER@": "amqp",
+
+def _version() -> str:
+    # The control file is the one place for the version; a wheel has been given it.
+    if _PACKAGED.exists():
+        return version("pg_amqp_py")
+    control = (_PROJECT / "pg_amqp_py.control").read_text(encoding="utf-8")
+    found = re.search(r"^default_version = '(.*)'", control, re.M)
+    assert found is not None
+    return found[1]
+
+
+VERSION = _version()
+EARLIER = ("1.0.0", "1.1.0", "1.2.0")
+"""Versions that there are upgrades from."""
+
+# With the extension, triggers call what is in a schema that the owner of schema amqp does not own.
+_EXTENSION = {"INNER": "amqp_python", "PUBLISH_OF_TRIGGERS": "publish"}
+# Without it, both trigger functions fill the outbox: triggers read the same.
+_ALONE = {"INNER": "amqp", "PUBLISH_OF_TRIGGERS": "publish_outbox"}
+
+_EACH = re.compile(
+    r"^-- @EACH@(?P<names>.*?)\n(?P<lines>(?:-- {8}[^\n]*\n)+)(?P<text>.*?)^-- @END@\n", re.M | re.S
+)
+_PLACEHOLDER = re.compile(r"@([A-Z_]+)(?::(\w+))?@")
+
+# An upgrade creates everything anew, each in the place of what it was.
+_REPLACING = {
+    "CREATE TABLE": "CREATE TABLE IF NOT EXISTS",
+    "CREATE INDEX": "CREATE INDEX IF NOT EXISTS",
+    "CREATE FUNCTION": "CREATE OR REPLACE FUNCTION",
+    "CREATE TRIGGER": "CREATE OR REPLACE TRIGGER",
+    "CREATE VIEW": "CREATE OR REPLACE VIEW",
 }
-_VERSION_FUNCTION = f"""
+_CREATE = re.compile(rf"^(?:{'|'.join(_REPLACING)})\b", re.M)
+_OBJECT = re.compile(
+    r"^CREATE (?:(?P<kind>TABLE|VIEW) (?P<name>amqp\.\w+)"
+    r"|FUNCTION (?P<function>amqp\.\w+)\((?P<parameters>[^()]*)\))",
+    re.M,
+)
+
+
+# ---- Scripts ----
+
+
+def extension() -> list[str]:
+    """What CREATE EXTENSION runs, in order."""
+    return [
+        _file("extension/preamble.sql", _EXTENSION),
+        *_components(_EXTENSION, "core", "outbox", "triggers", "extension"),
+    ]
+
+
+def extension_upgrade(installed: str) -> list[str]:
+    """What ALTER EXTENSION ... UPDATE runs from an earlier version, in order."""
+    before, after = _around(f"extension/upgrades/{installed}", _EXTENSION)
+    code = _functions(_EXTENSION, "core", "triggers", "extension")
+    dump = _file("extension/dump.sql", _EXTENSION)
+    return [*before, *_outbox_upgrade(installed, [*code, dump], _EXTENSION), *after]
+
+
+def outbox() -> list[str]:
+    """What creates the outbox in an empty schema amqp, in order."""
+    return [*_components(_ALONE, "core", "outbox", "triggers"), _version_function()]
+
+
+def outbox_upgrade(installed: str) -> list[str]:
+    """What brings an earlier outbox to this version, in order; 1.1.0 was the first."""
+    code = [*_functions(_ALONE, "core", "triggers"), _replacing(_version_function())]
+    return _outbox_upgrade(installed, code, _ALONE)
+
+
+def outbox_removal() -> list[str]:
+    """Statements that remove all that `outbox` creates; dependent objects are an error."""
+    objects = [found for script in outbox() for found in _OBJECT.finditer(script)]
+    # Of the table and a function of its rows, either needs the other.
+    constraint = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS outbox_check"
+    return [constraint, *(_drop(found) for found in reversed(objects))]
+
+
+def _outbox_upgrade(installed: str, others: list[str], names: Mapping[str, str]) -> list[str]:
+    """The outbox's part, with what else is replaced: around it what replacing does not do."""
+    if installed == "1.0.0":
+        # There was none.
+        return [*map(_replacing, _component("outbox", names)), *others]
+    before, after = _around(f"outbox/upgrades/{installed}", names)
+    folders = ["functions", "views"]
+    constraints: list[str] = []
+    if before:
+        folders += ["tables", "privileges"]
+        # This has to hold for the rows that are there.
+        constraints = _component("outbox", names, "constraints")
+    replaced = map(_replacing, _component("outbox", names, *folders))
+    return [*before, *replaced, *others, *after, *constraints]
+
+
+def _version_function() -> str:
+    return f"""
 CREATE FUNCTION amqp.outbox_version() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{VERSION}';
@@ -25,58 +137,9 @@ COMMENT ON FUNCTION amqp.outbox_version() IS
 'Version of the outbox in this schema, put there by pg-amqp install-outbox.';
 """
 
-# A table of an earlier version stays with what is in it: see sql/outbox/upgrades/.
-_REPLACING = {
-    "CREATE TABLE": "CREATE TABLE IF NOT EXISTS",
-    "CREATE INDEX": "CREATE INDEX IF NOT EXISTS",
-    "CREATE FUNCTION": "CREATE OR REPLACE FUNCTION",
-    "CREATE TRIGGER": "CREATE OR REPLACE TRIGGER",
-    "CREATE VIEW": "CREATE OR REPLACE VIEW",
-}
-# This has to hold for the rows that are there.
-_CONSTRAINT = "\nALTER TABLE amqp.outbox ADD CONSTRAINT"
-_CREATE = re.compile(rf"^(?:{'|'.join(_REPLACING)})\b", re.MULTILINE)
-_OBJECT = re.compile(
-    r"^CREATE (?:(?P<kind>TABLE|VIEW) (?P<name>amqp\.\w+)"
-    r"|FUNCTION (?P<function>amqp\.\w+)\((?P<parameters>[^()]*)\))",
-    re.MULTILINE,
-)
 
-
-def creation() -> list[str]:
-    """Scripts that create the outbox in an empty schema amqp, in order."""
-    order = _read("outbox/order.txt").split()
-    return [
-        _read("functions/broker_check.sql"),
-        _read("tables/broker.sql"),
-        _read("triggers/broker_check.sql"),
-        *(_read(f"outbox/{name}") for name in order),
-        _publish_change("publish_change"),
-        _publish_change("publish_change_outbox"),
-        _VERSION_FUNCTION,
-    ]
-
-
-def upgrade() -> list[str]:
-    """Scripts that bring the outbox of version 1.1.0, the first, to this one, in order.
-
-    What creates is told to replace; around it comes what that does not do to a table with rows.
-    """
-    replacing = [
-        _CREATE.sub(lambda found: _REPLACING[found.group()], script) for script in creation()
-    ]
-    constraints = [script for script in replacing if _CONSTRAINT in script]
-    others = [script for script in replacing if _CONSTRAINT not in script]
-    before, after = (_read(f"outbox/upgrades/1.1.0-{part}.sql") for part in ("before", "after"))
-    return [before, *others, after, *constraints]
-
-
-def removal() -> list[str]:
-    """Statements that remove all that `creation` creates; dependent objects are an error."""
-    objects = [found for script in creation() for found in _OBJECT.finditer(script)]
-    # Of the table and a function of its rows, either needs the other.
-    constraint = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS outbox_check"
-    return [constraint, *(_drop(found) for found in reversed(objects))]
+def _replacing(script: str) -> str:
+    return _CREATE.sub(lambda found: _REPLACING[found.group()], script)
 
 
 def _drop(created: re.Match[str]) -> str:
@@ -86,12 +149,120 @@ def _drop(created: re.Match[str]) -> str:
     return f"DROP FUNCTION IF EXISTS {created['function']}({parameters})"
 
 
-def _publish_change(function: str) -> str:
-    script = _read("publish_change.sql.in").replace("@FUNCTION@", function)
-    for placeholder, text in _PUBLISH_CHANGE.items():
-        script = script.replace(placeholder, text)
-    return script
+# ---- Files ----
+
+
+def _components(names: Mapping[str, str], *components: str) -> Iterator[str]:
+    for component in components:
+        yield from _component(component, names)
+
+
+def _component(component: str, names: Mapping[str, str], *folders: str) -> list[str]:
+    """The files of a component in order, or of these only those whose path begins so."""
+    return [
+        _file(f"{component}/{name}", names)
+        for name in _read(f"{component}/order.txt").split()
+        if not folders or name.startswith(folders)
+    ]
+
+
+def _functions(names: Mapping[str, str], *components: str) -> list[str]:
+    """The functions of these components, to be replaced: what is granted on tables must stay."""
+    return [
+        _replacing(script)
+        for component in components
+        for script in _component(component, names, "functions")
+    ]
+
+
+def _around(name: str, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """What comes before and after everything else, if there is such a file."""
+    before, after = (
+        [_file(f"{name}-{part}.sql", names)] if (_FILES / f"{name}-{part}.sql").exists() else []
+        for part in ("before", "after")
+    )
+    return before, after
+
+
+def _file(name: str, names: Mapping[str, str]) -> str:
+    text = _read(name)
+    if name.endswith(".in"):
+        text = _EACH.sub(lambda found: "\n".join(_each(found, names)), text)
+    return _filled(text, {**_python(), **names})
 
 
 def _read(name: str) -> str:
     return (_FILES / name).read_text(encoding="utf-8")
+
+
+# ---- Templates ----
+
+
+def _each(found: re.Match[str], names: Mapping[str, str]) -> Iterator[str]:
+    """The text, once for each line of the table before it."""
+    heads = [head.strip() for head in found["names"].split("|")]
+    for line in found["lines"].splitlines():
+        words = [word.strip() for word in line.removeprefix("--").split("|")]
+        yield _filled(found["text"], {**names, **dict(zip(heads, words, strict=True))})
+
+
+def _filled(text: str, names: Mapping[str, str]) -> str:
+    """The text with the placeholders filled in that are known; what fills them may have some."""
+
+    def fill(found: re.Match[str]) -> str:
+        name, table = found.groups()
+        if name in names:
+            return _filled(names[name], names)
+        if (name.startswith("MESSAGE_") and "MESSAGE_TYPE" in names) or name == "MESSAGE_COLUMNS":
+            indent = " " * (found.start() - found.string.rfind("\n", 0, found.start()) - 1)
+            return _message(name, table, names, indent if indent.isspace() else "")
+        return found.group()
+
+    return _PLACEHOLDER.sub(fill, text)
+
+
+def _message(name: str, table: str | None, given: Mapping[str, str], indent: str) -> str:
+    """What stands for a placeholder that is made from the list of a message's parameters."""
+    lines = [line for line in _read("templates/message.txt").splitlines() if line[0] != "#"]
+    parameters = [_filled(line, given) for line in lines]
+    words = [parameter.split() for parameter in parameters]
+    if name == "MESSAGE_PARAMETERS":
+        return f",\n{indent}".join(parameters)
+    if name == "MESSAGE_TYPES":
+        return ", ".join(kind for _, kind, *_ in words)
+    if name == "MESSAGE_ARGUMENTS":
+        return ", ".join(given.get(word[0], word[0].strip('"')) for word in words)
+    if name == "MESSAGE_VALUES":
+        return ", ".join(given.get(word[0], word[0]) for word in words)
+    if name == "MESSAGE_COLUMNS":
+        columns = ["body" if word[0] == "message" else word[0] for word in words]
+        return ", ".join(f"{table}.{column}" if table else column for column in columns)
+    raise ValueError(f"no placeholder is called {name}")
+
+
+def _python() -> dict[str, str]:
+    """How a function in PL/Python finds the Python part of the extension."""
+    lines = _read("templates/python.txt").splitlines()
+    found = (line.partition(" ") for line in lines if not line.startswith("#"))
+    return {name: text for name, _, text in found}
+
+
+# ---- The program ----
+
+
+def main(arguments: list[str]) -> None:
+    """Print the script that is asked for."""
+    match arguments:
+        case ["extension"]:
+            scripts = extension()
+        case ["upgrade", installed]:
+            scripts = extension_upgrade(installed)
+        case ["outbox"]:
+            scripts = outbox()
+        case _:
+            sys.exit("usage: scripts.py extension | upgrade VERSION | outbox")
+    sys.stdout.write("\n".join(scripts))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

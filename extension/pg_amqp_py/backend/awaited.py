@@ -34,7 +34,7 @@ class Awaited:
         for wave in self._waves:
             confirmed = wave.batch.confirmed
             wave.batch.collect()
-            broker.confirmed += wave.batch.confirmed - confirmed
+            broker.counters.confirmed += wave.batch.confirmed - confirmed
             found += wave.news()
         self._waves = [wave for wave in self._waves if wave.batch.awaited]
         self._counted = []

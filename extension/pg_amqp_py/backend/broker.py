@@ -1,8 +1,7 @@
-"""Brokers as this session knows them: their rows, one cached connection each, what it counted.
+"""Brokers as this session knows them: a connection to one of their hosts, and what it counted.
 
-Operations: find a broker by its id, get its connection (opening or healing it), report. Goals:
-a changed row counts from the next transaction; a dead host costs one attempt per backoff
-period, not one per call; nobody's code runs with rights that its author does not have.
+Goals: a changed row counts from the next transaction; a dead host costs one attempt per backoff
+period, not one per call; what does not answer is left alone as long as its answers may still come.
 """
 
 from __future__ import annotations
@@ -11,23 +10,16 @@ import math
 import os
 import time
 
-import plpy
-
-from pg_amqp_py.backend import server
+from pg_amqp_py.backend.buffer import Destination
 from pg_amqp_py.backend.errors import (
-    BAD_CHARACTER,
     INSUFFICIENT_RESOURCES,
-    SHOWS_BYTES,
     WRONG_STATE,
     AMQPError,
+    broker_says,
     connect_hint,
     connect_sqlstate,
-    warn,
-    words,
+    showable,
 )
-from pg_amqp_py.backend.tables import owner_of
-from pg_amqp_py.backend.transaction import Destination
-from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.channel import connect_publisher
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
@@ -39,15 +31,16 @@ from pg_amqp_py.wire.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
+    from pg_amqp_py.backend.errors import Stage
+    from pg_amqp_py.wire.address import Address
+    from pg_amqp_py.wire.backoff import Backoff
     from pg_amqp_py.wire.batch import Batch
     from pg_amqp_py.wire.channel import PublishingChannel
     from pg_amqp_py.wire.errors import WireError
     from pg_amqp_py.wire.table import JSON
 
 _CLIENT: dict[str, JSON] = {"product": "pg_amqp_py", "platform": "PostgreSQL"}
+"""What RabbitMQ shows of a backend, beside the name of its connection."""
 _MOST_UNCONFIRMED = 200
 """RabbitMQ's flow control stops a channel at 400 messages that a queue has not taken."""
 _MOST_SILENT = 4
@@ -56,68 +49,82 @@ _SILENCE = 60.0
 _FIRST_BACKOFF = 1.0
 _LONGEST_BACKOFF = 30.0
 
-# Names and operators are qualified throughout: the caller's search_path means nothing here.
-_READ_ROWS = """
-SELECT b.host, b.port, b.vhost, b.username, b.password, b.ssl, b.ssl_cacert, b.ssl_cert,
-       b.ssl_key, b.ssl_verify_peer, b.ssl_verify_hostname
-FROM ONLY amqp.broker AS b
-WHERE b.broker_id OPERATOR(pg_catalog.=) $1
-ORDER BY b.host USING OPERATOR(pg_catalog.<), b.port USING OPERATOR(pg_catalog.<)
-"""
 
-_read_rows: Any = None
+class Counters:
+    """What amqp.status() says of the messages to one broker."""
 
+    __slots__ = ("confirmed", "failed", "published", "returned")
 
-def read_addresses(broker_id: int) -> list[Address]:
-    """The hosts of a broker, in the order in which they are tried; empty if it has no row."""
-    global _read_rows
-    with server.acting_as(owner_of("broker")):
-        if _read_rows is None:
-            _read_rows = plpy.prepare(_READ_ROWS, ["pg_catalog.int4"])
-        try:
-            rows = plpy.execute(_read_rows, [broker_id])
-        except (plpy.SPIError, UnicodeError) as error:
-            if getattr(error, "sqlstate", BAD_CHARACTER) not in SHOWS_BYTES:
-                raise
-            # Without its text, which shows a part of what may be the password.
-            raise AMQPError(
-                f"the row of broker {broker_id} holds text that is not UTF-8",
-                sqlstate=BAD_CHARACTER,
-                hint="In an SQL_ASCII database, amqp.broker must hold text in UTF-8.",
-            ) from None
-    return [
-        Address(
-            row["host"],
-            row["port"],
-            "/" if row["vhost"] is None else row["vhost"],
-            "guest" if row["username"] is None else row["username"],
-            "guest" if row["password"] is None else row["password"],
-            row["ssl"],
-            row["ssl_cacert"],
-            row["ssl_cert"],
-            row["ssl_key"],
-            row["ssl_verify_peer"],
-            row["ssl_verify_hostname"],
-        )
-        for row in rows
-    ]
+    def __init__(self) -> None:
+        self.published = 0
+        self.confirmed = 0
+        self.returned = 0
+        self.failed = 0
 
 
-class _Backoff:
-    def __init__(self, until: float, delay: float, error: ConnectError) -> None:
-        self.until = until
-        """time.monotonic() before which the host is left alone."""
-        self.delay = delay
-        self.error = error
+class KeptBatch:
+    """Messages of one committed transaction that could not be settled yet."""
 
-
-class Kept:
-    """Messages of a committed transaction that could not be settled yet."""
+    __slots__ = ("batch", "confirm")
 
     def __init__(self, batch: Batch, *, confirm: bool) -> None:
         self.batch = batch
         self.confirm = confirm
         """Whether their confirms are awaited: amqp.publisher_confirms at their commit."""
+
+
+class Kept:
+    """The kept messages of one broker: what goes out before anything newer."""
+
+    __slots__ = ("_stuck", "batches")
+
+    def __init__(self) -> None:
+        self.batches: list[KeptBatch] = []
+        """In the order of the commits."""
+        self._stuck: tuple[int, set[tuple[str, str]]] | None = None
+        """What stuck_places() has found when so many messages were kept."""
+
+    def add(self, batch: Batch, *, confirm: bool) -> None:
+        """Keep what a commit could not settle."""
+        self.batches.append(KeptBatch(batch, confirm=confirm))
+
+    @property
+    def messages(self) -> int:
+        """How many messages are kept."""
+        return sum(kept.batch.pending for kept in self.batches)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether all of them are written whole, and may still be confirmed."""
+        return all(kept.batch.awaited for kept in self.batches)
+
+    def to_be_written(self) -> KeptBatch | None:
+        """The first batch that is not, if any is."""
+        return next((kept for kept in self.batches if not kept.batch.awaited), None)
+
+    def places(self) -> list[tuple[str, str]]:
+        """Exchange and routing key of each message."""
+        return [place for kept in self.batches for place in kept.batch.pending_places()]
+
+    def stuck_places(self) -> set[tuple[str, str]]:
+        """Exchange and routing key of messages that a queue has not confirmed in time."""
+        messages = self.messages
+        if self._stuck is None or self._stuck[0] != messages:
+            self._stuck = messages, set(self.places())
+        return self._stuck[1]
+
+    def is_stuck(self, exchange: str, routing_key: str) -> bool:
+        """Whether so many messages to there wait for a confirm already that no more may be sent.
+
+        They take memory here, and RabbitMQ would soon stop reading the whole connection.
+        """
+        enough = self.messages >= _MOST_UNCONFIRMED
+        return enough and (exchange, routing_key) in self.stuck_places()
+
+    def forget_settled(self) -> bool:
+        """Keep nothing of which all is settled; whether that leaves nothing."""
+        self.batches[:] = [kept for kept in self.batches if kept.batch.pending]
+        return not self.batches
 
 
 class Broker:
@@ -130,75 +137,121 @@ class Broker:
         self.read_at: int | None = None
         """server.catalog_version() when the addresses were read; None to read them again."""
         self.channel: PublishingChannel | None = None
-        self._stuck: tuple[int, set[tuple[str, str]]] | None = None
-        """What stuck_places() has found when so many messages were kept."""
-        self.silent: list[tuple[float, PublishingChannel]] = []
+        """The one of its connection."""
+        self.counters = Counters()
+        self.kept = Kept()
+        self.last_error: str | None = None
+        self._silent: list[tuple[float, PublishingChannel]] = []
         """Connections that do not answer, with messages whose confirms may still come, and until
         when (time.monotonic()) they have time for it."""
-        self.frame_max = 0
-        """Bytes of the largest frame with which this transaction has encoded messages to it."""
-        self.published = 0
-        self.confirmed = 0
-        self.returned = 0
-        self.failed = 0
-        self.last_error: str | None = None
-        self.kept: list[Kept] = []
-        """What goes out before anything newer, in the order of the commits."""
-        self._backoffs: dict[Address, _Backoff] = {}
+        self._failures: dict[Address, tuple[Backoff, ConnectError]] = {}
+        """Hosts that could not be connected to, or took kept messages and did not confirm them."""
 
-    @property
-    def unconfirmed(self) -> int:
-        """Number of messages that are kept."""
-        return sum(kept.batch.pending for kept in self.kept)
+    # -- its row -----------------------------------------------------------------------
 
-    def stuck_places(self) -> set[tuple[str, str]]:
-        """Exchange and routing key of kept messages that a queue has not confirmed in time."""
-        unconfirmed = self.unconfirmed
-        if self._stuck is None or self._stuck[0] != unconfirmed:
-            places = {place for kept in self.kept for place in kept.batch.pending_places()}
-            self._stuck = unconfirmed, places
-        return self._stuck[1]
-
-    def is_stuck(self, exchange: str, routing_key: str) -> bool:
-        """Whether so many messages to there wait for a confirm already that no more may be sent.
-
-        They take memory here, and RabbitMQ would soon stop reading the whole connection.
-        """
-        enough = self.unconfirmed >= _MOST_UNCONFIRMED
-        return enough and (exchange, routing_key) in self.stuck_places()
-
-    def refuse_if_stuck(self, exchange: str, routing_key: str) -> None:
-        """Raise AMQPError for one message more to where too many wait for a confirm already."""
-        if self.is_stuck(exchange, routing_key):
-            raise self.note(
-                AMQPError(
-                    f"broker {self.broker_id} does not confirm messages to exchange"
-                    f' "{exchange}" with routing key "{routing_key}"',
-                    sqlstate=INSUFFICIENT_RESOURCES,
-                    detail=f"Number of messages of this session that are not confirmed:"
-                    f" {self.unconfirmed}.",
-                    hint="A queue that they are routed to is stuck: see rabbitmqctl list_queues.",
-                )
-            )
-
-    def configure(self, addresses: list[Address]) -> None:
+    def configure(self, addresses: list[Address], read_at: int | None, stage: Stage) -> None:
         """Take the rows of amqp.broker; a connection to what they no longer name is closed."""
         if addresses != self.addresses:
             self.addresses = addresses
-            self._backoffs.clear()
+            self._failures.clear()
             if self.channel is not None and self.channel.connection.address not in addresses:
-                self.close()
+                self.close(stage)
+        self.read_at = read_at
 
-    def close(self) -> None:
-        """Close the connection if there is one, and forget past failures to connect."""
-        self._backoffs.clear()
-        for _, silent in self.silent:
-            silent.connection.leave()
-        self.silent.clear()
-        if self.channel is not None:
-            channel, self.channel = self.channel, None
-            channel.connection.while_waiting(server.check_interrupts)
-            channel.connection.close()
+    def forget_row(self) -> None:
+        """Have the row read again before it is next used."""
+        self.read_at = None
+
+    # -- its connection ----------------------------------------------------------------
+
+    def look_after(self, timeout: float, stage: Stage) -> PublishingChannel:
+        """A connection that is alive as far as one can see without asking the broker.
+
+        Each host has `timeout` seconds. Raises AMQPError if there is no connection to be had, or if
+        the broker takes no messages now.
+        """
+        channel = self.channel
+        if channel is None or not self._look(channel, timeout, stage):
+            self.channel = None
+            channel = self._open(timeout, stage)
+        self.refuse_if_blocked(channel)
+        return channel
+
+    def listen(self, stage: Stage) -> None:
+        """Take in what the broker has said on the connections that there are, without waiting."""
+        if self.channel is not None and not self._look(self.channel, _SILENCE, stage):
+            self.channel = None
+        for silent in self._silent[:]:
+            until, channel = silent
+            lives = self._look(channel, _SILENCE, stage) and channel.late
+            if not lives or (channel.owes_answer and time.monotonic() >= until):
+                channel.connection.leave()
+                self._silent.remove(silent)
+
+    def _look(self, channel: PublishingChannel, timeout: float, stage: Stage) -> bool:
+        """Take in what an idle connection received; whether it is still of use."""
+        channel.connection.while_waiting(stage.on_wait)
+        try:
+            if self.kept.batches and channel.late:
+                # Their batch, which waits for answers, knows what to do about a refusal.
+                channel.look(time.monotonic() + timeout)
+            else:
+                channel.receive()
+        except (ConnectionLostError, StalledError):
+            return False
+        except ChannelClosedError as refusal:
+            if channel is self.channel:
+                self._warn_of_late(refusal, stage)
+            channel.abandon(ConnectionLostError(str(refusal)))
+            return False
+        return True
+
+    def _open(self, timeout: float, stage: Stage) -> PublishingChannel:
+        """Connect to the first host that answers; hosts that just failed are left alone."""
+        failures: list[tuple[Address, ConnectError]] = []
+        waits = []
+        now = time.monotonic()
+        for address in self.addresses:
+            known = self._failures.get(address)
+            if known is not None:
+                backoff, error = known
+                wait = backoff.wait(now)
+                if wait:
+                    waits.append(wait)
+                    failures.append((address, error))
+                    continue
+            try:
+                return self.connect(address, timeout, stage)
+            except ConnectError as error:
+                failures.append((address, error))
+        raise self.note(self._unreachable(failures, waits))
+
+    def connect(self, address: Address, timeout: float, stage: Stage) -> PublishingChannel:
+        """Open the connection to one host, in at most `timeout` seconds.
+
+        Raises ConnectError, having noted when the host is to be tried again.
+        """
+        client = {**_CLIENT, "connection_name": f"PostgreSQL backend {os.getpid()}"}
+        try:
+            self.channel = connect_publisher(address, client, timeout, stage.on_wait)
+        except ConnectError as error:
+            # Without its traceback, whose frames hold the password.
+            failure = error.with_traceback(None)
+            self._back_off(address, failure)
+            raise failure from None
+        if not self.kept.batches:
+            self._failures.pop(address, None)
+        return self.channel
+
+    def drop_connection(self) -> None:
+        """Use another connection from here on: this one is of no use any more."""
+        self.channel = None
+
+    def give_up(self, channel: PublishingChannel, error: WireError) -> None:
+        """Leave alone for a while a host that took kept messages and did not confirm them."""
+        if not channel.usable:
+            self.channel = None
+            self._back_off(channel.connection.address, UnreachableError(f"no confirms: {error}"))
 
     def set_aside(self) -> None:
         """Use another connection from here on, if confirms are awaited on this one.
@@ -207,9 +260,9 @@ class Broker:
         with it.
         """
         channel = self.channel
-        if channel is not None and channel.late and len(self.silent) < _MOST_SILENT:
+        if channel is not None and channel.late and len(self._silent) < _MOST_SILENT:
             self.channel = None
-            self.silent.append((math.inf, channel))
+            self._silent.append((math.inf, channel))
 
     def park(self, channel: PublishingChannel) -> None:
         """Use another connection from here on: this one does not answer.
@@ -220,34 +273,46 @@ class Broker:
         self.channel = None
         unconfirmed = channel.late.outstanding
         throttled = unconfirmed >= _MOST_UNCONFIRMED and channel.connection.acknowledged
-        if throttled and len(self.silent) < _MOST_SILENT:
-            self.silent.append((time.monotonic() + _SILENCE, channel))
+        if throttled and len(self._silent) < _MOST_SILENT:
+            self._silent.append((time.monotonic() + _SILENCE, channel))
         else:
             channel.abandon(ConnectionLostError("no answer in time"))
 
-    def listen(self, on_wait: Callable[[], None]) -> None:
-        """Take in what the broker has said on the connections that there are, without waiting."""
-        if self.channel is not None and not self._look(self.channel, _SILENCE, on_wait):
-            self.channel = None
-        for silent in self.silent[:]:
-            until, channel = silent
-            lives = self._look(channel, _SILENCE, on_wait) and channel.late
-            if not lives or (channel.owes_answer and time.monotonic() >= until):
-                channel.connection.leave()
-                self.silent.remove(silent)
+    def close(self, stage: Stage) -> None:
+        """Close the connection if there is one, and forget past failures to connect."""
+        self._failures.clear()
+        for _, silent in self._silent:
+            silent.connection.leave()
+        self._silent.clear()
+        if self.channel is not None:
+            channel, self.channel = self.channel, None
+            channel.connection.while_waiting(stage.on_wait)
+            channel.connection.close()
 
-    def ready(self, timeout: float, on_wait: Callable[[], None]) -> PublishingChannel:
-        """A connection that is alive as far as one can see without asking the broker.
+    # -- what has failed ---------------------------------------------------------------
 
-        Each host has `timeout` seconds. Raises AMQPError if there is no connection to be had, or if
-        the broker takes no messages now.
-        """
-        channel = self.channel
-        if channel is None or not self._look(channel, timeout, on_wait):
-            self.channel = None
-            channel = self._open(timeout, on_wait)
-        self.refuse_if_blocked(channel)
-        return channel
+    def forget_failures(self) -> None:
+        """Try every host again at the next occasion."""
+        self._failures.clear()
+
+    def _back_off(self, address: Address, error: ConnectError) -> None:
+        # Here, because most sessions never fail to connect.
+        from pg_amqp_py.wire.backoff import Backoff
+
+        known = self._failures.get(address)
+        backoff = known[0] if known else Backoff(_FIRST_BACKOFF, _LONGEST_BACKOFF)
+        # A commit tries again and again, whatever was noted here: its attempts count as one.
+        backoff.failed(time.monotonic())
+        self._failures[address] = backoff, error
+
+    def note(self, error: AMQPError) -> AMQPError:
+        """Remember an error for amqp.status()."""
+        self.last_error = f"{error}: {error.detail}" if error.detail else str(error)
+        return error
+
+    def note_text(self, text: str) -> None:
+        """Remember what went wrong where no error can be raised: at commit."""
+        self.last_error = showable(text)
 
     def refuse_if_blocked(self, channel: PublishingChannel) -> None:
         """Raise AMQPError if the broker has said that it takes no messages now."""
@@ -261,95 +326,33 @@ class Broker:
                 )
             )
 
-    def _look(
-        self, channel: PublishingChannel, timeout: float, on_wait: Callable[[], None]
-    ) -> bool:
-        """Take in what an idle connection received; whether it is still of use."""
-        channel.connection.while_waiting(on_wait)
-        try:
-            if self.kept and channel.late:
-                # Their batch, which waits for answers, knows what to do about a refusal.
-                channel.look(time.monotonic() + timeout)
-            else:
-                channel.receive()
-        except (ConnectionLostError, StalledError):
-            return False
-        except ChannelClosedError as refusal:
-            if channel is self.channel:
-                self._warn_of_late(refusal)
-            channel.abandon(ConnectionLostError(str(refusal)))
-            return False
-        return True
+    def refuse_if_stuck(self, exchange: str, routing_key: str) -> None:
+        """Raise AMQPError for one message more to where too many wait for a confirm already."""
+        if self.kept.is_stuck(exchange, routing_key):
+            raise self.note(
+                AMQPError(
+                    f"broker {self.broker_id} does not confirm messages to exchange"
+                    f' "{exchange}" with routing key "{routing_key}"',
+                    sqlstate=INSUFFICIENT_RESOURCES,
+                    detail=f"Number of messages of this session that are not confirmed:"
+                    f" {self.kept.messages}.",
+                    hint="A queue that they are routed to is stuck: see rabbitmqctl list_queues.",
+                )
+            )
 
-    def report_late_refusal(self) -> None:
+    def report_late_refusal(self, stage: Stage) -> None:
         """Warn if the broker refused messages whose confirms nobody awaited."""
         if self.channel is not None:
             refusal = self.channel.take_late_refusal()
             if refusal is not None:
-                self._warn_of_late(refusal)
+                self._warn_of_late(refusal, stage)
 
-    def _warn_of_late(self, refusal: ChannelClosedError) -> None:
-        warn(
+    def _warn_of_late(self, refusal: ChannelClosedError, stage: Stage) -> None:
+        stage.warn(
             f"broker {self.broker_id} refused messages of an earlier transaction",
             sqlstate=WRONG_STATE,
-            detail=words(refusal),
+            detail=broker_says(refusal),
         )
-
-    def note(self, error: AMQPError) -> AMQPError:
-        """Remember an error for amqp.status()."""
-        self.last_error = f"{error}: {error.detail}" if error.detail else str(error)
-        return error
-
-    def _open(self, timeout: float, on_wait: Callable[[], None]) -> PublishingChannel:
-        """Connect to the first host that answers; hosts that just failed are left alone."""
-        failures: list[tuple[Address, ConnectError]] = []
-        waits = []
-        now = time.monotonic()
-        for address in self.addresses:
-            backoff = self._backoffs.get(address)
-            if backoff is not None and now < backoff.until:
-                waits.append(backoff.until - now)
-                failures.append((address, backoff.error))
-                continue
-            try:
-                return self.connect(address, timeout, on_wait)
-            except ConnectError as error:
-                failures.append((address, error))
-        raise self.note(self._unreachable(failures, waits))
-
-    def connect(
-        self, address: Address, timeout: float, on_wait: Callable[[], None]
-    ) -> PublishingChannel:
-        """Open the connection to one host, in at most `timeout` seconds.
-
-        Raises ConnectError, having noted when the host is to be tried again.
-        """
-        client = {**_CLIENT, "connection_name": f"PostgreSQL backend {os.getpid()}"}
-        try:
-            self.channel = connect_publisher(address, client, timeout, on_wait)
-        except ConnectError as error:
-            # Without its traceback, whose frames hold the password.
-            failure = error.with_traceback(None)
-            self._back_off(address, failure)
-            raise failure from None
-        if not self.kept:
-            self._backoffs.pop(address, None)
-        return self.channel
-
-    def give_up(self, channel: PublishingChannel, error: WireError) -> None:
-        """Leave alone for a while a host that took kept messages and did not confirm them."""
-        if not channel.usable:
-            self.channel = None
-            self._back_off(channel.connection.address, UnreachableError(f"no confirms: {error}"))
-
-    def _back_off(self, address: Address, error: ConnectError) -> None:
-        now = time.monotonic()
-        before = self._backoffs.get(address)
-        delay = before.delay if before else _FIRST_BACKOFF
-        # A commit tries again and again, whatever was noted here: its attempts count as one.
-        if before and now >= before.until:
-            delay = min(delay * 2, _LONGEST_BACKOFF)
-        self._backoffs[address] = _Backoff(now + delay, delay, error)
 
     def _unreachable(
         self, failures: list[tuple[Address, ConnectError]], waits: list[float]
@@ -368,7 +371,3 @@ class Broker:
             message = f"could not connect to any host of broker {self.broker_id}"
             detail = "; ".join(f'"{address}": {failure}' for address, failure in failures)
         return AMQPError(message, sqlstate=connect_sqlstate(error), detail=detail, hint=hint)
-
-    def forget_failures(self) -> None:
-        """Try every host again at the next occasion."""
-        self._backoffs.clear()

@@ -1,4 +1,4 @@
-"""Errors as PostgreSQL reports them: SQLSTATE, DETAIL and HINT."""
+"""Errors and WARNINGs as PostgreSQL reports them: SQLSTATE, DETAIL and HINT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pg_amqp_py.wire import errors as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import TypeVar
+
+    Value = TypeVar("Value")
 
 # SQLSTATE codes: PostgreSQL documentation, appendix A.
 WARNING = "01000"
@@ -76,32 +78,57 @@ class AMQPError(plpy.Error):
         self.detail = None if detail is None else showable(detail)
         self.hint = None if hint is None else showable(hint)
 
-    def warn(self) -> None:
-        """Report it as a WARNING instead."""
-        warn(str(self), sqlstate=self.sqlstate, detail=self.detail, hint=self.hint)
-
 
 AMQPError.__name__ = "amqp"
 AMQPError.__module__ = "builtins"
 
 
-# How a WARNING is given. At commit it may have to be another way: see session.
-give_warning: Callable[..., None] = plpy.warning
+class Stage:
+    """Where in a transaction this runs, in a call or at its commit.
+
+    It decides how a WARNING is given, and what may happen while a broker is waited for.
+    """
+
+    __slots__ = ()
+
+    def on_wait(self) -> None:
+        """Raise whatever is to end a wait; called again and again while one lasts."""
+        raise NotImplementedError
+
+    def give_warning(self, text: str, **fields: str) -> None:
+        """Report a WARNING whose texts can be shown."""
+        raise NotImplementedError
+
+    def warn(
+        self,
+        message: str,
+        *,
+        sqlstate: str,
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """Report a WARNING, in the form that errors have."""
+        fields = {"sqlstate": sqlstate, "detail": detail, "hint": hint}
+        self.give_warning(
+            showable(f"amqp: {message}"),
+            **{name: showable(text) for name, text in fields.items() if text is not None},
+        )
+
+    def warn_of(self, error: AMQPError) -> None:
+        """Report an error as a WARNING instead."""
+        self.warn(str(error), sqlstate=error.sqlstate, detail=error.detail, hint=error.hint)
 
 
-def warn(
-    message: str,
-    *,
-    sqlstate: str,
-    detail: str | None = None,
-    hint: str | None = None,
-) -> None:
-    """Report a WARNING, in the form that errors have."""
-    fields = {"sqlstate": sqlstate, "detail": detail, "hint": hint}
-    give_warning(
-        showable(f"amqp: {message}"),
-        **{name: showable(text) for name, text in fields.items() if text is not None},
-    )
+def null(name: str) -> AMQPError:
+    """The error for a parameter that must not be NULL."""
+    return AMQPError(f"{name} must not be null", sqlstate=NULL_NOT_ALLOWED)
+
+
+def required(name: str, value: Value | None) -> Value:
+    """A parameter that must not be NULL. Raises AMQPError (22004)."""
+    if value is None:
+        raise null(name)
+    return value
 
 
 def from_server(error: plpy.SPIError) -> AMQPError:
@@ -158,17 +185,25 @@ _LIMITS = {
 }
 
 
-def words(error: wire.ChannelClosedError) -> str:
+def broker_says(error: wire.ChannelClosedError) -> str:
     """The DETAIL that gives the broker's words."""
     return f"The broker says: {error.reply}"
 
 
-def refused(what: str, error: wire.ChannelClosedError) -> AMQPError:
-    """The error for an operation that the broker refused with a channel exception."""
+def from_wire(error: wire.WireError, broker_id: int, what: str) -> AMQPError:
+    """The error for a question, `what`, that a broker would not answer, or that went wrong."""
+    if isinstance(error, wire.MessageError):
+        return invalid_message(error)
+    if isinstance(error, wire.ChannelClosedError):
+        return AMQPError(
+            f"the broker refused {what}",
+            sqlstate=_REPLY_CODES.get(error.code, WRONG_STATE),
+            detail=broker_says(error),
+        )
     return AMQPError(
-        f"the broker refused {what}",
-        sqlstate=_REPLY_CODES.get(error.code, WRONG_STATE),
-        detail=words(error),
+        f"the connection to broker {broker_id} was lost",
+        sqlstate=CONNECTION_FAILURE,
+        detail=f"Reason: {error}",
     )
 
 
@@ -178,15 +213,6 @@ _REPLY_CODES = {
     405: IN_USE,
     406: WRONG_STATE,
 }
-
-
-def lost(broker_id: int, error: wire.WireError) -> AMQPError:
-    """The error for a connection that broke during an operation."""
-    return AMQPError(
-        f"the connection to broker {broker_id} was lost",
-        sqlstate=CONNECTION_FAILURE,
-        detail=f"Reason: {error}",
-    )
 
 
 def connect_sqlstate(error: wire.ConnectError) -> str:

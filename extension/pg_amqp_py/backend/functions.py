@@ -1,12 +1,14 @@
-"""What the one-line bodies of the SQL functions call, in one place: see sql/functions/."""
+"""What the one-line bodies of the SQL functions call, in one place: see sql/extension/."""
 
 from __future__ import annotations
 
 import plpy
 
 from pg_amqp_py.backend import publishing, server
+from pg_amqp_py.backend.asking import require_usage
+from pg_amqp_py.backend.commit import Hooks
 from pg_amqp_py.backend.errors import AMQPError, from_server
-from pg_amqp_py.backend.rights import require_usage
+from pg_amqp_py.backend.session import session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +20,9 @@ publish = publishing.publish
 publish_change = publishing.publish_change
 
 _MODULES = {
-    "registration": ("add_broker", "announce_change"),
-    "inspection": ("disconnect", "pending", "ping", "status"),
-    "outbox": ("publish_outbox_batch",),
+    "tables": ("add_broker", "announce_change"),
+    "diagnostics": ("disconnect", "pending", "ping", "status"),
+    "outbox_batch": ("publish_outbox_batch",),
     "topology": (
         "exchange_bind",
         "exchange_declare",
@@ -65,3 +67,7 @@ def _plain(function: Callable[..., Any], needs_usage: bool) -> Callable[..., Any
             raise error.with_traceback(None) from None
 
     return call
+
+
+# Last: whatever cannot be loaded is tried again at the next call, and this must not come twice.
+Hooks(session).install()

@@ -4,59 +4,41 @@ from __future__ import annotations
 
 import plpy
 
-from pg_amqp_py.backend import server, session, settings
-from pg_amqp_py.backend.delivery import deliver, returned
+from pg_amqp_py.backend import server, settings
+from pg_amqp_py.backend.asking import channel_with, check_usage, tolerated
+from pg_amqp_py.backend.buffer import Destination
+from pg_amqp_py.backend.delivering import deliver, returned
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     WRONG_STATE,
     AMQPError,
     from_server,
     invalid_message,
+    null,
 )
-from pg_amqp_py.backend.operation import publisher, required, tolerated
-from pg_amqp_py.backend.rights import check_usage
-from pg_amqp_py.backend.transaction import Destination
+from pg_amqp_py.backend.server import IN_CALL
+from pg_amqp_py.backend.session import session
 from pg_amqp_py.wire.batch import Batch
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import MessageError, RangeError
-from pg_amqp_py.wire.fields import DELIVERY_MODE, EXCHANGE, PLACE, with_field
+from pg_amqp_py.wire.fields import EXCHANGE, PLACE, other_fields
 from pg_amqp_py.wire.table import parse_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
     from typing import Any
 
-    from pg_amqp_py.backend.broker import Broker
+    from pg_amqp_py.backend.session import Transaction
     from pg_amqp_py.wire.channel import PublishingChannel
 
 # For each message, so without a look into the modules.
 _current_user = server.current_user
+_current_subtransaction = server.current_subtransaction
 _permitted = session.permitted.get
+_capture = settings.capture
 _invalidations = server.invalidations
 _capturing = Encoder()
-# A timestamptz in a DateStyle other than ISO ends in a time zone's abbreviation, and those mean
-# different zones to input and output (CST, IST). What the session itself wrote is the local time of
-# its time zone, give or take the hour that summer time repeats: what gives the same text is it.
-_TO_EPOCH = """
-SELECT EXTRACT(epoch FROM pg_catalog.date_trunc('second', c.t))::pg_catalog.int8 AS epoch
-FROM (SELECT CASE WHEN $1 OPERATOR(pg_catalog.~) '[ 0-9][+-][0-9:]+$'
-             THEN $1::pg_catalog.timestamptz
-             ELSE pg_catalog.timezone(
-                 pg_catalog.current_setting('TimeZone'),
-                 pg_catalog.regexp_replace($1, ' [^ ]+$', '')::pg_catalog.timestamp)
-             END AS t) AS l,
-     pg_catalog.unnest('{0,-60,60,-30,30}'::pg_catalog.int4[]) AS m,
-     LATERAL (SELECT l.t OPERATOR(pg_catalog.+) pg_catalog.make_interval(mins => m) AS t) AS c
-WHERE c.t::pg_catalog.text OPERATOR(pg_catalog.=) $1 AND pg_catalog.isfinite(c.t)
-LIMIT 1
-"""
-_to_epoch: Any = None
-_from_iso: Callable[[str], datetime] | None = None
-_EPOCH: Any = None
-# Parameters of publish() from delivery_mode on.
-_JSON: Any = (None, "application/json", *(None,) * 12)
+_JSON: Any = other_fields(content_type="application/json")
 
 
 def publish(
@@ -89,43 +71,63 @@ def publish(
     user = _current_user()
     if _permitted(user) != _invalidations.value:
         _check_usage()
-    try:
-        fields = (
-            "amq.direct" if exchange is None else exchange,
-            routing_key or "",
-            delivery_mode,
-            content_type,
-            reply_to,
-            correlation_id,
-            bool(mandatory),
-            headers,
-            content_encoding,
-            priority,
-            expiration,
-            message_id,
-            None if timestamp is None else _epoch(timestamp),
-            type,
-            user_id,
-            app_id,
-        )
-        body = message.encode() if isinstance(message, str) else message or b""
+    while True:
         try:
-            return _take(user, broker_id, fields, body, autonomous)
-        except RangeError as unknown:
-            if unknown.field != "delivery_mode" or not tolerated(invalid_message(unknown)):
-                raise
-            # The C extension warns of a delivery mode that it does not know, and goes on without.
-            without = with_field(fields, DELIVERY_MODE, None)
-            return _take(user, broker_id, without, body, autonomous)
-    except (AMQPError, MessageError) as failure:
-        error = invalid_message(failure) if isinstance(failure, MessageError) else failure
-        session.count_failure(broker_id)
-        if not tolerated(error):
-            # PostgreSQL shows a traceback as CONTEXT, and ours would say nothing to the user.
-            raise error.with_traceback(None) from None
-        return False
-    except plpy.SPIError as interrupt:
-        raise from_server(interrupt) from None
+            fields = (
+                "amq.direct" if exchange is None else exchange,
+                routing_key or "",
+                delivery_mode,
+                content_type,
+                reply_to,
+                correlation_id,
+                bool(mandatory),
+                headers,
+                content_encoding,
+                priority,
+                expiration,
+                message_id,
+                None if timestamp is None else _epoch(timestamp),
+                type,
+                user_id,
+                app_id,
+            )
+            body = message.encode() if isinstance(message, str) else message or b""
+            if broker_id is None:
+                raise null("broker_id")
+            if _capture.value():
+                destination, encoder = Destination(broker_id, captured=True), _capturing
+            elif autonomous:
+                _publish_now(broker_id, fields, body)
+                return True
+            else:
+                channel = way_to(session.transaction, broker_id, fields)
+                if channel is None:
+                    _put(broker_id, fields, body)
+                    return True
+                destination, encoder = session.brokers[broker_id].destination, channel.encoder
+            transaction = session.transaction or session.begun()
+            transaction.buffer.append(
+                _current_subtransaction(), user, destination, encoder, fields, body
+            )
+            return True
+        except (AMQPError, MessageError) as failure:
+            error = invalid_message(failure) if isinstance(failure, MessageError) else failure
+            if _is_unknown_mode(failure) and tolerated(error):
+                # The C extension warns of a mode that it does not know, and goes on without.
+                delivery_mode = None
+            else:
+                if broker_id in session.brokers:
+                    session.brokers[broker_id].counters.failed += 1
+                if not tolerated(error):
+                    # PostgreSQL shows a traceback as CONTEXT; ours would say nothing to the user.
+                    raise error.with_traceback(None) from None
+                return False
+        except plpy.SPIError as interrupt:
+            raise from_server(interrupt) from None
+
+
+def _is_unknown_mode(failure: Exception) -> bool:
+    return isinstance(failure, RangeError) and failure.field == "delivery_mode"
 
 
 def _check_usage() -> None:
@@ -155,89 +157,93 @@ def publish_change(
     return publish(broker_id, exchange, routing_key, message, *given)
 
 
+_CHANGE_PROPERTIES = ["delivery_mode", "mandatory", "priority", "expiration", "type", "app_id"]
+
+
 def _properties(text: str) -> tuple[Any, ...]:
-    """Parameters of publish() from delivery_mode on, by a JSON object of some of them."""
+    """Parameters of publish() behind the message, by a JSON object of some of them."""
     # Here, because most sessions fire no such trigger.
     from json import dumps
 
     given = parse_table(text, "properties")
     headers = dumps(given["headers"], ensure_ascii=False) if "headers" in given else None
-    return (
-        given.get("delivery_mode"),
-        "application/json",
-        None,
-        None,
-        given.get("mandatory"),
-        headers,
-        None,
-        given.get("priority"),
-        given.get("expiration"),
-        None,
-        None,
-        given.get("type"),
-        None,
-        given.get("app_id"),
-    )
+    others = {name: given.get(name) for name in _CHANGE_PROPERTIES}
+    return other_fields(content_type="application/json", headers=headers, **others)
 
 
-def _take(
-    user: int, broker_id: int | None, fields: tuple[Any, ...], body: bytes, autonomous: bool
-) -> bool:
-    subtransaction = server.current_subtransaction()
-    if settings.capture.value():
-        captured = Destination(required("broker_id", broker_id), captured=True)
-        session.buffer.append(subtransaction, user, captured, _capturing, fields, body)
-        return True
-    if autonomous:
-        server.refuse_parallel_mode()
-        connection = publisher(broker_id, *fields[PLACE])
-        stream = bytearray()
-        connection.encoder.append(stream, fields, body)
-        assert broker_id is not None
-        batch = Batch(stream, [0], connection.encoder.frame_max)
-        _publish_now(session.brokers[broker_id], batch)
-        return True
-    known = session.publishing_to(broker_id)  # type: ignore[arg-type]
-    broker = session.brokers.get(broker_id)  # type: ignore[arg-type]
-    if (
-        known is None
-        or broker is None
-        or fields[EXCHANGE] not in known.exchanges
-        or (broker.kept and broker.is_stuck(*fields[PLACE]))
-    ):
-        server.refuse_parallel_mode()
-        exchange = fields[EXCHANGE]
-        known = session.unchanged(broker_id, exchange) or _publisher(broker_id, fields, body)
-        if known is None:
-            return True
-        broker = session.brokers[required("broker_id", broker_id)]
-    session.buffer.append(subtransaction, user, broker.destination, known.encoder, fields, body)
-    return True
-
-
-def _publisher(
-    broker_id: int | None, fields: tuple[Any, ...], body: bytes
+def way_to(
+    transaction: Transaction | None, broker_id: int, fields: tuple[Any, ...]
 ) -> PublishingChannel | None:
-    """The connection to publish a message on; None if it went to the outbox instead."""
+    """The connection to publish a message on; None if the message belongs into the outbox.
+
+    Raises AMQPError, or MessageError if nobody could publish it.
+    """
+    # 1. This transaction has published there before.
+    if transaction is not None:
+        channel = transaction.publishing.get(broker_id)
+        if channel is not None and fields[EXCHANGE] in channel.exchanges:
+            kept = session.brokers[broker_id].kept
+            if not kept.batches or not kept.is_stuck(*fields[PLACE]):
+                return channel
+    server.refuse_parallel_mode()
+    # 2. All is as it was when the connection was last used. 3. What is not is mended.
+    channel = _unchanged(broker_id, fields[EXCHANGE]) or _mended(broker_id, fields)
+    if channel is not None:
+        session.begun().let_publish(broker_id, channel)
+        if settings.synchronous_commit.value():
+            # Whoever receives the message must not find its row gone after a crash of this server.
+            server.force_sync_commit()
+            if not server.synchronous_commit.value:
+                # Nor what this session has committed before.
+                server.flush_wal()
+    return channel
+
+
+def _unchanged(broker_id: int, exchange: str) -> PublishingChannel | None:
+    """The connection, if nothing has changed: this is how nearly every transaction begins.
+
+    To find out and mend whatever has changed would cost it more than all the rest.
+    """
+    broker = session.brokers.get(broker_id)
+    if broker is None or broker.kept.batches or broker.read_at != server.catalog_version():
+        return None
+    channel = broker.channel
+    if channel is None or exchange not in channel.exchanges:
+        return None
+    settings.check()
+    if settings.on_failure.value() == "outbox" or not channel.quiet():
+        return None
+    return channel
+
+
+def _mended(broker_id: int, fields: tuple[Any, ...]) -> PublishingChannel | None:
+    """The connection, with all that it takes to get one; None if nothing helps but the outbox."""
     if settings.on_failure.value() == "outbox":
-        from pg_amqp_py.backend.diversion import publisher_or_outbox
+        from pg_amqp_py.backend.to_outbox import channel_or_outbox
 
-        found = publisher_or_outbox(broker_id, fields, body)
-    else:
-        found = publisher(broker_id, *fields[PLACE])
-    if found is not None:
-        assert broker_id is not None
-        session.let_publish(broker_id, found)
-    return found
+        return channel_or_outbox(broker_id, fields)
+    return channel_with(broker_id, *fields[PLACE])
 
 
-def _publish_now(broker: Broker, batch: Batch) -> None:
-    error = deliver(broker, batch, confirm=True, on_wait=server.check_interrupts)
+def _put(broker_id: int, fields: tuple[Any, ...], body: bytes) -> None:
+    from pg_amqp_py.backend.to_outbox import put
+
+    put(broker_id, fields, body)
+
+
+def _publish_now(broker_id: int, fields: tuple[Any, ...], body: bytes) -> None:
+    server.refuse_parallel_mode()
+    channel = channel_with(broker_id, *fields[PLACE])
+    broker = session.brokers[broker_id]
+    stream = bytearray()
+    channel.encoder.append(stream, fields, body)
+    batch = Batch(stream, [0], channel.encoder.frame_max)
+    error = deliver(broker, batch, IN_CALL, confirm=True)
     if batch.pending:
-        session.forget_connection(broker.broker_id)
+        session.begun().forget_connection(broker_id)
         raise broker.note(
             AMQPError(
-                f"message was not confirmed by broker {broker.broker_id}",
+                f"message was not confirmed by broker {broker_id}",
                 sqlstate=CONNECTION_FAILURE,
                 detail=f"Reason: {error}",
                 hint="It may or may not have arrived.",
@@ -247,7 +253,7 @@ def _publish_now(broker: Broker, batch: Batch) -> None:
         for cause in causes:
             raise broker.note(
                 AMQPError(
-                    f"message to {cause.place} was {what} by broker {broker.broker_id}",
+                    f"message to {cause.place} was {what} by broker {broker_id}",
                     sqlstate=WRONG_STATE,
                     detail=f"The broker says: {cause.text}",
                 )
@@ -255,25 +261,7 @@ def _publish_now(broker: Broker, batch: Batch) -> None:
 
 
 def _epoch(timestamp: str) -> int:
-    """Seconds since 1970 of a timestamptz in its text form, which depends on DateStyle."""
-    global _to_epoch, _from_iso, _EPOCH
-    if _from_iso is None:
-        # Here, because most sessions never publish a timestamp.
-        from datetime import UTC, datetime
+    # Here, because most sessions never publish a timestamp.
+    from pg_amqp_py.backend.timestamps import epoch
 
-        _from_iso = datetime.fromisoformat
-        _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-    epoch: int | None
-    try:
-        # In integers: a float has no microseconds in the far future, and would round up.
-        since = _from_iso(timestamp) - _EPOCH
-        epoch = since.days * 86400 + since.seconds
-    except ValueError:
-        server.refuse_parallel_mode()
-        if _to_epoch is None:
-            _to_epoch = plpy.prepare(_TO_EPOCH, ["pg_catalog.text"])
-        found = plpy.execute(_to_epoch, [timestamp])
-        epoch = found[0]["epoch"] if len(found) else None
-    if epoch is None or epoch < 0:
-        raise invalid_message(RangeError("timestamp", timestamp))
-    return epoch
+    return epoch(timestamp)

@@ -19,6 +19,7 @@ from pg_amqp_py.backend.errors import (
     FEATURE_NOT_SUPPORTED,
     INVALID_TRANSACTION_STATE,
     AMQPError,
+    Stage,
 )
 
 TYPE_CHECKING = False
@@ -116,9 +117,10 @@ synchronous_commit = _variable("synchronous_commit", ctypes.c_int)
 _wal_flush = _function("XLogFlush", None, ctypes.c_uint64)
 _wal_end = _function("GetXLogInsertRecPtr", ctypes.c_uint64)
 
-_set_user = _function("SetUserIdAndSecContext", None, ctypes.c_uint32, ctypes.c_int)
-_new_guc_level = _function("NewGUCNestLevel", ctypes.c_int)
-_end_guc_level = _function("AtEOXact_GUC", None, ctypes.c_bool, ctypes.c_int)
+restore_user = _function("SetUserIdAndSecContext", None, ctypes.c_uint32, ctypes.c_int)
+begin_settings: Callable[[], int] = _function("NewGUCNestLevel", ctypes.c_int)
+"""From here on changes of settings last until end_settings(False, what this returns)."""
+end_settings = _function("AtEOXact_GUC", None, ctypes.c_bool, ctypes.c_int)
 _invalidate_relation = _function("CacheInvalidateRelcacheByRelid", None, ctypes.c_uint32)
 _xact_flags = _variable("MyXactFlags", ctypes.c_int)
 # ereport() as the compiler takes it apart (src/include/utils/elog.h).
@@ -137,17 +139,6 @@ invalidations = _variable("SharedInvalidMessageCounter", ctypes.c_uint64)
 
 _wal_block_size = int(_get_option(b"wal_block_size", False, False))
 
-_interrupts = plpy.prepare("SELECT")
-_pin_search_path = plpy.prepare(
-    "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
-)
-_PLAN_BY_INDEX = (
-    "SELECT pg_catalog.set_config('enable_seqscan', 'off', true),"
-    " pg_catalog.set_config('enable_bitmapscan', 'off', true),"
-    " pg_catalog.set_config('enable_sort', 'off', true),"
-    " pg_catalog.set_config('jit', 'off', true)"
-)
-_plan_by_index: Any = None
 _options: dict[str, ctypes.c_char_p] = {}
 """Settings of ours that the server knows, and where it puts their values."""
 _kept: list[Any] = []
@@ -214,14 +205,6 @@ def define_option(name: str, default: str, description: str) -> ctypes.c_char_p:
     return value
 
 
-def check_interrupts() -> None:
-    """Raise what pg_cancel_backend, statement_timeout or a shutdown asks for, if anything does.
-
-    The executor looks for interrupts while it runs even the emptiest query.
-    """
-    plpy.execute(_interrupts)
-
-
 def interrupted() -> bool:
     """Whether this backend was told to end, or to cancel what it does, and has not obeyed yet.
 
@@ -235,53 +218,58 @@ def barrier_pending() -> bool:
     return bool(_barrier_pending.value)
 
 
-class acting_as:  # noqa: N801 -- as contextlib's, which would cost a first publish() 1 ms
-    """Run with the rights of `role` (an OID) and no way to gain others.
+class Statement:
+    """A statement, prepared when it is first executed: most sessions need few of them."""
 
-    This is what PostgreSQL does for VACUUM, REINDEX and REFRESH MATERIALIZED VIEW: whatever
-    code the owner of a table has attached to it runs as the owner and never as the caller,
-    finds nothing of the caller's by its search_path, and leaves no setting changed behind.
+    __slots__ = ("_plan", "_query", "_types")
+
+    def __init__(self, query: str, *types: str) -> None:
+        self._query = query
+        self._types = types
+        """Names of the parameters' types in pg_catalog."""
+        self._plan: plpy.Plan | None = None
+
+    def __call__(self, *arguments: object) -> plpy.Result:
+        """Execute it."""
+        if self._plan is None:
+            self._plan = plpy.prepare(self._query, [f"pg_catalog.{name}" for name in self._types])
+        return plpy.execute(self._plan, arguments)
+
+
+_look_for_interrupts = Statement("SELECT")
+
+
+def check_interrupts() -> None:
+    """Raise what pg_cancel_backend, statement_timeout or a shutdown asks for, if anything does.
+
+    The executor looks for interrupts while it runs even the emptiest query.
     """
-
-    def __init__(self, role: int) -> None:
-        self._role = role
-        self._user, self._context = ctypes.c_uint32(), ctypes.c_int()
-        self._level = 0
-
-    def __enter__(self) -> None:
-        _get_user(ctypes.byref(self._user), ctypes.byref(self._context))
-        self._level = _new_guc_level()
-        _set_user(self._role, self._context.value | _SECURITY_RESTRICTED_OPERATION)
-        try:
-            plpy.execute(_pin_search_path)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *error: object) -> None:
-        _end_guc_level(False, self._level)
-        _set_user(self._user.value, self._context.value)
+    _look_for_interrupts()
 
 
-class planning_by_index:  # noqa: N801
-    """Have queries planned to use an index wherever there is one.
+class _InCall(Stage):
+    """A call: a WARNING goes where every other goes, and a wait ends as any statement does."""
 
-    For a table that is empty at one moment and large at the next: its statistics mislead.
+    __slots__ = ()
+    on_wait = staticmethod(check_interrupts)
+
+    def give_warning(self, text: str, **fields: str) -> None:
+        plpy.warning(text, **fields)
+
+
+IN_CALL = _InCall()
+
+
+def switch_user(role: int) -> tuple[int, int]:
+    """Go on with the rights of `role` (an OID) and no way to gain others.
+
+    Returns what restore_user() takes. This is what PostgreSQL does for VACUUM, REINDEX and REFRESH
+    MATERIALIZED VIEW.
     """
-
-    def __enter__(self) -> None:
-        global _plan_by_index
-        if _plan_by_index is None:
-            _plan_by_index = plpy.prepare(_PLAN_BY_INDEX)
-        self._level = _new_guc_level()
-        try:
-            plpy.execute(_plan_by_index)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *error: object) -> None:
-        _end_guc_level(False, self._level)
+    user, context = ctypes.c_uint32(), ctypes.c_int()
+    _get_user(ctypes.byref(user), ctypes.byref(context))
+    restore_user(role, context.value | _SECURITY_RESTRICTED_OPERATION)
+    return user.value, context.value
 
 
 def catalog_version() -> int:
@@ -368,9 +356,8 @@ def register(
     }
 
     def on_xact(event: int, _: Any) -> None:
-        step = steps.get(event)
-        if step is not None:
-            step()
+        if event in steps:
+            steps[event]()
 
     def on_subxact(event: int, subtransaction: int, _parent: int, _: Any) -> None:
         if event == _SUBXACT_ABORT:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pg_amqp_py.backend.errors import Stage
+
 _UNITS = {"us": 1e-6, "ms": 1e-3, "": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 24 * 86400.0
 _LONGEST_COMMIT = 60.0
@@ -59,12 +61,12 @@ class Setting:
         self._known, self._value = raw, parsed
         return parsed
 
-    def value_or_default(self) -> Any:
+    def value_or_default(self, stage: Stage) -> Any:
         """The value in force, or the default where an error must not be raised: at commit."""
         try:
             return self.value()
         except AMQPError as error:
-            error.warn()
+            stage.warn_of(error)
             return self._default
 
 
@@ -158,9 +160,8 @@ _sound: list[bytes | None] = []
 
 def check() -> None:
     """Raise AMQPError for any setting that makes no sense, while an ERROR is still useful."""
-    global _sound
     texts = [option.value for option in _options]
     if texts != _sound:
         for setting in _all:
             setting.value()
-        _sound = texts
+        _sound[:] = texts

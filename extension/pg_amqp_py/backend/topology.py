@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from pg_amqp_py.backend import settings
-from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError, invalid_message
-from pg_amqp_py.backend.operation import ask, required, tolerated
+from pg_amqp_py.backend.asking import ask, tolerated
+from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError, invalid_message, required
 from pg_amqp_py.wire.channel import PublishingChannel
 from pg_amqp_py.wire.errors import MessageError
 from pg_amqp_py.wire.pika_methods import UnsupportedAMQPFieldException, encode, spec
@@ -18,11 +18,11 @@ from pg_amqp_py.wire.table import encode_table, parse_table
 
 Text = str | None
 Flag = bool | None
-Broker = int | None
+Number = int | None
 
 
 def exchange_declare(
-    broker_id: Broker,
+    broker_id: Number,
     exchange: Text,
     exchange_type: Text,
     passive: Flag,
@@ -48,7 +48,7 @@ def exchange_declare(
     )
 
 
-def exchange_delete(broker_id: Broker, exchange: Text, if_unused: Flag) -> bool:
+def exchange_delete(broker_id: Number, exchange: Text, if_unused: Flag) -> bool:
     """Delete an exchange."""
     return _call(
         broker_id,
@@ -61,7 +61,7 @@ def exchange_delete(broker_id: Broker, exchange: Text, if_unused: Flag) -> bool:
 
 
 def exchange_bind(
-    broker_id: Broker, destination: Text, source: Text, routing_key: Text, arguments: Text
+    broker_id: Number, destination: Text, source: Text, routing_key: Text, arguments: Text
 ) -> bool:
     """Route messages of exchange `source` to exchange `destination` as well."""
     return _call(
@@ -75,7 +75,7 @@ def exchange_bind(
 
 
 def exchange_unbind(
-    broker_id: Broker, destination: Text, source: Text, routing_key: Text, arguments: Text
+    broker_id: Number, destination: Text, source: Text, routing_key: Text, arguments: Text
 ) -> bool:
     """Undo exchange_bind()."""
     return _call(
@@ -89,7 +89,7 @@ def exchange_unbind(
 
 
 def queue_declare(
-    broker_id: Broker,
+    broker_id: Number,
     queue: Text,
     passive: Flag,
     durable: Flag,
@@ -115,7 +115,7 @@ def queue_declare(
 
 
 def queue_bind(
-    broker_id: Broker, queue: Text, exchange: Text, routing_key: Text, arguments: Text
+    broker_id: Number, queue: Text, exchange: Text, routing_key: Text, arguments: Text
 ) -> bool:
     """Route messages of an exchange to a queue."""
     return _call(
@@ -129,7 +129,7 @@ def queue_bind(
 
 
 def queue_unbind(
-    broker_id: Broker, queue: Text, exchange: Text, routing_key: Text, arguments: Text
+    broker_id: Number, queue: Text, exchange: Text, routing_key: Text, arguments: Text
 ) -> bool:
     """Undo queue_bind()."""
     return _call(
@@ -142,7 +142,7 @@ def queue_unbind(
     )
 
 
-def queue_purge(broker_id: Broker, queue: Text) -> bool:
+def queue_purge(broker_id: Number, queue: Text) -> bool:
     """Drop the messages of a queue that nobody has been given yet."""
     return _call(
         broker_id,
@@ -153,7 +153,7 @@ def queue_purge(broker_id: Broker, queue: Text) -> bool:
     )
 
 
-def queue_delete(broker_id: Broker, queue: Text, if_unused: Flag, if_empty: Flag) -> bool:
+def queue_delete(broker_id: Number, queue: Text, if_unused: Flag, if_empty: Flag) -> bool:
     """Delete a queue with the messages in it."""
     return _call(
         broker_id,
@@ -166,7 +166,7 @@ def queue_delete(broker_id: Broker, queue: Text, if_unused: Flag, if_empty: Flag
 
 
 def _call(
-    broker_id: Broker,
+    broker_id: Number,
     request: Any,
     reply: Any,
     what: str,
@@ -181,12 +181,12 @@ def _call(
         if settings.capture.value():
             return True
 
-        def question(connection: PublishingChannel, deadline: float) -> None:
+        def question(channel: PublishingChannel, deadline: float) -> None:
             # An exchange that was seen to exist may be gone after this.
-            connection.forget_exchanges()
-            connection.call(frame, reply.INDEX, deadline)
+            channel.forget_exchanges()
+            channel.call(frame, reply.INDEX, deadline)
 
-        ask(broker_id, what, question, of_queues=True)
+        ask(required("broker_id", broker_id), what, question, of_queues=True)
     except AMQPError as error:
         if not tolerated(error):
             raise

@@ -36,6 +36,7 @@ MESSAGE_ID = FIELDS.index("message_id")
 TIMESTAMP = FIELDS.index("timestamp")
 PLACE = slice(EXCHANGE, ROUTING_KEY + 1)
 """Exchange and routing key, which are neighbours."""
+_BEHIND_PLACE = slice(PLACE.stop, None)
 
 
 def with_field(fields: tuple[object, ...], position: int, value: object) -> tuple[object, ...]:
@@ -43,3 +44,8 @@ def with_field(fields: tuple[object, ...], position: int, value: object) -> tupl
     changed = list(fields)
     changed[position] = value
     return tuple(changed)
+
+
+def other_fields(**given: object) -> tuple[object, ...]:
+    """All fields behind exchange and routing key, in order; None for what is not given."""
+    return tuple(given.get(name) for name in FIELDS[_BEHIND_PLACE])

@@ -74,4 +74,5 @@ END
 $$;
 
 COMMENT ON FUNCTION amqp.outbox_check(amqp.outbox) IS
-'Part of amqp.outbox: true, or raises what is wrong with a message, as amqp.publish() would. Errors: 22001, 22003, 22004, 22023, 54000.';
+'Part of amqp.outbox: true, or raises what is wrong with a message, as amqp.publish() would. '
+'Errors: 22001, 22003, 22004, 22023, 54000.';

@@ -89,4 +89,5 @@ END
 $$;
 
 COMMENT ON FUNCTION amqp.outbox_check_headers(jsonb, integer) IS
-'Part of amqp.outbox_check(): raises what is wrong with headers beside properties of so many bytes.';
+'Part of amqp.outbox_check(): raises what is wrong with headers beside properties of so many '
+'bytes.';

@@ -21,4 +21,6 @@ END
 $$;
 
 COMMENT ON FUNCTION amqp.outbox_compact() IS
-'Part of amqp.publish_outbox_batch(): if the outbox has grown to 64 MB and holds nothing, gives the space back, whatever transactions are open. true: it is done. Errors: those of amqp.outbox_lock_to_compact().';
+'Part of amqp.publish_outbox_batch(): if the outbox has grown to 64 MB and holds nothing, gives '
+'the space back, whatever transactions are open. true: it is done. Errors: those of '
+'amqp.outbox_lock_to_compact().';

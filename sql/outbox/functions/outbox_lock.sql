@@ -53,4 +53,5 @@ END
 $$;
 
 COMMENT ON FUNCTION amqp.outbox_lock(integer) IS
-'Part of the outbox: makes this session the one that works a broker''s outbox, until it ends. False: another one does, or is about to; roles that may not work it do not count.';
+'Part of the outbox: makes this session the one that works a broker''s outbox, until it ends. '
+'False: another one does, or is about to; roles that may not work it do not count.';

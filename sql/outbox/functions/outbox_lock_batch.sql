@@ -44,4 +44,5 @@ END
 $$;
 
 COMMENT ON FUNCTION amqp.outbox_lock_batch(integer) IS
-'Part of amqp.publish_outbox_batch(): waits for others who deliver a batch to the broker, and keeps them waiting until the transaction ends. False: a relay works it.';
+'Part of amqp.publish_outbox_batch(): waits for others who deliver a batch to the broker, and '
+'keeps them waiting until the transaction ends. False: a relay works it.';

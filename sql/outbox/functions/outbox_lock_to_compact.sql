@@ -57,4 +57,7 @@ END
 $$;
 
 COMMENT ON FUNCTION amqp.outbox_lock_to_compact() IS
-'Part of the outbox: whether its table has grown to 64 MB and holds nearly nothing, so that TRUNCATE gives the space back; if so, this transaction has it locked against everybody. Waits at most 50 ms for those that have used the outbox. Errors: 55000 if something on the table is in the way of that: row-level security, a trigger, a rule, a foreign key, a child.';
+'Part of the outbox: whether its table has grown to 64 MB and holds nearly nothing, so that '
+'TRUNCATE gives the space back; if so, this transaction has it locked against everybody. Waits at '
+'most 50 ms for those that have used the outbox. Errors: 55000 if something on the table is in '
+'the way of that: row-level security, a trigger, a rule, a foreign key, a child.';

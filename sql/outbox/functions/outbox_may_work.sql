@@ -6,4 +6,5 @@ RETURN has_table_privilege($1, 'amqp.outbox'::regclass, 'DELETE')
                   WHERE pg_has_role($1, r.oid, 'MEMBER') AND has_table_privilege(r.oid, 'amqp.outbox'::regclass, 'DELETE'));
 
 COMMENT ON FUNCTION amqp.outbox_may_work(oid) IS
-'Part of the outbox: whether a role, or one that it may become, may work it: DELETE on amqp.outbox.';
+'Part of the outbox: whether a role, or one that it may become, may work it: DELETE on '
+'amqp.outbox.';

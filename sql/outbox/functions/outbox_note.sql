@@ -11,4 +11,5 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION amqp.outbox_note(integer, text) IS
-'Part of the outbox: remembers for amqp.outbox_status() what keeps messages from being delivered to a broker from now on; NULL: it is over.';
+'Part of the outbox: remembers for amqp.outbox_status() what keeps messages from being delivered '
+'to a broker from now on; NULL: it is over.';

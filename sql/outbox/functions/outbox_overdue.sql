@@ -10,4 +10,5 @@ RETURN EXISTS (
     WHERE greatest(o.created_at, o.next_attempt_at) < clock_timestamp() - interval '1 minute');
 
 COMMENT ON FUNCTION amqp.outbox_overdue(integer) IS
-'Part of amqp.outbox_status(): whether the next message of a broker has been due for over a minute.';
+'Part of amqp.outbox_status(): whether the next message of a broker has been due for over a '
+'minute.';

@@ -146,4 +146,9 @@ END
 $$;
 
 COMMENT ON FUNCTION amqp.outbox_settle(integer, bigint[], text[], bigint[], text[], text[], text[]) IS
-'Part of the outbox, for whoever holds its lock: deletes what was delivered (or keeps it for amqp.keep_delivered), and sets aside what was refused until its next attempt. A message is named by its id and its message_id. verdicts: refused, which ends after amqp.max_attempts as a dead letter; invalid, which does at once; busy, which never does. Returns the ids of messages whose rows somebody else has locked: nothing was done to these. Ends what amqp.outbox_note() has remembered, unless there are any.';
+'Part of the outbox, for whoever holds its lock: deletes what was delivered (or keeps it for '
+'amqp.keep_delivered), and sets aside what was refused until its next attempt. A message is named '
+'by its id and its message_id. verdicts: refused, which ends after amqp.max_attempts as a dead '
+'letter; invalid, which does at once; busy, which never does. Returns the ids of messages whose '
+'rows somebody else has locked: nothing was done to these. Ends what amqp.outbox_note() has '
+'remembered, unless there are any.';

@@ -63,4 +63,7 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION amqp.outbox_status() IS
-'The outbox, by broker: messages pending, those of them that wait for a time or another attempt, age of the oldest, dead letters, messages delivered in the last minute, the relay that works it (NULL if none does), the last error, and the trouble: what keeps its messages from being delivered now (NULL if nothing).';
+'The outbox, by broker: messages pending, those of them that wait for a time or another attempt, '
+'age of the oldest, dead letters, messages delivered in the last minute, the relay that works it '
+'(NULL if none does), the last error, and the trouble: what keeps its messages from being '
+'delivered now (NULL if nothing).';

@@ -15,4 +15,6 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION amqp.outbox_wake(integer) IS
-'Part of the outbox, for whoever holds its lock: makes messages with an ordering key that waited and are due ready, to be read in order of id; returns how many. 10,000 at most, those that have been due for longest: a statement must not take long.';
+'Part of the outbox, for whoever holds its lock: makes messages with an ordering key that waited '
+'and are due ready, to be read in order of id; returns how many. 10,000 at most, those that have '
+'been due for longest: a statement must not take long.';

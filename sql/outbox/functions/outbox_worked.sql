@@ -23,4 +23,5 @@ END
 $$;
 
 COMMENT ON FUNCTION amqp.outbox_worked(bigint) IS
-'Part of the outbox: whether another session whose role may work the outbox (amqp.outbox_may_work()) holds the advisory lock with this key.';
+'Part of the outbox: whether another session whose role may work the outbox '
+'(amqp.outbox_may_work()) holds the advisory lock with this key.';

@@ -25,4 +25,5 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION amqp.publish_outbox_change(integer, text, text, text, jsonb, text) IS
-'Part of amqp.publish_change_outbox(): puts the message for one row into amqp.outbox, with properties as amqp.change_properties() gives them.';
+'Part of amqp.publish_change_outbox(): puts the message for one row into amqp.outbox, with '
+'properties as amqp.change_properties() gives them.';

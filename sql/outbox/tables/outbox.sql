@@ -54,17 +54,30 @@ ALTER TABLE amqp.outbox SET (
 );
 
 COMMENT ON TABLE amqp.outbox IS
-'Messages that wait for delivery to RabbitMQ by pg-amqp relay or amqp.publish_outbox_batch(). A row goes when the broker has confirmed its message.';
-COMMENT ON COLUMN amqp.outbox.id IS 'The messages of a broker are delivered in this order, as far as they are visible and due.';
+'Messages that wait for delivery to RabbitMQ by pg-amqp relay or amqp.publish_outbox_batch(). A '
+'row goes when the broker has confirmed its message.';
+COMMENT ON COLUMN amqp.outbox.id IS
+'The messages of a broker are delivered in this order, as far as they are visible and due.';
 COMMENT ON COLUMN amqp.outbox.broker_id IS 'The broker, as in amqp.broker.';
-COMMENT ON COLUMN amqp.outbox.exchange IS 'Exchange; the empty name is the default exchange. This and the columns to app_id are the parameters of amqp.publish_outbox().';
+COMMENT ON COLUMN amqp.outbox.exchange IS
+'Exchange; the empty name is the default exchange. This and the columns to app_id are the '
+'parameters of amqp.publish_outbox().';
 COMMENT ON COLUMN amqp.outbox.body IS 'The message; text is in UTF-8.';
-COMMENT ON COLUMN amqp.outbox.delivery_mode IS '1 (transient) or 2 (persistent); NULL is 2: what must not be lost is not to be lost by a restart of the broker either.';
-COMMENT ON COLUMN amqp.outbox.mandatory IS 'Whether the broker is to hand the message back if no queue takes it; then it is tried again.';
-COMMENT ON COLUMN amqp.outbox.message_id IS 'The same at every attempt, for consumers to recognise what they have had.';
-COMMENT ON COLUMN amqp.outbox.ordering_key IS 'Messages of a broker with the same key are delivered strictly in order of id: a later one waits while an earlier one is delayed, tried again or dead.';
+COMMENT ON COLUMN amqp.outbox.delivery_mode IS
+'1 (transient) or 2 (persistent); NULL is 2: what must not be lost is not to be lost by a restart '
+'of the broker either.';
+COMMENT ON COLUMN amqp.outbox.mandatory IS
+'Whether the broker is to hand the message back if no queue takes it; then it is tried again.';
+COMMENT ON COLUMN amqp.outbox.message_id IS
+'The same at every attempt, for consumers to recognise what they have had.';
+COMMENT ON COLUMN amqp.outbox.ordering_key IS
+'Messages of a broker with the same key are delivered strictly in order of id: a later one waits '
+'while an earlier one is delayed, tried again or dead.';
 COMMENT ON COLUMN amqp.outbox.created_at IS 'Start of the transaction that published the message.';
-COMMENT ON COLUMN amqp.outbox.attempts IS 'How often the broker has refused the message; a broker that is away does not count.';
+COMMENT ON COLUMN amqp.outbox.attempts IS
+'How often the broker has refused the message; a broker that is away does not count.';
 COMMENT ON COLUMN amqp.outbox.next_attempt_at IS 'Not to be delivered before; NULL is at once.';
 COMMENT ON COLUMN amqp.outbox.last_error IS 'Why the last attempt failed.';
-COMMENT ON COLUMN amqp.outbox.transaction_id IS 'The transaction that put the message here: it does not deliver its own messages, as it may yet be rolled back.';
+COMMENT ON COLUMN amqp.outbox.transaction_id IS
+'The transaction that put the message here: it does not deliver its own messages, as it may yet '
+'be rolled back.';

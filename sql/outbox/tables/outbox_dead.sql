@@ -33,4 +33,5 @@ CREATE INDEX outbox_dead_ordering_key_idx ON amqp.outbox_dead (broker_id, orderi
     WHERE ordering_key IS NOT NULL;
 
 COMMENT ON TABLE amqp.outbox_dead IS
-'Messages that a broker has refused amqp.max_attempts times, or that cannot be encoded: see the view amqp.dead_letters.';
+'Messages that a broker has refused amqp.max_attempts times, or that cannot be encoded: see the '
+'view amqp.dead_letters.';

@@ -7,4 +7,5 @@ CREATE TABLE amqp.outbox_trouble (
 
 COMMENT ON TABLE amqp.outbox_trouble IS
 'What last went wrong in delivering to each broker: for amqp.outbox_status().';
-COMMENT ON COLUMN amqp.outbox_trouble.ended_at IS 'Since when messages are delivered again; NULL: it keeps them from being delivered now.';
+COMMENT ON COLUMN amqp.outbox_trouble.ended_at IS
+'Since when messages are delivered again; NULL: it keeps them from being delivered now.';

@@ -5,4 +5,6 @@ SELECT d.id, d.broker_id, d.exchange, d.routing_key, d.attempts, d.last_error, d
 FROM amqp.outbox_dead AS d;
 
 COMMENT ON VIEW amqp.dead_letters IS
-'Messages that were set aside: the broker refused them amqp.max_attempts times, or they cannot be encoded; last_error says why. amqp.retry_dead_letters() puts them back, amqp.discard_dead_letters() deletes them.';
+'Messages that were set aside: the broker refused them amqp.max_attempts times, or they cannot be '
+'encoded; last_error says why. amqp.retry_dead_letters() puts them back, '
+'amqp.discard_dead_letters() deletes them.';

@@ -1,0 +1,70 @@
+"""What the catalogs say of the extension's objects: volatility, comments, grants."""
+
+from __future__ import annotations
+
+from support.roles import role_fixtures
+from support.sessions import Session
+
+session, role, publisher, broker_id = role_fixtures()
+
+
+def test_functions_are_volatile_and_parallel_unsafe(session: Session) -> None:
+    rows = session.run(
+        """SELECT p.oid::regprocedure::text, provolatile, proparallel, proleakproof
+           FROM pg_depend JOIN pg_extension e ON refobjid = e.oid JOIN pg_proc p ON objid = p.oid
+           WHERE deptype = 'e' AND extname = 'pg_amqp_py' AND classid = 'pg_proc'::regclass"""
+    )
+    assert len(rows) > 20
+    pure = {
+        f"{schema}.change_{what}"
+        for schema in ("amqp", "amqp_python")
+        for what in ("routing_key", "properties")
+    } | {"amqp_python.changed_rows_query"}
+    for function, volatility, parallel, leakproof in rows:
+        assert not leakproof
+        if function.startswith("amqp.outbox_due("):
+            assert (volatility, parallel) == ("s", "u")
+        elif function.partition("(")[0] not in pure:
+            assert (volatility, parallel) == ("v", "u"), function
+
+
+def test_security_definer_functions_pin_the_search_path(session: Session) -> None:
+    assert not session.run(
+        """SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+           WHERE nspname = 'amqp' AND prosecdef
+             AND NOT COALESCE('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)"""
+    )
+
+
+def test_every_object_has_a_comment(session: Session) -> None:
+    rows = session.run(
+        """WITH member AS (
+               SELECT classid, objid FROM pg_depend JOIN pg_extension e ON refobjid = e.oid
+               WHERE deptype = 'e' AND extname = 'pg_amqp_py')
+           SELECT pg_describe_object(classid, objid, 0),
+                  obj_description(objid, classid::regclass::text::name)
+           FROM member
+           -- Of the sequence's and the row types' own making nobody speaks.
+           WHERE classid <> 'pg_type'::regclass
+             AND NOT EXISTS (SELECT FROM pg_class c WHERE classid = 'pg_class'::regclass
+                             AND c.oid = objid AND relkind = 'S')
+           UNION ALL
+           SELECT format('column %s.%s', attrelid::regclass, attname),
+                  col_description(attrelid, attnum)
+           FROM member JOIN pg_attribute ON attrelid = objid AND classid = 'pg_class'::regclass
+           -- Those of the outbox are parameters of publish_outbox(), or of no use to anybody.
+           WHERE attrelid = 'amqp.broker'::regclass AND attnum > 0 AND NOT attisdropped"""
+    )
+    assert len(rows) > 30
+    assert [name for name, comment in rows if not comment and name != "schema amqp"] == []
+    assert session.value(
+        "SELECT obj_description(oid) FROM pg_extension WHERE extname = 'pg_amqp_py'"
+    )
+
+
+def test_no_table_is_granted_to_anybody(session: Session) -> None:
+    rows = session.run(
+        """SELECT relname, grantee::regrole::text FROM pg_class, aclexplode(relacl)
+           WHERE relnamespace = 'amqp'::regnamespace AND grantee <> relowner"""
+    )
+    assert rows == []
