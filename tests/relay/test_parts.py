@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import pytest
 
-from pg_amqp_daemon.relay.database import LEASE, Lease
 from pg_amqp_daemon.relay.relay import Relay
 from pg_amqp_daemon.relay.worker import Worker
 from pg_amqp_daemon.runtime import logs
+from pg_amqp_daemon.runtime.lease import LEASE, Lease
 from support.health import watched
 
 

@@ -11,8 +11,8 @@ from contextlib import closing
 
 import structlog
 
-from pg_amqp_daemon.relay.database import Lease
 from pg_amqp_daemon.relay.parking import Outcome, Parking
+from pg_amqp_daemon.runtime.lease import Lease
 from pg_amqp_daemon.runtime.logs import name_of
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.connection import Connection

@@ -13,8 +13,10 @@ import psycopg
 import structlog
 from tqdm import tqdm
 
-from pg_amqp_daemon.relay.database import Database, Status, words
+from pg_amqp_daemon.relay.outbox import Status, outbox_status, relay_database
 from pg_amqp_daemon.relay.worker import Worker
+from pg_amqp_daemon.runtime.brokers import addresses_of_brokers
+from pg_amqp_daemon.runtime.database import first_line
 from pg_amqp_daemon.runtime.metrics import Metrics, serve
 
 _LOOK = 1.0
@@ -41,7 +43,7 @@ class Relay:
         self._shown: set[int] = set()
         """Brokers of which the metrics say whether they are in trouble."""
         self._showing = threading.Lock()
-        self._database = Database(dsn, " (brokers)")
+        self._database = relay_database(dsn, " (brokers)")
         self._log = structlog.get_logger()
 
     def serve(self, host: str, port: int) -> None:
@@ -121,10 +123,10 @@ class Relay:
         """Have a worker for each broker, in a session of its own."""
         while not self._stopping.is_set():
             try:
-                with self._database.session():
+                with self._database.connected():
                     next_status = 0.0
                     while not self._stopping.is_set():
-                        self._keep_workers(set(self._database.brokers()))
+                        self._keep_workers(set(addresses_of_brokers(self._database)))
                         self._database_error = None
                         self._metrics.database_up.set(1)
                         if self._measuring and time.monotonic() >= next_status:
@@ -132,7 +134,7 @@ class Relay:
                             self._measure()
                         self._stopping.wait(_LOOK)
             except psycopg.Error as error:
-                text = words(error)
+                text = first_line(error)
                 if text != self._database_error:
                     self._log.warning("database not usable", error=text)
                 self._database_error = text
@@ -154,10 +156,10 @@ class Relay:
 
     def _measure(self) -> None:
         try:
-            lines = self._database.status()
+            lines = outbox_status(self._database)
         except psycopg.errors.QueryCanceled as error:
             # Counting a very large outbox takes long. Whether it is delivered does not hang on it.
-            self._log.warning("could not look at the status of the outbox", error=words(error))
+            self._log.warning("could not look at the status of the outbox", error=first_line(error))
             return
         for line in lines:
             self._metrics.pending.labels(line.broker_id).set(line.pending)
@@ -184,13 +186,14 @@ class Relay:
         """Deliver what is due and end; returns the exit status."""
         self._heed_signals()
         try:
-            with self._database.session():
-                brokers = self._database.brokers()
+            with self._database.connected():
+                brokers = addresses_of_brokers(self._database)
                 due = {
-                    line.broker_id: line.pending - line.waiting for line in self._database.status()
+                    line.broker_id: line.pending - line.waiting
+                    for line in outbox_status(self._database)
                 }
         except psycopg.Error as error:
-            self._log.error("database not usable", error=words(error))
+            self._log.error("database not usable", error=first_line(error))
             return 1
         workers = [Worker(self._dsn, number, self._metrics, once=True) for number in brokers]
         self._workers = {worker.broker_id: worker for worker in workers}

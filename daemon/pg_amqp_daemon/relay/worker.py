@@ -18,9 +18,11 @@ from itertools import chain
 import psycopg
 import structlog
 
-from pg_amqp_daemon.relay.database import Database, words
 from pg_amqp_daemon.relay.ledger import Ledger
+from pg_amqp_daemon.relay.outbox import Outbox, relay_database
 from pg_amqp_daemon.relay.publisher import Publisher
+from pg_amqp_daemon.runtime.brokers import addresses_of_brokers
+from pg_amqp_daemon.runtime.database import first_line
 from pg_amqp_daemon.runtime.logs import name_of
 from pg_amqp_daemon.runtime.metrics import Metrics
 from pg_amqp_py.wire.encode import Encoder
@@ -56,12 +58,13 @@ class Worker:
         self.leading = False
         self.failure: str | None = None
         """Why `once` was given up."""
-        self._database = Database(dsn)
+        self._database = relay_database(dsn)
+        self._outbox = Outbox(self._database, broker_id)
         self._publisher = Publisher(broker_id, self._database.lease)
         self._metrics = metrics
         self._once = once
         self._stopping = threading.Event()
-        self._ledger = Ledger(broker_id, self._database, metrics)
+        self._ledger = Ledger(broker_id, self._outbox, metrics)
         self.session_trouble: str | None = None
         """Why the last session ended, until another one has read and settled."""
         self._backoff = 0.0
@@ -128,10 +131,10 @@ class Worker:
     def _work(self) -> None:
         while not self._stopping.is_set():
             try:
-                with self._database.session():
+                with self._database.connected():
                     self._work_in_session()
             except psycopg.Error as error:
-                text = words(error)
+                text = first_line(error)
                 self.session_trouble = text
                 self._log.warning("database not usable", error=text)
                 if self._once:
@@ -160,13 +163,13 @@ class Worker:
         except psycopg.Error as error:
             # Whoever looks at outbox_status() shall know, as far as the database takes it.
             with suppress(psycopg.Error):
-                self._database.note(self.broker_id, words(error))
+                self._outbox.note(first_line(error))
             raise
 
     def _stand_by(self) -> None:
         """Wait for the lock."""
         waiting = False
-        while not self._database.lock(self.broker_id):
+        while not self._outbox.lock():
             if self._once:
                 self.failure = "another relay works this outbox"
                 self._stopping.set()
@@ -215,12 +218,12 @@ class Worker:
         now = time.monotonic()
         if now >= self._next_addresses:
             self._next_addresses = now + _ADDRESS_INTERVAL
-            self._publisher.configure(self._database.brokers().get(self.broker_id, []))
+            self._publisher.configure(addresses_of_brokers(self._database).get(self.broker_id, []))
         trouble = self._publisher.trouble or self._ledger.trouble
         if self.session_trouble is None and trouble != self._noted:
             # Somebody may have locked its row: then it is noted later.
             with suppress(psycopg.errors.LockNotAvailable):
-                self._database.note(self.broker_id, trouble)
+                self._outbox.note(trouble)
                 self._noted = trouble
         if now >= self._next_compact and not self._publisher.under_way:
             self._compact()
@@ -228,13 +231,13 @@ class Worker:
     def _compact(self) -> None:
         interval = _COMPACT_INTERVAL
         try:
-            if self._database.compact():
+            if self._outbox.compact():
                 self._log.info("gave back the space of the outbox")
         except psycopg.Error as error:
             if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
                 # The session is gone.
                 raise
-            text = words(error)
+            text = first_line(error)
             if text != self._refused_to_compact:
                 self._log.warning("could not give back the space of the outbox", error=text)
             self._refused_to_compact = text
@@ -266,7 +269,7 @@ class Worker:
         if self._keyed:
             # Of those with the same key that waited, a sweep finds one.
             deadline = time.monotonic() + _WAKING
-            while self._database.wake(self.broker_id) and time.monotonic() < deadline:
+            while self._outbox.wake() and time.monotonic() < deadline:
                 pass
         self._latest_sweep = time.monotonic()
         self._next_sweep = self._latest_sweep + _SWEEP_SHARE * (self._latest_sweep - started)
@@ -308,7 +311,7 @@ class Worker:
         rows = most = self._rows + hidden_rows
         while True:
             try:
-                entries = self._database.due(self.broker_id, after, settled, rows, size)
+                entries = self._outbox.due(after, settled, rows, size)
                 break
             except psycopg.errors.QueryCanceled:
                 # It took too long, and may do so the next time.
@@ -323,14 +326,14 @@ class Worker:
                 # Too large, or not to be had in UTF-8: the one among many is found by reading less.
                 rows //= 10
                 if rows == 0:
-                    self._set_aside(after, settled, words(error))
+                    self._set_aside(after, settled, first_line(error))
                     rows = most
         self._cut = len(entries) >= rows or _size(entries) >= size
         self._rows = min(self._rows * 2, _MOST_ROWS)
         return entries
 
     def _set_aside(self, after: int | None, settled: int, text: str) -> None:
-        first = self._database.first_due(self.broker_id, after, settled)
+        first = self._outbox.first_due(after, settled)
         if first is not None:
             self._ledger.set_aside(*first, text)
 
@@ -342,7 +345,7 @@ class Worker:
         under_way = sorted(chain.from_iterable(self._under_way))
         if not under_way or all(entry.ordering_key is None for entry in entries):
             return entries
-        late = self._database.late_keys(self.broker_id, under_way, after)
+        late = self._outbox.late_keys(under_way, after)
         return [entry for entry in entries if entry.ordering_key not in late]
 
     def _collect(self, timeout: float) -> None:
