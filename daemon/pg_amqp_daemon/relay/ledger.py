@@ -11,7 +11,7 @@ import psycopg
 import structlog
 
 from pg_amqp_daemon.relay.outbox import FREED, Outbox
-from pg_amqp_daemon.relay.parking import Outcome
+from pg_amqp_daemon.relay.outcome import Outcome
 from pg_amqp_daemon.runtime.metrics import Metrics
 from pg_amqp_py.wire.ordered import Entry, Refusal
 
