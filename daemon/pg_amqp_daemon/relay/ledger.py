@@ -10,9 +10,9 @@ from typing import NamedTuple
 import psycopg
 import structlog
 
+from pg_amqp_daemon.relay.metrics import RelayMetrics
 from pg_amqp_daemon.relay.outbox import FREED, Outbox
 from pg_amqp_daemon.relay.outcome import Outcome
-from pg_amqp_daemon.runtime.metrics import Metrics
 from pg_amqp_py.wire.ordered import Entry, Refusal
 
 _PIECE = 10_000
@@ -35,7 +35,7 @@ class Visible(NamedTuple):
 class Ledger:
     """What is known of messages and was not taken by the database. Used by one thread."""
 
-    def __init__(self, broker_id: int, outbox: Outbox, metrics: Metrics) -> None:
+    def __init__(self, broker_id: int, outbox: Outbox, metrics: RelayMetrics) -> None:
         self.delivered = 0
         """How many messages were reported as delivered."""
         self._broker_id = broker_id

@@ -99,13 +99,13 @@ class Outbox:
             self.settle([], [], [], [])
         return bool(locked)
 
-    def due(self, after: int | None, settled: int, rows: int, size: int) -> list[Entry]:
+    def due(self, after: int | None, settled_id: int, rows: int, size: int) -> list[Entry]:
         """What is to be delivered next: see amqp.outbox_due()."""
         found = self._database.ask(
             "SELECT * FROM amqp.outbox_due(%s, %s::int8, %s, %s, %s)",
             self._broker_id,
             None if after is None else Int8(after),
-            Int8(settled),
+            Int8(settled_id),
             Int4(rows),
             Int8(size),
         )
@@ -114,13 +114,13 @@ class Outbox:
             self._database.ask(_FLUSH, self._broker_id)
         return [Entry(row[0], row[1], row[_ENVELOPE], row[-1]) for row in found]
 
-    def first_due(self, after: int | None, settled: int) -> tuple[int, str] | None:
+    def first_due(self, after: int | None, settled_id: int) -> tuple[int, str] | None:
         """The id and message_id of the message that `due` would give first."""
         found = self._database.ask(
             "SELECT id, message_id FROM amqp.outbox_due(%s, %s::int8, %s, 1, 1)",
             self._broker_id,
             None if after is None else Int8(after),
-            Int8(settled),
+            Int8(settled_id),
         )
         return (found[0][0], found[0][1]) if found else None
 
