@@ -153,9 +153,8 @@ def test_each_vain_attempt_makes_the_next_come_later() -> None:
             times.append(time.monotonic() - started)
     gaps = [later - earlier for earlier, later in pairwise(times)]
     # The jitter makes them half as long at most.
-    assert 0.05 <= gaps[0] < 0.2
-    assert 0.1 <= gaps[1] < 0.4
-    assert 0.2 <= gaps[2] < 0.8
+    for gap, most in zip(gaps, (0.1, 0.2, 0.4), strict=True):
+        assert most / 2 <= gap < most + 0.6
     assert broker.connection.trouble == "could not connect to one:5672: nobody there"
     assert broker.said == [("broker not reachable", {"error": broker.connection.trouble})]
 
@@ -179,8 +178,9 @@ def test_a_pause_ends_when_everything_ends() -> None:
     broker.connection.established()
     broker.stopping.set()
     started = time.monotonic()
-    assert broker.connection.established() is None
-    assert time.monotonic() - started < 0.05
+    for _ in range(20):
+        assert broker.connection.established() is None
+    assert time.monotonic() - started < 1.0
 
 
 def test_a_loss_does_not_make_the_pause_longer_each_time() -> None:
@@ -190,7 +190,7 @@ def test_a_loss_does_not_make_the_pause_longer_each_time() -> None:
         broker.connection.lose(ConnectionLostError("gone"))
     started = time.monotonic()
     broker.established()
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 0.7
 
 
 @pytest.mark.parametrize(
@@ -249,3 +249,20 @@ def test_a_connection_that_was_opened_is_told_of_before_all_is_well() -> None:
     broker = Imaginary(ONE)
     broker.connection._on_open = told.append
     assert broker.established() is cast(Any, told[0])
+
+
+def test_after_a_success_the_first_pause_is_short_again() -> None:
+    broker = Imaginary(ONE)
+    broker.dead.add(ONE)
+    while len(broker.asked) < 4:
+        broker.connection.established()
+    broker.dead.clear()
+    broker.established()
+    broker.connection.drop()
+    broker.dead.add(ONE)
+    assert broker.connection.established() is None
+    started = time.monotonic()
+    asked = len(broker.asked)
+    while len(broker.asked) == asked:
+        broker.connection.established()
+    assert time.monotonic() - started < 0.7

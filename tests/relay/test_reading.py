@@ -104,6 +104,7 @@ def test_a_session_begins_at_the_beginning() -> None:
     plan = Plan()
     sweep(plan, entries(1, 9), seconds=10.0)
     plan.begin()
+    assert plan.position is None
     reading = plan.next(10.0, [])
     assert reading is not None
     assert reading.sweep
