@@ -73,7 +73,7 @@ def relay(dsn: str, once: bool, listen_metrics: tuple[str, int] | None) -> None:
     from pg_amqp_daemon.relay.relay import Relay
 
     logs.configure()
-    relay = Relay(dsn)
+    relay = Relay(dsn, once=once)
     if listen_metrics is not None:
         try:
             relay.serve(*listen_metrics)
@@ -82,7 +82,7 @@ def relay(dsn: str, once: bool, listen_metrics: tuple[str, int] | None) -> None:
             raise click.ClickException(
                 f"could not listen on {host}:{port}: {error.strerror}"
             ) from None
-    sys.exit(relay.drain() if once else relay.run())
+    sys.exit(relay.work())
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import pytest
 
-from pg_amqp_daemon.relay.database import LEASE, Lease
 from pg_amqp_daemon.relay.relay import Relay
 from pg_amqp_daemon.relay.worker import Worker
 from pg_amqp_daemon.runtime import logs
+from pg_amqp_daemon.runtime.lease import LEASE, Lease
 from support.health import watched
 
 
@@ -56,12 +56,12 @@ def test_a_defect_shows_no_text_that_could_not_be_encoded() -> None:
 
 
 def test_a_worker_that_has_ended_is_replaced() -> None:
-    relay = Relay("")
+    supervisor = Relay("")._supervisor
     stopped = threading.Event()
     dead = SimpleNamespace(alive=False, stop=stopped.set, connected=False)
-    relay._workers[1] = cast(Any, dead)
-    relay._keep_workers({1})
-    worker = relay._workers[1]
+    supervisor.workers[1] = cast(Any, dead)
+    supervisor.keep({1})
+    worker = supervisor.workers[1]
     try:
         assert isinstance(worker, Worker)
         assert stopped.is_set()

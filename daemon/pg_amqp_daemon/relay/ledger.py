@@ -10,9 +10,9 @@ from typing import NamedTuple
 import psycopg
 import structlog
 
-from pg_amqp_daemon.relay.database import FREED, Database
-from pg_amqp_daemon.relay.parking import Outcome
-from pg_amqp_daemon.runtime.metrics import Metrics
+from pg_amqp_daemon.relay.metrics import RelayMetrics
+from pg_amqp_daemon.relay.outbox import FREED, Outbox
+from pg_amqp_daemon.relay.outcome import Outcome
 from pg_amqp_py.wire.ordered import Entry, Refusal
 
 _PIECE = 10_000
@@ -35,11 +35,11 @@ class Visible(NamedTuple):
 class Ledger:
     """What is known of messages and was not taken by the database. Used by one thread."""
 
-    def __init__(self, broker_id: int, database: Database, metrics: Metrics) -> None:
+    def __init__(self, broker_id: int, outbox: Outbox, metrics: RelayMetrics) -> None:
         self.delivered = 0
         """How many messages were reported as delivered."""
         self._broker_id = broker_id
-        self._database = database
+        self._outbox = outbox
         self._metrics = metrics
         self._open: dict[_Known, Refusal | None] = {}
         """How each was refused; None if it was delivered."""
@@ -93,7 +93,7 @@ class Ledger:
                 pass
             self._next_attempt = time.monotonic() + _AGAIN
         # A piece at a time: the others wait meanwhile.
-        if self._freed and self._database.free(self._broker_id, list(self._freed)) < FREED:
+        if self._freed and self._outbox.free(list(self._freed)) < FREED:
             self._freed.clear()
 
     def _settle(self, source: dict[_Known, Refusal | None]) -> bool:
@@ -103,8 +103,7 @@ class Ledger:
         refused = [(known, refusal) for known, refusal in piece.items() if refusal is not None]
         try:
             locked = set(
-                self._database.settle(
-                    self._broker_id,
+                self._outbox.settle(
                     [number for number, _ in delivered],
                     [message_id for _, message_id in delivered],
                     [refusal for _, refusal in refused],

@@ -11,8 +11,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pg_amqp_daemon.relay.outcome import Outcome
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError
@@ -34,19 +35,6 @@ Place = tuple[object, object]
 """Exchange and routing key."""
 
 
-class Outcome(NamedTuple):
-    """What became of messages, as far as it is known now."""
-
-    delivered: list[int]
-    refused: list[Refusal]
-    message_ids: dict[int, object]
-    """Of all these."""
-    done: bool = False
-    """Whether it is the last one of a run."""
-    freed: tuple[str, ...] = ()
-    """The texts with which messages were put off that can go now."""
-
-
 class _Parked(NamedTuple):
     connection: Connection
     wave: Wave
@@ -57,11 +45,11 @@ class _Parked(NamedTuple):
 class Parking:
     """The parked connections of a broker. Used by one thread; `trouble` may be read by others."""
 
-    def __init__(self, tell: Callable[[Outcome], None], lost: Callable[[Exception], None]) -> None:
+    def __init__(self, tell: Callable[[Outcome], None], log: Any) -> None:
         self.trouble: str | None = None
         """What waits, and for what; None if nothing does."""
         self._tell = tell
-        self._lost = lost
+        self._log = log
         self._parked: list[_Parked] = []
         self._waiting: dict[tuple[int, object], str] = {}
         """What waits there, as id and message_id, and the reason."""
@@ -126,7 +114,7 @@ class Parking:
         except StalledError:
             waits = connection.usable
         except ConnectionLostError as error:
-            self._lost(error)
+            self._log.warning("connection to broker lost", error=str(error))
         delivered: list[int] = []
         refused: list[Refusal] = []
         message_ids: dict[int, object] = {}
