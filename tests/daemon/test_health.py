@@ -11,8 +11,8 @@ def test_all_is_well_where_nobody_can_be_asked() -> None:
 
 def test_each_part_is_shown_in_the_order_of_the_questions() -> None:
     health = Health()
-    health.ask("database", lambda: Condition("ok"))
-    health.ask("brokers", lambda: Condition({"1": "leading"}))
+    health.register("database", lambda: Condition("ok"))
+    health.register("brokers", lambda: Condition({"1": "leading"}))
     well, answer = health.answer()
     assert well
     assert list(answer.items()) == [
@@ -25,7 +25,7 @@ def test_each_part_is_shown_in_the_order_of_the_questions() -> None:
 def test_what_was_wrong_last_is_remembered() -> None:
     health = Health()
     conditions = [Condition("down", "no answer"), Condition("ok")]
-    health.ask("database", lambda: conditions[0])
+    health.register("database", lambda: conditions[0])
     assert health.answer() == (
         False,
         {"healthy": False, "database": "down", "last_error": "no answer"},
@@ -39,6 +39,6 @@ def test_what_was_wrong_last_is_remembered() -> None:
 
 def test_of_several_troubles_the_one_that_was_asked_for_first_matters() -> None:
     health = Health()
-    health.ask("database", lambda: Condition("down", "no answer"))
-    health.ask("brokers", lambda: Condition({}, "no broker"))
+    health.register("database", lambda: Condition("down", "no answer"))
+    health.register("brokers", lambda: Condition({}, "no broker"))
     assert health.answer()[1]["last_error"] == "no answer"

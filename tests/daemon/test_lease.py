@@ -8,6 +8,14 @@ from pg_amqp_daemon.runtime.database import Database
 from pg_amqp_daemon.runtime.lease import LEASE, Lease
 
 
+def test_a_lease_counts_from_the_question() -> None:
+    lease = Lease()
+    lease.prove(time.monotonic())
+    assert lease.valid
+    lease.prove(time.monotonic() - LEASE)
+    assert not lease.valid
+
+
 def test_what_a_session_answers_proves_nothing_before_it_has_a_lock() -> None:
     lease = Lease()
     lease.answered(time.monotonic())

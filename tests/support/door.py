@@ -112,8 +112,8 @@ def main(dsn: str) -> None:
         troubles = [one.session_trouble or one.broker.trouble for one in found.values()]
         return Condition(doing, next(filter(None, troubles), None))
 
-    health.ask("database", lambda: Condition(watcher.error or "ok", watcher.error))
-    health.ask("tellers", condition)
+    health.register("database", lambda: Condition(watcher.error or "ok", watcher.error))
+    health.register("tellers", condition)
     port = serve("127.0.0.1", 0, metrics, health)
     tellers.heed_signals()
     structlog.get_logger().info("metrics", url=f"http://127.0.0.1:{port}/metrics")

@@ -61,11 +61,6 @@ class Ledger:
         return f"{count} delivered messages are locked by another session"
 
     @property
-    def locked(self) -> int:
-        """How many messages somebody has locked."""
-        return len(self._locked)
-
-    @property
     def complete(self) -> bool:
         """Whether the database knows all."""
         return not self._open and not self._locked and not self._freed
@@ -119,13 +114,13 @@ class Ledger:
         self._piece = min(self._piece * 2, _PIECE)
         for known in piece:
             del source[known]
-        kept = {known: piece[known] for known in piece if known[0] in locked}
-        self._locked.update(kept)
+        passed_over = {known: piece[known] for known in piece if known[0] in locked}
+        self._locked.update(passed_over)
         self._count(
             [number for number, _ in delivered if number not in locked],
             [refusal for _, refusal in refused if refusal.id not in locked],
         )
-        return bool(kept)
+        return bool(passed_over)
 
     def set_aside(self, entry_id: int, message_id: object, text: str) -> None:
         """Report that a message cannot be delivered at all."""

@@ -51,8 +51,8 @@ class Parking:
         self._tell = tell
         self._log = log
         self._parked: list[_Parked] = []
-        self._waiting: dict[tuple[int, object], str] = {}
-        """What waits there, as id and message_id, and the reason."""
+        self._awaited: dict[tuple[int, object], str] = {}
+        """What is awaited there, as id and message_id, and the reason."""
         self._delivered: dict[tuple[int, object], tuple[str, float]] = {}
         """What was confirmed late, and until when that counts: it may have been read again before
         it was known."""
@@ -79,7 +79,7 @@ class Parking:
         if not self._parked and not self._delivered:
             return None
         known = (entry.id, entry.message_id)
-        text = self._waiting.get(known)
+        text = self._awaited.get(known)
         if text is None and known in self._delivered:
             text, until = self._delivered[known]
             if time.monotonic() > until:
@@ -135,12 +135,12 @@ class Parking:
             self._tell(Outcome(delivered, refused, message_ids, freed=() if waits else texts))
 
     def _count(self) -> None:
-        self._waiting.clear()
+        self._awaited.clear()
         self._places.clear()
         counts: Counter[str] = Counter()
         for parked in self._parked:
             for number, entry in enumerate(parked.wave.awaited):
-                self._waiting[entry.id, entry.message_id] = unconfirmed(entry)
+                self._awaited[entry.id, entry.message_id] = unconfirmed(entry)
                 counts[place(entry)] += 1
                 if number < _CERTAIN:
                     self._places.add(self._place(entry))

@@ -39,8 +39,8 @@ class Relay:
         )
         self._overview = Overview(self._supervisor.workers.copy, self._metrics)
         self._health = Health()
-        self._health.ask("database", self._database_condition)
-        self._health.ask("brokers", self._overview.brokers)
+        self._health.register("database", self._database_condition)
+        self._health.register("brokers", self._overview.brokers)
         self._served = False
         self._log = structlog.get_logger()
 

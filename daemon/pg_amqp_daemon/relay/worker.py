@@ -112,14 +112,14 @@ class Worker(SessionWorker):
 
     def _stand_by(self) -> None:
         """Wait for the lock."""
-        waiting = False
+        said = False
         while not self._outbox.lock():
             if self._once:
                 self.failure = "another relay works this outbox"
                 self._stopping.set()
-            if not waiting:
+            if not said:
                 self._log.info("standing by: another relay works this outbox")
-                waiting = True
+                said = True
             self._well()
             if self._stopping.wait(_LOCK_POLL):
                 return

@@ -24,8 +24,8 @@ class Health:
         self._last_error: str | None = None
         self._asking = threading.Lock()
 
-    def ask(self, part: str, question: Callable[[], Condition]) -> None:
-        """Ask this of a part from now on. What is asked first matters more."""
+    def register(self, part: str, question: Callable[[], Condition]) -> None:
+        """Ask this of a part from now on. Of several troubles, the first part's is told."""
         self._questions[part] = question
 
     def answer(self) -> tuple[bool, dict[str, Any]]:
