@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from servers.processes import free_port
-from support.fix_servers import Broker
-from support.messages import Session, open_session
+from support.fix_servers import VHost
+from support.sessions import Session, open_session
 
 
 def publish(session: Session, broker_id: int = 1) -> None:
@@ -16,7 +16,7 @@ def publish(session: Session, broker_id: int = 1) -> None:
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_what_an_old_snapshot_shows_counts_for_its_transaction_alone(
-    database: str, broker: Broker, level: str
+    database: str, broker: VHost, level: str
 ) -> None:
     with open_session(database, broker) as publisher, open_session(database) as other:
         publisher.execute("CREATE TABLE locked ()")
@@ -32,7 +32,7 @@ def test_what_an_old_snapshot_shows_counts_for_its_transaction_alone(
             publish(publisher)
 
 
-def test_hosts_are_tried_by_their_names_and_ports(database: str, broker: Broker) -> None:
+def test_hosts_are_tried_by_their_names_and_ports(database: str, broker: VHost) -> None:
     ports = sorted(free_port() for _ in range(3))
     with open_session(database) as session:
         for port in reversed(ports):

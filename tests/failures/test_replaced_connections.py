@@ -6,8 +6,10 @@ import socket
 
 from pika import spec
 
-from support.failing import Peer, Session, shared_fixtures, until_gone
 from support.handshake import OPENED, TUNE, method
+from support.peers import Peer, until_gone
+from support.sessions import Session, open_session
+from support.shared import shared_fixtures
 
 database, broker, session = shared_fixtures()
 
@@ -46,7 +48,7 @@ def test_publishing_goes_on_after_one_with_smaller_frames_took_over(session: Ses
 
     with Peer(behave) as peer:
         broker_id = session.add_broker(peer.url)
-        with session.connection.transaction():
+        with session.transaction():
             session.run("SELECT amqp.publish(%s, '', 'key', repeat('y', 20000))", broker_id)
             session.run("SELECT amqp.disconnect(%s)", broker_id)
             session.run("SELECT amqp.ping(%s)", broker_id)
@@ -104,7 +106,7 @@ def test_the_outbox_does_not_ask_on_one_that_the_broker_has_closed(
             published += 1
             client.sendall(method(spec.Basic.Ack(published, False), 1))
 
-    with Session(database) as other, Peer(behave) as peer:
+    with open_session(database) as other, Peer(behave) as peer:
         broker_id = session.add_broker(peer.url)
         session.run(put, broker_id, "one")
         assert session.value("SELECT amqp.publish_outbox_batch(%s)", broker_id) == 2

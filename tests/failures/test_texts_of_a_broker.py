@@ -6,8 +6,10 @@ import socket
 
 from pika import spec
 
-from support.failing import Peer, Session, shared_fixtures, until_gone
 from support.handshake import START, method
+from support.peers import Peer, until_gone
+from support.sessions import Session
+from support.shared import shared_fixtures
 
 database, broker, session = shared_fixtures()
 
