@@ -11,7 +11,7 @@ from bench.clock import in_turn, median, timed
 from bench.finding import Cell, Finding, Plot, Table
 from bench.lab import Lab, prepared
 from bench.relay import deliver, running
-from pg_amqp_daemon.relay.database import Database
+from pg_amqp_daemon.relay.outbox import Outbox, relay_database
 
 _NOBODY = 99
 """The broker of the backlog. It has no row in amqp.broker."""
@@ -71,14 +71,16 @@ def _publish(lab: Lab) -> float:
 
 def _look(lab: Lab, backlog: int) -> dict[str, float]:
     """What the relay's query takes, of a broker with nothing to do and of the other one."""
-    database = Database(lab.postgres.dsn())
-    with database.session():
+    database = relay_database(lab.postgres.dsn())
+    with database.connected():
         # Often enough for PostgreSQL to settle for a plan.
-        look = partial(timed, partial(database.due, 1, None, -1, _READ, _READ_BYTES))
+        look = partial(timed, partial(Outbox(database, 1).due, None, -1, _READ, _READ_BYTES))
         looks = in_turn(lab.sizes.rounds, {"": look}, _CALLS)[""]
         found = {"look": median(looks) * 1e6}
         if backlog:
-            read = partial(timed, partial(database.due, _NOBODY, None, -1, _READ, _READ_BYTES))
+            read = partial(
+                timed, partial(Outbox(database, _NOBODY).due, None, -1, _READ, _READ_BYTES)
+            )
             reads = in_turn(lab.sizes.rounds, {"": read})[""]
             found["read"] = median(reads) / min(backlog, _READ) * 1e6
     return found

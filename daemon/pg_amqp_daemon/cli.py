@@ -38,8 +38,11 @@ def _checked_dsn(_context: click.Context, _parameter: click.Parameter, dsn: str)
     return dsn
 
 
+_dsn_option = click.option("--dsn", default="", callback=_checked_dsn, help=_DSN_HELP)
+
+
 @main.command()
-@click.option("--dsn", default="", callback=_checked_dsn, help=_DSN_HELP)
+@_dsn_option
 @click.option("--uninstall", is_flag=True, help="Remove it, if no message is in it.")
 def install_outbox(dsn: str, uninstall: bool) -> None:
     """Install the outbox without the extension, or upgrade it.
@@ -56,7 +59,7 @@ def install_outbox(dsn: str, uninstall: bool) -> None:
 
 
 @main.command()
-@click.option("--dsn", default="", callback=_checked_dsn, help=_DSN_HELP)
+@_dsn_option
 @click.option("--once", is_flag=True, help="Deliver what is due, then exit.")
 @click.option(
     "--listen-metrics",
@@ -73,7 +76,7 @@ def relay(dsn: str, once: bool, listen_metrics: tuple[str, int] | None) -> None:
     from pg_amqp_daemon.relay.relay import Relay
 
     logs.configure()
-    relay = Relay(dsn)
+    relay = Relay(dsn, once=once)
     if listen_metrics is not None:
         try:
             relay.serve(*listen_metrics)
@@ -82,7 +85,7 @@ def relay(dsn: str, once: bool, listen_metrics: tuple[str, int] | None) -> None:
             raise click.ClickException(
                 f"could not listen on {host}:{port}: {error.strerror}"
             ) from None
-    sys.exit(relay.drain() if once else relay.run())
+    sys.exit(relay.work())
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

@@ -21,9 +21,9 @@ from support.stuck import suspended
 def test_a_locked_row_stops_nobody(database: str, session: Session, inbox: Inbox) -> None:
     first = put(session, "locked")
     with open_session(database, autocommit=False) as other, watched(database) as (relay, health):
-        health(503)
         # The relay may not have read it yet: it is delivered in any case, and cannot be deleted.
         other.execute("SELECT FROM amqp.outbox WHERE id = %s FOR UPDATE", [first])
+        health(503)
         put_many(session, 1000)
         wait_for(lambda: in_outbox(session) in ([(first,)], []), LIMIT, "the rest to be delivered")
         other.rollback()

@@ -2,66 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import socket
-import sys
 import threading
-import time
 from types import SimpleNamespace
 from typing import Any, cast
 
-import pytest
-
-from pg_amqp_daemon.relay.database import LEASE, Lease
 from pg_amqp_daemon.relay.relay import Relay
 from pg_amqp_daemon.relay.worker import Worker
-from pg_amqp_daemon.runtime import logs
 from support.health import watched
 
 
-def test_a_lease_counts_from_the_question() -> None:
-    lease = Lease()
-    lease.prove(time.monotonic())
-    assert lease.valid
-    lease.prove(time.monotonic() - LEASE)
-    assert not lease.valid
-
-
-class _Pieces(io.StringIO):
-    """Remembers what was written at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pieces: list[str] = []
-
-    def write(self, text: str) -> int:
-        self.pieces.append(text)
-        return super().write(text)
-
-
-def test_a_line_of_the_log_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads would tear it otherwise."""
-    written = _Pieces()
-    monkeypatch.setattr(sys, "stderr", written)
-    logs._Logger().msg('{"event": "x"}')
-    assert written.pieces == ['{"event": "x"}\n']
-
-
-def test_a_defect_shows_no_text_that_could_not_be_encoded() -> None:
-    with pytest.raises(UnicodeEncodeError) as caught:
-        "secret-word\ud800".encode()
-    assert "secret-word" in repr(caught.value)
-    assert "secret-word" not in logs.name_of(caught.value)
-    assert logs.name_of(ValueError("why")) == "ValueError('why')"
-
-
 def test_a_worker_that_has_ended_is_replaced() -> None:
-    relay = Relay("")
+    supervisor = Relay("")._supervisor
     stopped = threading.Event()
     dead = SimpleNamespace(alive=False, stop=stopped.set, connected=False)
-    relay._workers[1] = cast(Any, dead)
-    relay._keep_workers({1})
-    worker = relay._workers[1]
+    supervisor.workers[1] = cast(Any, dead)
+    supervisor.keep({1})
+    worker = supervisor.workers[1]
     try:
         assert isinstance(worker, Worker)
         assert stopped.is_set()

@@ -42,7 +42,7 @@ def install(dsn: str) -> str:
         if not has_schema:
             _create_schema(connection)
         for script in scripts.outbox() if installed is None else scripts.outbox_upgrade(installed):
-            _run(connection, script)
+            _execute(connection, script)
         if installed is None:
             return f"outbox {scripts.VERSION} installed"
         return f"outbox upgraded from {installed} to {scripts.VERSION}"
@@ -60,7 +60,7 @@ def uninstall(dsn: str) -> str:
             return "the outbox is not installed"
         _refuse_unless_empty(connection)
         for statement in scripts.outbox_removal():
-            _run(connection, statement)
+            _execute(connection, statement)
         try:
             with connection.transaction():
                 connection.execute("DROP SCHEMA amqp")
@@ -147,7 +147,7 @@ def _refuse_unless_empty(connection: _Connection) -> None:
         )
 
 
-def _run(connection: _Connection, script: str) -> None:
+def _execute(connection: _Connection, script: str) -> None:
     # No parameters: so it goes to the server in one piece, as several statements may.
     connection.execute(script.encode())
 

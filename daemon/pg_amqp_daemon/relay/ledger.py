@@ -10,9 +10,9 @@ from typing import NamedTuple
 import psycopg
 import structlog
 
-from pg_amqp_daemon.relay.database import FREED, Database
-from pg_amqp_daemon.relay.parking import Outcome
-from pg_amqp_daemon.runtime.metrics import Metrics
+from pg_amqp_daemon.relay.metrics import RelayMetrics
+from pg_amqp_daemon.relay.outbox import FREED, Outbox
+from pg_amqp_daemon.relay.outcome import Outcome
 from pg_amqp_py.wire.waves import Entry, Undelivered
 
 _PIECE = 10_000
@@ -35,11 +35,11 @@ class Visible(NamedTuple):
 class Ledger:
     """What is known of messages and was not taken by the database. Used by one thread."""
 
-    def __init__(self, broker_id: int, database: Database, metrics: Metrics) -> None:
+    def __init__(self, broker_id: int, outbox: Outbox, metrics: RelayMetrics) -> None:
         self.delivered = 0
         """How many messages were reported as delivered."""
         self._broker_id = broker_id
-        self._database = database
+        self._outbox = outbox
         self._metrics = metrics
         self._open: dict[_Known, Undelivered | None] = {}
         """How each was refused; None if it was delivered."""
@@ -59,11 +59,6 @@ class Ledger:
         if not count:
             return f"{len(self._locked)} refused messages are locked by another session"
         return f"{count} delivered messages are locked by another session"
-
-    @property
-    def locked(self) -> int:
-        """How many messages somebody has locked."""
-        return len(self._locked)
 
     @property
     def complete(self) -> bool:
@@ -93,7 +88,7 @@ class Ledger:
                 pass
             self._next_attempt = time.monotonic() + _AGAIN
         # A piece at a time: the others wait meanwhile.
-        if self._freed and self._database.free(self._broker_id, list(self._freed)) < FREED:
+        if self._freed and self._outbox.free(list(self._freed)) < FREED:
             self._freed.clear()
 
     def _settle(self, source: dict[_Known, Undelivered | None]) -> bool:
@@ -103,8 +98,7 @@ class Ledger:
         refused = [(known, refusal) for known, refusal in piece.items() if refusal is not None]
         try:
             locked = set(
-                self._database.settle(
-                    self._broker_id,
+                self._outbox.settle(
                     [number for number, _ in delivered],
                     [message_id for _, message_id in delivered],
                     [refusal for _, refusal in refused],
@@ -120,13 +114,13 @@ class Ledger:
         self._piece = min(self._piece * 2, _PIECE)
         for known in piece:
             del source[known]
-        kept = {known: piece[known] for known in piece if known[0] in locked}
-        self._locked.update(kept)
+        passed_over = {known: piece[known] for known in piece if known[0] in locked}
+        self._locked.update(passed_over)
         self._count(
             [number for number, _ in delivered if number not in locked],
             [refusal for _, refusal in refused if refusal.id not in locked],
         )
-        return bool(kept)
+        return bool(passed_over)
 
     def set_aside(self, entry_id: int, message_id: object, text: str) -> None:
         """Report that a message cannot be delivered at all."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pg_amqp_daemon.relay.outcome import Outcome
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.channel import PublishingChannel
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError
@@ -36,21 +37,8 @@ Place = tuple[object, object]
 """Exchange and routing key."""
 
 
-class Outcome(NamedTuple):
-    """What became of messages, as far as it is known now."""
-
-    delivered: list[int]
-    refused: list[Undelivered]
-    message_ids: dict[int, object]
-    """Of all these."""
-    done: bool = False
-    """Whether it is the last one of a run."""
-    freed: tuple[str, ...] = ()
-    """The texts with which messages were put off that can go now."""
-
-
 class _Parked(NamedTuple):
-    connection: PublishingChannel
+    channel: PublishingChannel
     wave: Wave
     texts: tuple[str, ...]
     """With which messages to the same places are put off."""
@@ -59,14 +47,14 @@ class _Parked(NamedTuple):
 class Parking:
     """The parked connections of a broker. Used by one thread; `trouble` may be read by others."""
 
-    def __init__(self, tell: Callable[[Outcome], None], lost: Callable[[Exception], None]) -> None:
+    def __init__(self, tell: Callable[[Outcome], None], log: Any) -> None:
         self.trouble: str | None = None
         """What waits, and for what; None if nothing does."""
         self._tell = tell
-        self._lost = lost
+        self._log = log
         self._parked: list[_Parked] = []
-        self._waiting: dict[tuple[int, object], str] = {}
-        """What waits there, as id and message_id, and the reason."""
+        self._awaited: dict[tuple[int, object], str] = {}
+        """What is awaited there, as id and message_id, and the reason."""
         self._delivered: dict[tuple[int, object], tuple[str, float]] = {}
         """What was confirmed late, and until when that counts: it may have been read again before
         it was known."""
@@ -80,12 +68,12 @@ class Parking:
         """Whether there are so many that nothing more shall be written."""
         return len(self._parked) >= _MOST
 
-    def park(self, connection: PublishingChannel, run: Run) -> None:
+    def park(self, channel: PublishingChannel, run: Run) -> None:
         """Leave what the run has under way on its connection."""
         wave = run.leave(unconfirmed)
-        connection.connection.while_waiting(connection.connection.beat)
+        channel.connection.while_waiting(channel.connection.beat)
         texts = tuple({unconfirmed(entry) for entry in wave.awaited})
-        self._parked.append(_Parked(connection, wave, texts))
+        self._parked.append(_Parked(channel, wave, texts))
         self._count()
 
     def why_not(self, entry: Entry) -> str | None:
@@ -93,7 +81,7 @@ class Parking:
         if not self._parked and not self._delivered:
             return None
         known = (entry.id, entry.message_id)
-        text = self._waiting.get(known)
+        text = self._awaited.get(known)
         if text is None and known in self._delivered:
             text, until = self._delivered[known]
             if time.monotonic() > until:
@@ -118,17 +106,17 @@ class Parking:
             self._look_at(parked)
 
     def _look_at(self, parked: _Parked) -> None:
-        connection, wave, texts = parked
+        channel, wave, texts = parked
         waits = False
-        if connection.connection.address not in self.addresses:
-            connection.abandon(ConnectionLostError("the host is not configured any more"))
+        if channel.connection.address not in self.addresses:
+            channel.abandon(ConnectionLostError("the host is not configured any more"))
         try:
-            write(wave.batch, connection, Patience(_GLANCE), stop=lambda: True)
-            connection.connection.leave()
+            write(wave.batch, channel, Patience(_GLANCE), stop=lambda: True)
+            channel.connection.leave()
         except StalledError:
-            waits = connection.usable
+            waits = channel.usable
         except ConnectionLostError as error:
-            self._lost(error)
+            self._log.warning("connection to broker lost", error=str(error))
         delivered: list[int] = []
         refused: list[Undelivered] = []
         message_ids: dict[int, object] = {}
@@ -149,12 +137,12 @@ class Parking:
             self._tell(Outcome(delivered, refused, message_ids, freed=() if waits else texts))
 
     def _count(self) -> None:
-        self._waiting.clear()
+        self._awaited.clear()
         self._places.clear()
         counts: Counter[str] = Counter()
         for parked in self._parked:
             for number, entry in enumerate(parked.wave.awaited):
-                self._waiting[entry.id, entry.message_id] = unconfirmed(entry)
+                self._awaited[entry.id, entry.message_id] = unconfirmed(entry)
                 counts[place(entry)] += 1
                 if number < _CERTAIN:
                     self._places.add(self._place(entry))
@@ -169,7 +157,7 @@ class Parking:
         self._next_look = 0.0
         self.look()
         for parked in self._parked:
-            parked.connection.connection.leave()
+            parked.channel.connection.leave()
         self._parked.clear()
 
 

@@ -9,7 +9,7 @@ import structlog
 
 
 class _Logger:
-    """Prints to standard error; if nobody takes it, a full disk say, the relay goes on."""
+    """Prints to standard error; if nobody takes it, a full disk say, the program goes on."""
 
     def __init__(self, *_arguments: object) -> None:
         pass

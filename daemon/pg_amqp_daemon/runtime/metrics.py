@@ -1,49 +1,34 @@
-"""What a relay tells about itself: Prometheus metrics and health, over HTTP on a local port."""
+"""What a process tells about itself over HTTP: Prometheus metrics and health, on a local port."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 
+from pg_amqp_daemon.runtime.health import Health
+
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-Health = Callable[[], tuple[bool, dict[str, Any]]]
-
 
 class Metrics:
-    """The metrics of one relay, by broker_id."""
+    """The metrics of a process: whoever has any declares them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        broker = ["broker_id"]
-        self.delivered = self._counter("delivered", "Messages that the broker confirmed.", broker)
-        self.refused = self._counter(
-            "refused", "Messages that were not delivered, by verdict.", [*broker, "verdict"]
-        )
-        self.leading = self._gauge("leading", "1 while this relay works the outbox.", broker)
-        self.connected = self._gauge("connected", "1 while the broker is connected.", broker)
-        self.pending = self._gauge("pending", "Messages in the outbox.", broker)
-        self.waiting = self._gauge(
-            "waiting", "Of these, messages that wait for a time or another attempt.", broker
-        )
-        self.oldest = self._gauge("oldest_seconds", "Age of the oldest message.", broker)
-        self.dead = self._gauge("dead", "Dead letters.", broker)
-        self.trouble = self._gauge(
-            "trouble", "1 while something keeps messages from being delivered.", broker
-        )
-        self.database_up = self._gauge("database_up", "1 while the database answers.", [])
 
-    def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        """Declare what only grows."""
         return Counter(name, text, labels, namespace="pg_amqp", registry=self.registry)
 
-    def _gauge(self, name: str, text: str, labels: list[str]) -> Gauge:
+    def gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+        """Declare what goes up and down."""
         return Gauge(name, text, labels, namespace="pg_amqp", registry=self.registry)
 
 
@@ -70,11 +55,11 @@ def serve(host: str, port: int, metrics: Metrics, health: Health) -> int:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
             # Whoever says what is well shows it in the metrics, too.
-            health()
+            health.answer()
             answer: Iterable[bytes] = show_metrics(environ, start)
             return answer
         if path == "/health":
-            well, details = health()
+            well, details = health.answer()
             start(
                 "200 OK" if well else "503 Service Unavailable",
                 [("Content-Type", "application/json")],
