@@ -19,7 +19,7 @@ from pg_amqp_py.wire.channel import PublishingChannel
 from pg_amqp_py.wire.errors import ConnectionLostError, StalledError
 from pg_amqp_py.wire.fields import PLACE
 from pg_amqp_py.wire.pump import Patience, write
-from pg_amqp_py.wire.waves import Entry, Run, Undelivered, Wave, place, unconfirmed
+from pg_amqp_py.wire.waves import Entry, Run, Undelivered, Wave, target, why_unconfirmed
 
 _MOST = 4
 """Connections; with so many, it is better to wait."""
@@ -70,9 +70,9 @@ class Parking:
 
     def park(self, channel: PublishingChannel, run: Run) -> None:
         """Leave what the run has under way on its connection."""
-        wave = run.leave(unconfirmed)
+        wave = run.leave(why_unconfirmed)
         channel.connection.while_waiting(channel.connection.beat)
-        texts = tuple({unconfirmed(entry) for entry in wave.awaited})
+        texts = tuple({why_unconfirmed(entry) for entry in wave.awaited})
         self._parked.append(_Parked(channel, wave, texts))
         self._count()
 
@@ -88,7 +88,7 @@ class Parking:
                 # Somebody has put it there anew.
                 text = None
         if text is None and self._place(entry) in self._places:
-            text = unconfirmed(entry)
+            text = why_unconfirmed(entry)
         return text
 
     def _place(self, entry: Entry) -> Place:
@@ -125,7 +125,7 @@ class Parking:
             if verdict is None:
                 delivered.append(entry.id)
                 until = time.monotonic() + _SETTLED
-                self._delivered[entry.id, entry.message_id] = unconfirmed(entry), until
+                self._delivered[entry.id, entry.message_id] = why_unconfirmed(entry), until
             else:
                 refused.append(Undelivered(entry.id, verdict, text))
         while len(self._delivered) > _REMEMBERED:
@@ -142,8 +142,8 @@ class Parking:
         counts: Counter[str] = Counter()
         for parked in self._parked:
             for number, entry in enumerate(parked.wave.awaited):
-                self._awaited[entry.id, entry.message_id] = unconfirmed(entry)
-                counts[place(entry)] += 1
+                self._awaited[entry.id, entry.message_id] = why_unconfirmed(entry)
+                counts[target(entry)] += 1
                 if number < _CERTAIN:
                     self._places.add(self._place(entry))
         texts = [f"{_messages(count)} to {where}" for where, count in counts.most_common(3)]

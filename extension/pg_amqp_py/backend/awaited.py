@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pg_amqp_py.backend.broker import Broker
 from pg_amqp_py.wire.fields import PLACE
-from pg_amqp_py.wire.waves import Entry, Run, Wave, unconfirmed
+from pg_amqp_py.wire.waves import Entry, Run, Wave, why_unconfirmed
 
 
 class Awaited:
@@ -24,7 +24,7 @@ class Awaited:
     def leave(self, run: Run) -> int:
         """Await what the run has under way, and let the run go on; how many messages that is."""
         before = len(run.refused)
-        self._waves.append(run.leave(unconfirmed))
+        self._waves.append(run.leave(why_unconfirmed))
         self._counted = []
         return len(run.refused) - before
 
@@ -48,4 +48,4 @@ class Awaited:
         if counts != self._counted:
             self._counted = counts
             self._places = {other.fields[PLACE] for wave in self._waves for other in wave.awaited}
-        return unconfirmed(entry) if entry.fields[PLACE] in self._places else None
+        return why_unconfirmed(entry) if entry.fields[PLACE] in self._places else None

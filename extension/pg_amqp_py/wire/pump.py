@@ -98,7 +98,7 @@ def write(
             channel.prepare(time.monotonic() + patience.writing, wait=confirm)
             attempt = _begin(batch, channel)
         try:
-            _Pump(batch, attempt, channel, patience, confirm=confirm, stop=stop).run()
+            _Pump(batch, attempt, channel, patience, confirm=confirm, stop=stop).work()
         except ChannelClosedError as refusal:
             batch.end(settle=confirm)
             batch.blame(refusal, attempt)
@@ -182,7 +182,7 @@ class _Pump:
         self._deadline = 0.0
         self._most_returned = len(batch.returned) + attempt.confirms.count
 
-    def run(self) -> None:
+    def work(self) -> None:
         """Go on until all is written and, if confirms are awaited, answered."""
         unwritten, confirms = self._attempt.unwritten, self._attempt.confirms
         self._channel.begin(confirms, self._on_return)

@@ -52,15 +52,15 @@ class Undelivered(NamedTuple):
     text: str
 
 
-def place(entry: Entry) -> str:
+def target(entry: Entry) -> str:
     """Where a message goes, in words."""
     exchange, routing_key = entry.fields[PLACE]
     return f'exchange "{exchange}"' if exchange else f'queue "{routing_key}"'
 
 
-def unconfirmed(entry: Entry) -> str:
+def why_unconfirmed(entry: Entry) -> str:
     """Why a message waits that a queue has not confirmed, or that would meet the same queue."""
-    return f"a queue has not confirmed messages to {place(entry)}"
+    return f"a queue has not confirmed messages to {target(entry)}"
 
 
 def missing_exchange(channel: PublishingChannel, exchange: str, deadline: float) -> str | None:
