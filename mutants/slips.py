@@ -84,6 +84,6 @@ SLIPS: list[Slip] = [
         "extension/pg_amqp_py/wire/channel.py",
         "self._unattended = self._refusing = self._shut = False",
         "self._refusing = self._shut = False",
-        ("tests/wire/test_channel.py",),
+        ("tests/wire/test_channel_states.py",),
     ),
 ]
