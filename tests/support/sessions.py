@@ -57,7 +57,7 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
     def run(self, query: str | sql.Composable, *values: object) -> list[tuple[Any, ...]]:
         """Run a query and return its rows."""
         cursor = self.execute(query, values or None)  # type: ignore[arg-type]
-        return cursor.fetchall() if cursor.description else []
+        return [] if cursor.description is None else cursor.fetchall()
 
     def value(self, query: str | sql.Composable, *values: object) -> Any:
         """Run a query and return the one value that it yields."""
