@@ -177,9 +177,9 @@ def traced(session: Session) -> Session:
         pytest.param(PUBLISH, UNCONFIRMED, 1_060, id="unconfirmed"),
         pytest.param(PROPERTIES, None, 1_780, id="properties"),
         # Within its backoff; it is an ERROR.
-        pytest.param(DOWN, None, 860, id="broker down"),
+        pytest.param(DOWN, None, 840, id="broker down"),
         # The callbacks at the end of a transaction alone.
-        pytest.param("SELECT 1", None, 77, id="nothing"),
+        pytest.param("SELECT 1", None, 50, id="nothing"),
     ],
 )
 def test_instructions_of_a_transaction(

@@ -1,4 +1,4 @@
-"""The SQL functions amqp.publish() and amqp.autonomous_publish()."""
+"""The SQL functions amqp.publish(), amqp.autonomous_publish() and those of triggers."""
 
 from __future__ import annotations
 
@@ -115,15 +115,19 @@ def publish(
             if _is_unknown_mode(failure) and tolerated(error):
                 # The C extension warns of a mode that it does not know, and goes on without.
                 delivery_mode = None
-            else:
-                if broker_id in session.brokers:
-                    session.brokers[broker_id].counters.failed += 1
-                if not tolerated(error):
-                    # PostgreSQL shows a traceback as CONTEXT; ours would say nothing to the user.
-                    raise error.with_traceback(None) from None
-                return False
+                continue
+            _count_failure(broker_id)
+            if not tolerated(error):
+                # PostgreSQL shows a traceback as CONTEXT, and ours would say nothing to the user.
+                raise error.with_traceback(None) from None
+            return False
         except plpy.SPIError as interrupt:
             raise from_server(interrupt) from None
+
+
+def _count_failure(broker_id: int | None) -> None:
+    if broker_id in session.brokers:
+        session.brokers[broker_id].counters.failed += 1
 
 
 def _is_unknown_mode(failure: Exception) -> bool:
