@@ -20,7 +20,7 @@ def test_no_test_module_imports_another() -> None:
 
 def test_files_stay_short_enough_to_be_read() -> None:
     for path in files("extension", "daemon"):
-        assert path.read_text().count("\n") <= 420, path
+        assert path.read_text().count("\n") <= 460, path
     for path in files("servers", "bench", "tests"):
         assert path.read_text().count("\n") <= 700, path
 

@@ -17,7 +17,7 @@ from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError
 from pg_amqp_py.wire.message import Envelope
 from pg_amqp_py.wire.small import write_small
-from support.broker_end import GONE, OPENED, REOPENING, Peer, channel_fixtures, spec
+from support.broker_end import GONE, OPENED, REOPENING, BrokerEnd, channel_fixtures, spec
 
 peer_and_channel, peer, channel = channel_fixtures()
 
@@ -40,44 +40,44 @@ def messages(count: int = 1) -> tuple[bytearray, list[int]]:
 # ---- How the states are reached ----
 
 
-def be_ready(peer: Peer, channel: PublishingChannel) -> None:
+def be_ready(peer: BrokerEnd, channel: PublishingChannel) -> None:
     """As it was opened."""
 
 
-def be_unattended(peer: Peer, channel: PublishingChannel) -> None:
+def be_unattended(peer: BrokerEnd, channel: PublishingChannel) -> None:
     assert write_small(channel, *messages(), confirm=False) is None
 
 
-def be_refusing(peer: Peer, channel: PublishingChannel) -> None:
+def be_refusing(peer: BrokerEnd, channel: PublishingChannel) -> None:
     channel.claim(1)
     peer.say(spec.Basic.Nack(1))
     channel.receive()
 
 
-def be_awaiting(peer: Peer, channel: PublishingChannel) -> None:
+def be_awaiting(peer: BrokerEnd, channel: PublishingChannel) -> None:
     channel.await_late(Confirms(channel.claim(1), 1), lambda _: False)
 
 
-def be_blocked(peer: Peer, channel: PublishingChannel) -> None:
+def be_blocked(peer: BrokerEnd, channel: PublishingChannel) -> None:
     peer.say(spec.Connection.Blocked("memory"), number=0)
     channel.receive()
 
 
-def be_writing(peer: Peer, channel: PublishingChannel) -> None:
+def be_writing(peer: BrokerEnd, channel: PublishingChannel) -> None:
     channel.begin(Confirms(channel.claim(1), 1), ignore)
 
 
-def be_shut(peer: Peer, channel: PublishingChannel) -> None:
+def be_shut(peer: BrokerEnd, channel: PublishingChannel) -> None:
     peer.say(GONE)
     with pytest.raises(ChannelClosedError):
         channel.receive()
 
 
-def be_closed(peer: Peer, channel: PublishingChannel) -> None:
+def be_closed(peer: BrokerEnd, channel: PublishingChannel) -> None:
     channel.abandon(ConnectionLostError("reset by peer"))
 
 
-REACHED: dict[str, Callable[[Peer, PublishingChannel], None]] = {
+REACHED: dict[str, Callable[[BrokerEnd, PublishingChannel], None]] = {
     State.READY: be_ready,
     State.UNATTENDED: be_unattended,
     State.REFUSING: be_refusing,
@@ -92,7 +92,7 @@ REACHED: dict[str, Callable[[Peer, PublishingChannel], None]] = {
 every_state = pytest.mark.parametrize("state", REACHED)
 
 
-def reach(state: str, peer: Peer, channel: PublishingChannel) -> None:
+def reach(state: str, peer: BrokerEnd, channel: PublishingChannel) -> None:
     REACHED[state](peer, channel)
     assert channel.state == state
     peer.heard()
@@ -107,7 +107,7 @@ def test_the_table_has_all_states() -> None:
 
 
 @every_state
-def test_each_state_is_reached(state: str, peer: Peer, channel: PublishingChannel) -> None:
+def test_each_state_is_reached(state: str, peer: BrokerEnd, channel: PublishingChannel) -> None:
     reach(state, peer, channel)
 
 
@@ -116,7 +116,7 @@ def test_each_state_is_reached(state: str, peer: Peer, channel: PublishingChanne
     [(one, two) for at, one in enumerate(REACHED) for two in list(REACHED)[at + 1 :]],
 )
 def test_of_two_the_later_one_counts(
-    lower: str, upper: str, peer: Peer, channel: PublishingChannel
+    lower: str, upper: str, peer: BrokerEnd, channel: PublishingChannel
 ) -> None:
     REACHED[lower](peer, channel)
     REACHED[upper](peer, channel)
@@ -126,14 +126,16 @@ def test_of_two_the_later_one_counts(
 # ---- How they end ----
 
 
-def test_confirms_end_the_wait_for_late_ones(peer: Peer, channel: PublishingChannel) -> None:
+def test_confirms_end_the_wait_for_late_ones(peer: BrokerEnd, channel: PublishingChannel) -> None:
     reach(State.AWAITING, peer, channel)
     peer.say(spec.Basic.Ack(1))
     channel.receive()
     assert channel.state == State.READY
 
 
-def test_unattended_messages_beside_awaited_ones(peer: Peer, channel: PublishingChannel) -> None:
+def test_unattended_messages_beside_awaited_ones(
+    peer: BrokerEnd, channel: PublishingChannel
+) -> None:
     reach(State.AWAITING, peer, channel)
     channel.leave_unattended()
     assert channel.state == State.AWAITING
@@ -142,7 +144,7 @@ def test_unattended_messages_beside_awaited_ones(peer: Peer, channel: Publishing
     assert channel.state == State.UNATTENDED
 
 
-def test_a_broker_that_is_blocked_no_more(peer: Peer, channel: PublishingChannel) -> None:
+def test_a_broker_that_is_blocked_no_more(peer: BrokerEnd, channel: PublishingChannel) -> None:
     reach(State.BLOCKED, peer, channel)
     assert channel.blocked == "memory"
     peer.say(spec.Connection.Unblocked(), number=0)
@@ -151,7 +153,7 @@ def test_a_broker_that_is_blocked_no_more(peer: Peer, channel: PublishingChannel
     assert channel.blocked is None
 
 
-def test_a_batch_that_is_done(peer: Peer, channel: PublishingChannel) -> None:
+def test_a_batch_that_is_done(peer: BrokerEnd, channel: PublishingChannel) -> None:
     reach(State.WRITING, peer, channel)
     channel.end()
     assert channel.state == State.READY
@@ -159,7 +161,7 @@ def test_a_batch_that_is_done(peer: Peer, channel: PublishingChannel) -> None:
 
 @pytest.mark.parametrize("state", [*REACHED][:-1])
 def test_a_channel_that_is_opened_again_is_ready(
-    state: str, peer: Peer, channel: PublishingChannel
+    state: str, peer: BrokerEnd, channel: PublishingChannel
 ) -> None:
     reach(state, peer, channel)
     opening = channel.opening
@@ -180,7 +182,7 @@ def test_a_channel_that_is_opened_again_is_ready(
 @every_state
 @pytest.mark.parametrize("confirm", [True, False])
 def test_a_small_transaction(
-    state: str, confirm: bool, peer: Peer, channel: PublishingChannel
+    state: str, confirm: bool, peer: BrokerEnd, channel: PublishingChannel
 ) -> None:
     reach(state, peer, channel)
     goes = state == State.READY or (state == State.UNATTENDED and not confirm)
@@ -204,14 +206,14 @@ def prepare(channel: PublishingChannel) -> None:
 
 
 def test_before_a_batch_nothing_is_asked_where_all_is_answered(
-    peer: Peer, channel: PublishingChannel
+    peer: BrokerEnd, channel: PublishingChannel
 ) -> None:
     prepare(channel)
     assert peer.heard() == b""
 
 
 def test_before_a_batch_nothing_is_asked_of_a_blocked_broker(
-    peer: Peer, channel: PublishingChannel
+    peer: BrokerEnd, channel: PublishingChannel
 ) -> None:
     reach(State.AWAITING, peer, channel)
     be_blocked(peer, channel)
@@ -220,7 +222,7 @@ def test_before_a_batch_nothing_is_asked_of_a_blocked_broker(
 
 
 def test_before_a_batch_unattended_messages_are_asked_for(
-    peer: Peer, channel: PublishingChannel
+    peer: BrokerEnd, channel: PublishingChannel
 ) -> None:
     reach(State.UNATTENDED, peer, channel)
     peer.answers += [spec.Channel.FlowOk(True)]
@@ -232,7 +234,7 @@ def test_before_a_batch_unattended_messages_are_asked_for(
 
 
 def test_before_a_batch_that_will_not_wait_nothing_is_asked(
-    peer: Peer, channel: PublishingChannel
+    peer: BrokerEnd, channel: PublishingChannel
 ) -> None:
     reach(State.UNATTENDED, peer, channel)
     peer.say(spec.Basic.Ack(1))
@@ -241,7 +243,9 @@ def test_before_a_batch_that_will_not_wait_nothing_is_asked(
     assert channel.state == State.UNATTENDED
 
 
-def test_before_a_batch_late_confirms_are_made_safe(peer: Peer, channel: PublishingChannel) -> None:
+def test_before_a_batch_late_confirms_are_made_safe(
+    peer: BrokerEnd, channel: PublishingChannel
+) -> None:
     confirms = Confirms(channel.claim(1), 1)
     channel.await_late(confirms, lambda _: False)
     peer.answers += [spec.Channel.FlowOk(True)]
@@ -252,7 +256,7 @@ def test_before_a_batch_late_confirms_are_made_safe(peer: Peer, channel: Publish
 
 
 def test_before_a_batch_a_refusing_channel_is_opened_anew(
-    peer: Peer, channel: PublishingChannel, monkeypatch: pytest.MonkeyPatch
+    peer: BrokerEnd, channel: PublishingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(State.REFUSING, peer, channel)
     # Not at once: a full queue refuses on every channel.
@@ -266,7 +270,7 @@ def test_before_a_batch_a_refusing_channel_is_opened_anew(
 
 
 def test_a_refusing_channel_with_late_confirms_stays(
-    peer: Peer, channel: PublishingChannel, monkeypatch: pytest.MonkeyPatch
+    peer: BrokerEnd, channel: PublishingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(channel_module, "_RENEW", 0.0)
     reach(State.REFUSING, peer, channel)
@@ -281,13 +285,13 @@ def test_a_refusing_channel_with_late_confirms_stays(
 
 
 @every_state
-def test_when_nothing_has_happened(state: str, peer: Peer, channel: PublishingChannel) -> None:
+def test_when_nothing_has_happened(state: str, peer: BrokerEnd, channel: PublishingChannel) -> None:
     reach(state, peer, channel)
     assert channel.quiet() == (state not in (State.BLOCKED, State.SHUT, State.CLOSED))
 
 
 @pytest.mark.parametrize("state", [*REACHED][:-1])
-def test_when_confirms_have_come(state: str, peer: Peer, channel: PublishingChannel) -> None:
+def test_when_confirms_have_come(state: str, peer: BrokerEnd, channel: PublishingChannel) -> None:
     reach(state, peer, channel)
     channel.claim(3)
     peer.say(spec.Basic.Ack(1), spec.Basic.Ack(2))
@@ -300,7 +304,7 @@ def acks(*tags: int) -> bytes:
     return b"".join(pika.frame.Method(1, spec.Basic.Ack(tag)).marshal() for tag in tags)
 
 
-def test_when_something_else_has_come(peer: Peer, channel: PublishingChannel) -> None:
+def test_when_something_else_has_come(peer: BrokerEnd, channel: PublishingChannel) -> None:
     reach(State.UNATTENDED, peer, channel)
     for data in (acks(1) + b"\x01", acks(9), acks(1)[:-1]):
         peer.say_bytes(data)
@@ -308,7 +312,7 @@ def test_when_something_else_has_come(peer: Peer, channel: PublishingChannel) ->
         assert channel.connection.read(0) == data
 
 
-def test_when_the_rest_of_a_frame_has_come(peer: Peer, channel: PublishingChannel) -> None:
+def test_when_the_rest_of_a_frame_has_come(peer: BrokerEnd, channel: PublishingChannel) -> None:
     reach(State.UNATTENDED, peer, channel)
     channel.claim(1)
     peer.say_bytes(acks(1)[:5])
@@ -319,7 +323,7 @@ def test_when_the_rest_of_a_frame_has_come(peer: Peer, channel: PublishingChanne
     assert channel.quiet()
 
 
-def test_when_the_peer_has_gone(peer: Peer, channel: PublishingChannel) -> None:
+def test_when_the_peer_has_gone(peer: BrokerEnd, channel: PublishingChannel) -> None:
     peer.close()
     assert not channel.quiet()
     assert channel.state == State.CLOSED
