@@ -20,7 +20,7 @@ from servers.rabbitmq import RabbitMQ
 from support.calls import Call
 from support.fix_servers import VHost
 from support.patience import LIMIT
-from support.peers import BrokerEnd, flooding, forwarding, saying
+from support.peers import Peer, flooding, forwarding, saying
 from support.queues import declare, numbers_in
 from support.sessions import Report, Session, open_session
 from support.shared import shared_fixtures
@@ -75,10 +75,10 @@ def hang_at(
             filling.connect_ex(address)
         return session.add_broker(f"amqp://127.0.0.1:{address[1]}")
     if place.startswith("flood"):
-        peer = BrokerEnd(flooding(HEARTBEAT, START if "start" in place else b""))
+        peer = Peer(flooding(HEARTBEAT, START if "start" in place else b""))
         return session.add_broker(resources.enter_context(peer).url)
     if place == "login":
-        return session.add_broker(resources.enter_context(BrokerEnd(saying(START, stay=True))).url)
+        return session.add_broker(resources.enter_context(Peer(saying(START, stay=True))).url)
     url = broker.url(port=proxy.port)
     if place == "TLS handshake":
         url = url.replace("amqp://", "amqps://")
@@ -354,7 +354,7 @@ def test_slow_but_moving_broker_is_not_given_up(
 ) -> None:
     declare(channel)
     count, size, speed = 3000, 1000, 2_000_000
-    with BrokerEnd(forwarding(rabbitmq.amqp_port, bytes_per_second=speed)) as slow:
+    with Peer(forwarding(rabbitmq.amqp_port, bytes_per_second=speed)) as slow:
         broker_id = session.add_broker(broker.url(port=slow.port))
         session.set(confirm_timeout="400ms")
         session.run("BEGIN")
@@ -380,7 +380,7 @@ def test_broker_that_trickles_nonsense_does_not_count_as_moving(session: Session
             client.sendall(HEARTBEAT)
             time.sleep(0.01)
 
-    with BrokerEnd(trickle) as peer:
+    with Peer(trickle) as peer:
         broker_id = session.add_broker(peer.url)
         session.set(connect_timeout="300ms")
         error: Report = Call(lambda: session.error(PUBLISH, broker_id)).result()

@@ -25,7 +25,7 @@ OPENED = [spec.Channel.OpenOk(), spec.Confirm.SelectOk()]
 REOPENING = methods.OPEN_CHANNEL + methods.SELECT_CONFIRMS
 
 
-class Peer:
+class FarEnd:
     """The broker's end: says what it is told to, and shows what it has heard."""
 
     def __init__(self, stream: socket.socket) -> None:
@@ -57,7 +57,7 @@ class Peer:
 class AnsweredTransport(Transport):
     """A stream whose peer answers."""
 
-    peer: Peer
+    peer: FarEnd
 
     def wait(self, deadline: float, *, sending: bool = False) -> None:
         """Let the peer answer first."""
@@ -70,12 +70,12 @@ def channel_fixtures() -> tuple[Any, Any, Any]:
     """An open channel with its peer, and each of them: fixtures, to be named in the module."""
 
     @pytest.fixture
-    def peer_and_channel() -> Iterator[tuple[Peer, PublishingChannel]]:
+    def peer_and_channel() -> Iterator[tuple[FarEnd, PublishingChannel]]:
         """An open channel."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
-        peer = Peer(theirs)
+        peer = FarEnd(theirs)
         transport = AnsweredTransport(ours, lambda: None)
         transport.peer = peer
         connection = Connection(transport, Address("test", 1, "/", "u", "p"))
@@ -90,11 +90,11 @@ def channel_fixtures() -> tuple[Any, Any, Any]:
         peer.close()
 
     @pytest.fixture
-    def peer(peer_and_channel: tuple[Peer, PublishingChannel]) -> Peer:
+    def peer(peer_and_channel: tuple[FarEnd, PublishingChannel]) -> FarEnd:
         return peer_and_channel[0]
 
     @pytest.fixture
-    def channel(peer_and_channel: tuple[Peer, PublishingChannel]) -> PublishingChannel:
+    def channel(peer_and_channel: tuple[FarEnd, PublishingChannel]) -> PublishingChannel:
         return peer_and_channel[1]
 
     return peer_and_channel, peer, channel

@@ -13,7 +13,7 @@ from pg_amqp_py.wire import methods
 from pg_amqp_py.wire.channel import PublishingChannel, State
 from pg_amqp_py.wire.confirms import Confirms, Returned
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
-from support.broker_end import GONE, OPENED, BrokerEnd, channel_fixtures, spec
+from support.broker_end import GONE, OPENED, FarEnd, channel_fixtures, spec
 
 peer_and_channel, peer, channel = channel_fixtures()
 
@@ -32,13 +32,13 @@ def ignore(returned: Returned) -> None: ...
 # ---- Questions, and refusals that come late ----
 
 
-def test_an_answer_that_nobody_asked_for(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_an_answer_that_nobody_asked_for(peer: FarEnd, channel: PublishingChannel) -> None:
     peer.say(spec.Exchange.DeclareOk())
     with pytest.raises(ConnectionLostError, match="nobody asked"):
         channel.receive()
 
 
-def test_an_exchange_is_asked_for_once(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_an_exchange_is_asked_for_once(peer: FarEnd, channel: PublishingChannel) -> None:
     peer.answers += [spec.Exchange.DeclareOk()]
     channel.require_exchange("x", soon())
     channel.require_exchange("x", soon())
@@ -50,7 +50,7 @@ def test_an_exchange_is_asked_for_once(peer: BrokerEnd, channel: PublishingChann
         channel.require_exchange("x", at_once())
 
 
-def test_an_exchange_that_does_not_exist(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_an_exchange_that_does_not_exist(peer: FarEnd, channel: PublishingChannel) -> None:
     channel.remember_exchange("y")
     peer.answers += [GONE, *OPENED]
     with pytest.raises(ChannelClosedError):
@@ -62,7 +62,7 @@ def test_an_exchange_that_does_not_exist(peer: BrokerEnd, channel: PublishingCha
 
 
 def test_a_refusal_of_messages_that_nobody_waits_for(
-    peer: BrokerEnd, channel: PublishingChannel
+    peer: FarEnd, channel: PublishingChannel
 ) -> None:
     channel.claim(1)
     channel.leave_unattended()
@@ -78,7 +78,7 @@ def test_a_refusal_of_messages_that_nobody_waits_for(
     assert channel.state == State.READY
 
 
-def test_a_refusal_that_has_arrived_already(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_a_refusal_that_has_arrived_already(peer: FarEnd, channel: PublishingChannel) -> None:
     channel.claim(1)
     channel.leave_unattended()
     channel.remember_exchange("x")
@@ -89,7 +89,7 @@ def test_a_refusal_that_has_arrived_already(peer: BrokerEnd, channel: Publishing
     assert (channel.state, channel.exchanges) == (State.READY, {""})
 
 
-def test_a_question_that_is_not_answered_yet(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_a_question_that_is_not_answered_yet(peer: FarEnd, channel: PublishingChannel) -> None:
     assert not channel.answers(at_once())
     assert channel.owes_answer
     assert channel.state == State.READY
@@ -107,9 +107,7 @@ def test_a_round_trip_that_takes_too_long(channel: PublishingChannel) -> None:
 # ---- Messages ----
 
 
-def test_confirms_of_what_is_written_are_counted(
-    peer: BrokerEnd, channel: PublishingChannel
-) -> None:
+def test_confirms_of_what_is_written_are_counted(peer: FarEnd, channel: PublishingChannel) -> None:
     confirms = Confirms(channel.claim(3), 3)
     channel.begin(confirms, ignore)
     peer.say(spec.Basic.Ack(1))
@@ -120,7 +118,7 @@ def test_confirms_of_what_is_written_are_counted(
 
 
 def test_a_confirm_of_late_messages_and_of_those_that_are_written(
-    peer: BrokerEnd, channel: PublishingChannel
+    peer: FarEnd, channel: PublishingChannel
 ) -> None:
     late, now = Confirms(channel.claim(1), 1), Confirms(channel.claim(2), 2)
     channel.await_late(late, lambda _: False)
@@ -139,7 +137,7 @@ def test_tags_that_were_given_back_are_given_out_again(channel: PublishingChanne
 
 @pytest.mark.parametrize("tag", [2, 1 << 40])
 def test_a_confirm_of_what_was_never_published(
-    tag: int, peer: BrokerEnd, channel: PublishingChannel
+    tag: int, peer: FarEnd, channel: PublishingChannel
 ) -> None:
     channel.begin(Confirms(channel.claim(1), 1), ignore)
     peer.say(spec.Basic.Ack(tag))
@@ -158,7 +156,7 @@ def returned(key: str) -> bytes:
     )
 
 
-def test_messages_come_back_to_whose_they_are(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_messages_come_back_to_whose_they_are(peer: FarEnd, channel: PublishingChannel) -> None:
     found: list[tuple[str, str, str]] = []
 
     def keep(whose: str) -> Callable[[Returned], bool]:
@@ -184,7 +182,7 @@ def test_messages_come_back_to_whose_they_are(peer: BrokerEnd, channel: Publishi
     assert len(found) == 2
 
 
-def test_content_that_was_not_asked_for(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_content_that_was_not_asked_for(peer: FarEnd, channel: PublishingChannel) -> None:
     peer.say_bytes(pika.frame.Header(1, 0, spec.BasicProperties()).marshal())
     with pytest.raises(ConnectionLostError, match="content that was not asked for"):
         channel.receive()

@@ -17,7 +17,7 @@ from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError
 from pg_amqp_py.wire.message import Envelope
 from pg_amqp_py.wire.small import write_small
-from support.broker_end import GONE, OPENED, REOPENING, BrokerEnd, channel_fixtures, spec
+from support.broker_end import GONE, OPENED, REOPENING, FarEnd, channel_fixtures, spec
 
 peer_and_channel, peer, channel = channel_fixtures()
 
@@ -40,44 +40,44 @@ def messages(count: int = 1) -> tuple[bytearray, list[int]]:
 # ---- How the states are reached ----
 
 
-def be_ready(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def be_ready(peer: FarEnd, channel: PublishingChannel) -> None:
     """As it was opened."""
 
 
-def be_unattended(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def be_unattended(peer: FarEnd, channel: PublishingChannel) -> None:
     assert write_small(channel, *messages(), confirm=False) is None
 
 
-def be_refusing(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def be_refusing(peer: FarEnd, channel: PublishingChannel) -> None:
     channel.claim(1)
     peer.say(spec.Basic.Nack(1))
     channel.receive()
 
 
-def be_awaiting(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def be_awaiting(peer: FarEnd, channel: PublishingChannel) -> None:
     channel.await_late(Confirms(channel.claim(1), 1), lambda _: False)
 
 
-def be_blocked(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def be_blocked(peer: FarEnd, channel: PublishingChannel) -> None:
     peer.say(spec.Connection.Blocked("memory"), number=0)
     channel.receive()
 
 
-def be_writing(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def be_writing(peer: FarEnd, channel: PublishingChannel) -> None:
     channel.begin(Confirms(channel.claim(1), 1), ignore)
 
 
-def be_shut(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def be_shut(peer: FarEnd, channel: PublishingChannel) -> None:
     peer.say(GONE)
     with pytest.raises(ChannelClosedError):
         channel.receive()
 
 
-def be_closed(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def be_closed(peer: FarEnd, channel: PublishingChannel) -> None:
     channel.abandon(ConnectionLostError("reset by peer"))
 
 
-REACHED: dict[str, Callable[[BrokerEnd, PublishingChannel], None]] = {
+REACHED: dict[str, Callable[[FarEnd, PublishingChannel], None]] = {
     State.READY: be_ready,
     State.UNATTENDED: be_unattended,
     State.REFUSING: be_refusing,
@@ -92,7 +92,7 @@ REACHED: dict[str, Callable[[BrokerEnd, PublishingChannel], None]] = {
 every_state = pytest.mark.parametrize("state", REACHED)
 
 
-def reach(state: str, peer: BrokerEnd, channel: PublishingChannel) -> None:
+def reach(state: str, peer: FarEnd, channel: PublishingChannel) -> None:
     REACHED[state](peer, channel)
     assert channel.state == state
     peer.heard()
@@ -107,7 +107,7 @@ def test_the_table_has_all_states() -> None:
 
 
 @every_state
-def test_each_state_is_reached(state: str, peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_each_state_is_reached(state: str, peer: FarEnd, channel: PublishingChannel) -> None:
     reach(state, peer, channel)
 
 
@@ -116,7 +116,7 @@ def test_each_state_is_reached(state: str, peer: BrokerEnd, channel: PublishingC
     [(one, two) for at, one in enumerate(REACHED) for two in list(REACHED)[at + 1 :]],
 )
 def test_of_two_the_later_one_counts(
-    lower: str, upper: str, peer: BrokerEnd, channel: PublishingChannel
+    lower: str, upper: str, peer: FarEnd, channel: PublishingChannel
 ) -> None:
     REACHED[lower](peer, channel)
     REACHED[upper](peer, channel)
@@ -126,16 +126,14 @@ def test_of_two_the_later_one_counts(
 # ---- How they end ----
 
 
-def test_confirms_end_the_wait_for_late_ones(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_confirms_end_the_wait_for_late_ones(peer: FarEnd, channel: PublishingChannel) -> None:
     reach(State.AWAITING, peer, channel)
     peer.say(spec.Basic.Ack(1))
     channel.receive()
     assert channel.state == State.READY
 
 
-def test_unattended_messages_beside_awaited_ones(
-    peer: BrokerEnd, channel: PublishingChannel
-) -> None:
+def test_unattended_messages_beside_awaited_ones(peer: FarEnd, channel: PublishingChannel) -> None:
     reach(State.AWAITING, peer, channel)
     channel.leave_unattended()
     assert channel.state == State.AWAITING
@@ -144,7 +142,7 @@ def test_unattended_messages_beside_awaited_ones(
     assert channel.state == State.UNATTENDED
 
 
-def test_a_broker_that_is_blocked_no_more(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_a_broker_that_is_blocked_no_more(peer: FarEnd, channel: PublishingChannel) -> None:
     reach(State.BLOCKED, peer, channel)
     assert channel.blocked == "memory"
     peer.say(spec.Connection.Unblocked(), number=0)
@@ -153,7 +151,7 @@ def test_a_broker_that_is_blocked_no_more(peer: BrokerEnd, channel: PublishingCh
     assert channel.blocked is None
 
 
-def test_a_batch_that_is_done(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_a_batch_that_is_done(peer: FarEnd, channel: PublishingChannel) -> None:
     reach(State.WRITING, peer, channel)
     channel.end()
     assert channel.state == State.READY
@@ -161,7 +159,7 @@ def test_a_batch_that_is_done(peer: BrokerEnd, channel: PublishingChannel) -> No
 
 @pytest.mark.parametrize("state", [*REACHED][:-1])
 def test_a_channel_that_is_opened_again_is_ready(
-    state: str, peer: BrokerEnd, channel: PublishingChannel
+    state: str, peer: FarEnd, channel: PublishingChannel
 ) -> None:
     reach(state, peer, channel)
     opening = channel.opening
@@ -182,7 +180,7 @@ def test_a_channel_that_is_opened_again_is_ready(
 @every_state
 @pytest.mark.parametrize("confirm", [True, False])
 def test_a_small_transaction(
-    state: str, confirm: bool, peer: BrokerEnd, channel: PublishingChannel
+    state: str, confirm: bool, peer: FarEnd, channel: PublishingChannel
 ) -> None:
     reach(state, peer, channel)
     goes = state == State.READY or (state == State.UNATTENDED and not confirm)
@@ -206,14 +204,14 @@ def prepare(channel: PublishingChannel) -> None:
 
 
 def test_before_a_batch_nothing_is_asked_where_all_is_answered(
-    peer: BrokerEnd, channel: PublishingChannel
+    peer: FarEnd, channel: PublishingChannel
 ) -> None:
     prepare(channel)
     assert peer.heard() == b""
 
 
 def test_before_a_batch_nothing_is_asked_of_a_blocked_broker(
-    peer: BrokerEnd, channel: PublishingChannel
+    peer: FarEnd, channel: PublishingChannel
 ) -> None:
     reach(State.AWAITING, peer, channel)
     be_blocked(peer, channel)
@@ -222,7 +220,7 @@ def test_before_a_batch_nothing_is_asked_of_a_blocked_broker(
 
 
 def test_before_a_batch_unattended_messages_are_asked_for(
-    peer: BrokerEnd, channel: PublishingChannel
+    peer: FarEnd, channel: PublishingChannel
 ) -> None:
     reach(State.UNATTENDED, peer, channel)
     peer.answers += [spec.Channel.FlowOk(True)]
@@ -234,7 +232,7 @@ def test_before_a_batch_unattended_messages_are_asked_for(
 
 
 def test_before_a_batch_that_will_not_wait_nothing_is_asked(
-    peer: BrokerEnd, channel: PublishingChannel
+    peer: FarEnd, channel: PublishingChannel
 ) -> None:
     reach(State.UNATTENDED, peer, channel)
     peer.say(spec.Basic.Ack(1))
@@ -244,7 +242,7 @@ def test_before_a_batch_that_will_not_wait_nothing_is_asked(
 
 
 def test_before_a_batch_late_confirms_are_made_safe(
-    peer: BrokerEnd, channel: PublishingChannel
+    peer: FarEnd, channel: PublishingChannel
 ) -> None:
     confirms = Confirms(channel.claim(1), 1)
     channel.await_late(confirms, lambda _: False)
@@ -256,7 +254,7 @@ def test_before_a_batch_late_confirms_are_made_safe(
 
 
 def test_before_a_batch_a_refusing_channel_is_opened_anew(
-    peer: BrokerEnd, channel: PublishingChannel, monkeypatch: pytest.MonkeyPatch
+    peer: FarEnd, channel: PublishingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(State.REFUSING, peer, channel)
     # Not at once: a full queue refuses on every channel.
@@ -270,7 +268,7 @@ def test_before_a_batch_a_refusing_channel_is_opened_anew(
 
 
 def test_a_refusing_channel_with_late_confirms_stays(
-    peer: BrokerEnd, channel: PublishingChannel, monkeypatch: pytest.MonkeyPatch
+    peer: FarEnd, channel: PublishingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(channel_module, "_RENEW", 0.0)
     reach(State.REFUSING, peer, channel)
@@ -285,13 +283,13 @@ def test_a_refusing_channel_with_late_confirms_stays(
 
 
 @every_state
-def test_when_nothing_has_happened(state: str, peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_when_nothing_has_happened(state: str, peer: FarEnd, channel: PublishingChannel) -> None:
     reach(state, peer, channel)
     assert channel.quiet() == (state not in (State.BLOCKED, State.SHUT, State.CLOSED))
 
 
 @pytest.mark.parametrize("state", [*REACHED][:-1])
-def test_when_confirms_have_come(state: str, peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_when_confirms_have_come(state: str, peer: FarEnd, channel: PublishingChannel) -> None:
     reach(state, peer, channel)
     channel.claim(3)
     peer.say(spec.Basic.Ack(1), spec.Basic.Ack(2))
@@ -304,7 +302,7 @@ def acks(*tags: int) -> bytes:
     return b"".join(pika.frame.Method(1, spec.Basic.Ack(tag)).marshal() for tag in tags)
 
 
-def test_when_something_else_has_come(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_when_something_else_has_come(peer: FarEnd, channel: PublishingChannel) -> None:
     reach(State.UNATTENDED, peer, channel)
     for data in (acks(1) + b"\x01", acks(9), acks(1)[:-1]):
         peer.say_bytes(data)
@@ -312,7 +310,7 @@ def test_when_something_else_has_come(peer: BrokerEnd, channel: PublishingChanne
         assert channel.connection.read(0) == data
 
 
-def test_when_the_rest_of_a_frame_has_come(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_when_the_rest_of_a_frame_has_come(peer: FarEnd, channel: PublishingChannel) -> None:
     reach(State.UNATTENDED, peer, channel)
     channel.claim(1)
     peer.say_bytes(acks(1)[:5])
@@ -323,7 +321,7 @@ def test_when_the_rest_of_a_frame_has_come(peer: BrokerEnd, channel: PublishingC
     assert channel.quiet()
 
 
-def test_when_the_peer_has_gone(peer: BrokerEnd, channel: PublishingChannel) -> None:
+def test_when_the_peer_has_gone(peer: FarEnd, channel: PublishingChannel) -> None:
     peer.close()
     assert not channel.quiet()
     assert channel.state == State.CLOSED
