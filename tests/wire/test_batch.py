@@ -177,11 +177,11 @@ def test_with_rewrite_only_a_confirm_counts() -> None:
 
 
 def test_a_text_that_is_not_understood_makes_it_go_in_steps() -> None:
-    batch = batch_of("x", "x", "x")
+    batch = batch_of("x", "x", "x", "x")
     attempt = begin(batch)
     batch.end(settle=True)
     batch.blame(UNKNOWN, attempt)
-    assert batch.pending == 3
+    assert batch.pending == 4
     assert batch.next() == [range(1)]
     answer(begin(batch), 1)
     batch.end(settle=True)
@@ -190,7 +190,8 @@ def test_a_text_that_is_not_understood_makes_it_go_in_steps() -> None:
     batch.end(settle=True)
     batch.blame(UNKNOWN, attempt)
     assert list(batch.causes) == [1]
-    assert batch.next() == [range(2, 3)]
+    # The culprit is found.
+    assert batch.next() == [range(2, 4)]
 
 
 def test_the_last_step() -> None:

@@ -98,6 +98,15 @@ def test_a_question_that_is_not_answered_yet(peer: FarEnd, channel: PublishingCh
     assert not channel.owes_answer
 
 
+def test_a_question_that_was_cut_off_with_its_channel(
+    peer: FarEnd, channel: PublishingChannel
+) -> None:
+    assert not channel.answers(at_once())
+    peer.answers += OPENED
+    channel.reopen(soon())
+    assert not channel.owes_answer
+
+
 def test_a_round_trip_that_takes_too_long(channel: PublishingChannel) -> None:
     with pytest.raises(StalledError):
         channel.round_trip(at_once())
@@ -129,18 +138,34 @@ def test_a_confirm_of_late_messages_and_of_those_that_are_written(
     assert not channel.late
 
 
+def test_confirms_that_come_one_after_the_other(peer: FarEnd, channel: PublishingChannel) -> None:
+    peer.say(spec.Basic.Ack(1), spec.Basic.Ack(2))
+    assert channel.await_confirms(1, 3) == 3
+    assert channel.connection.read(0) == b""
+
+
+def test_what_else_comes_is_left_to_be_received(peer: FarEnd, channel: PublishingChannel) -> None:
+    peer.say(spec.Basic.Ack(1))
+    assert channel.await_confirms(1, 3) == 2
+    for said in (spec.Basic.Ack(3), spec.Basic.Nack(2), spec.Basic.Ack(9, True)):
+        peer.say(said)
+        assert channel.await_confirms(2, 4) == 2
+        assert channel.connection.read(0) == pika.frame.Method(1, said).marshal()
+
+
 def test_tags_that_were_given_back_are_given_out_again(channel: PublishingChannel) -> None:
     assert channel.claim(5) == 1
     channel.give_back(2)
     assert channel.claim(1) == 4
 
 
+@pytest.mark.parametrize("multiple", [False, True])
 @pytest.mark.parametrize("tag", [2, 1 << 40])
 def test_a_confirm_of_what_was_never_published(
-    tag: int, peer: FarEnd, channel: PublishingChannel
+    tag: int, multiple: bool, peer: FarEnd, channel: PublishingChannel
 ) -> None:
     channel.begin(Confirms(channel.claim(1), 1), ignore)
-    peer.say(spec.Basic.Ack(tag))
+    peer.say(spec.Basic.Ack(tag, multiple))
     with pytest.raises(ConnectionLostError, match="never published"):
         channel.receive()
     assert channel.state == State.CLOSED

@@ -267,6 +267,17 @@ def test_before_a_batch_a_refusing_channel_is_opened_anew(
     assert (channel.state, channel.openings) == (State.READY, 2)
 
 
+def test_unattended_messages_are_asked_for_before_their_channel_goes(
+    peer: FarEnd, channel: PublishingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_RENEW", 0.0)
+    reach(State.REFUSING, peer, channel)
+    channel.leave_unattended()
+    peer.answers += [GONE, *OPENED, spec.Channel.CloseOk(), *OPENED]
+    channel.prepare(soon(), wait=False)
+    assert channel.take_late_refusal() is not None
+
+
 def test_a_refusing_channel_with_late_confirms_stays(
     peer: FarEnd, channel: PublishingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +330,17 @@ def test_when_the_rest_of_a_frame_has_come(peer: FarEnd, channel: PublishingChan
     assert not channel.quiet()
     channel.receive()
     assert channel.quiet()
+
+
+def test_when_a_part_of_a_frame_looks_like_a_confirm(
+    peer: FarEnd, channel: PublishingChannel
+) -> None:
+    reach(State.UNATTENDED, peer, channel)
+    body = pika.frame.Body(1, acks(1)).marshal()
+    peer.say_bytes(body[:7])
+    channel.receive()
+    peer.say_bytes(body[7:-1])
+    assert not channel.quiet()
 
 
 def test_when_the_peer_has_gone(peer: FarEnd, channel: PublishingChannel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -47,6 +48,8 @@ def test_all_is_written_and_confirmed() -> None:
     assert channel.taken == [0, 1]
     assert (batch.pending, batch.confirmed) == (0, 2)
     assert channel.published == 2
+    # What comes later is none of its business.
+    assert channel._writing is None
 
 
 def test_in_pieces_of_any_size() -> None:
@@ -237,6 +240,22 @@ def test_patience_for_confirms_begins_when_all_is_written() -> None:
         write(batch_of("ack"), channel, Patience(1000, confirming=10))
     until, sending = channel.waits[-1]
     assert (round(until - start, -1), sending) == (1000, True)
+
+
+def test_patience_begins_anew_with_each_confirm() -> None:
+    batch, channel = batch_of("ack", "ack", "ack"), FakeChannel()
+    confirms = iter([1, 2, 3])
+
+    def receive() -> None:
+        time.sleep(0.01)
+        assert channel._writing is not None
+        channel._writing.answer(Ack(True, next(confirms), multiple=False))
+
+    channel.receive = receive  # type: ignore[method-assign]
+    write(batch, channel, PATIENCE)
+    deadlines = [until for until, _ in channel.waits]
+    assert len(deadlines) == 3
+    assert all(later - sooner > 0.005 for sooner, later in pairwise(deadlines))
 
 
 def test_a_confirm_of_what_is_not_written_yet() -> None:
