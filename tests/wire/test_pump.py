@@ -239,25 +239,6 @@ def test_patience_for_confirms_begins_when_all_is_written() -> None:
     assert (round(until - start, -1), sending) == (1000, True)
 
 
-def test_whoever_confirms_slowly_is_waited_for_anew_each_time() -> None:
-    batch, channel = batch_of("ack", "ack", "ack"), FakeChannel()
-    deadlines: list[float] = []
-    tags = iter((1, 2, 3))
-
-    def wait(deadline: float, *, sending: bool = False) -> None:
-        deadlines.append(deadline)
-
-    def receive() -> None:
-        assert channel._writing is not None
-        channel._writing.answer(Ack(True, next(tags), multiple=False))
-
-    channel.wait, channel.receive = wait, receive  # type: ignore[method-assign]
-    write(batch, channel, PATIENCE)
-    assert batch.confirmed == 3
-    assert deadlines == sorted(set(deadlines))
-    assert len(deadlines) == 3
-
-
 def test_a_confirm_of_what_is_not_written_yet() -> None:
     batch, channel = batch_of("ack", "ack", "ack"), FakeChannel()
     channel.most = 10
