@@ -23,8 +23,9 @@ from servers.processes import temporary_folder
 
 PROJECT = Path(__file__).parents[1]
 _LEFT_OUT = shutil.ignore_patterns(".git", "build", "__pycache__", ".*_cache")
-_LIMIT = 900.0
-"""Seconds for the tests of one slip: what makes them hang is noticed, too."""
+_LIMIT = 120.0
+"""Seconds for the tests of one slip: what makes them hang is noticed, too. They are chosen to take
+some ten."""
 
 
 class Copy:

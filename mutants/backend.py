@@ -85,7 +85,7 @@ SLIPS = [
             self._forget_rows_since(subtransaction, self.transaction)
 """,
         "            self._forget_rows_since(subtransaction, self.transaction)\n",
-        ("tests/backend/test_session.py", "tests/security/test_privileges.py"),
+        ("tests/backend/test_session.py",),
     ),
     Slip(
         "what comes after a diverted message does not follow it into the outbox",
@@ -94,7 +94,7 @@ SLIPS = [
         self.publishing.pop(broker_id, None)
 """,
         "        self.diverted |= {broker_id}\n",
-        ("tests/backend/test_session.py", "tests/failures/test_on_failure_outbox.py"),
+        ("tests/backend/test_session.py",),
     ),
     Slip(
         "a host of a changed row is still left alone for what it failed in",
@@ -103,7 +103,7 @@ SLIPS = [
             self._failures.clear()
 """,
         "            self.addresses = addresses\n",
-        ("tests/backend/test_broker_rows.py", "tests/failures/test_hosts.py"),
+        ("tests/failures/test_hosts_of_a_changed_row.py",),
     ),
     Slip(
         "a host that takes kept messages and confirms none is forgiven with each connection",
@@ -112,42 +112,42 @@ SLIPS = [
             self._failures.pop(address, None)
 """,
         "        self._failures.pop(address, None)\n",
-        ("tests/failures/test_hosts_that_fail.py", "tests/failures/test_unconfirmed_messages.py"),
+        ("tests/failures/test_kept_messages_and_time.py",),
     ),
     Slip(
         "a connection that never answers is kept for ever",
         "extension/pg_amqp_py/backend/broker.py",
         "if not lives or (channel.owes_answer and time.monotonic() >= until):",
         "if not lives:",
-        ("tests/failures/test_stuck_queue.py", "tests/failures/test_late_answers.py"),
+        ("tests/failures/test_silent_connection.py",),
     ),
     Slip(
         "the first of several silent hosts takes all the time of a commit",
         "extension/pg_amqp_py/backend/delivering.py",
         "max(give_up - time.monotonic(), _PAUSE) / len(broker.addresses)",
         "max(give_up - time.monotonic(), _PAUSE)",
-        ("tests/failures/test_hosts.py", "tests/failures/test_hosts_that_fail.py"),
+        ("tests/failures/test_hosts_that_fail.py",),
     ),
     Slip(
         "what earlier transactions have left is waited for as long as anything",
         "extension/pg_amqp_py/backend/delivering.py",
         "confirming=min(timeout, MOST_SECONDS_FOR_KEPT)",
         "confirming=timeout",
-        ("tests/failures/test_unconfirmed_messages.py", "tests/failures/test_stuck_queue.py"),
+        ("tests/failures/test_kept_messages_and_time.py",),
     ),
     Slip(
         "a message behind a rolled back savepoint counts as one of a parent of it",
         "extension/pg_amqp_py/backend/buffer.py",
         "            self._newest = marks[-3] if marks else 0\n",
         "",
-        ("tests/backend/test_transaction_buffer.py", "tests/publishing/test_savepoints.py"),
+        ("tests/backend/test_transaction_buffer.py",),
     ),
     Slip(
         "messages that somebody has locked use up the limit of a batch",
         "extension/pg_amqp_py/backend/outbox_batch.py",
         "self.left + len(passed_over.rows)",
         "self.left",
-        ("tests/outbox/test_locked_rows.py", "tests/outbox/test_batch.py"),
+        ("tests/outbox/test_batch_beside_locked_rows.py",),
     ),
     Slip(
         "a commit keeps the whole server waiting for it",
@@ -156,6 +156,6 @@ SLIPS = [
             server.barrier_pending() and time.monotonic() > self._waits_since + _BARRIER
         )""",
         "server.interrupted()",
-        ("tests/publishing/test_commit_wait.py",),
+        ("tests/publishing/test_commit_wait.py::test_dropping_another_database_goes_on",),
     ),
 ]

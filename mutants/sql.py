@@ -36,21 +36,21 @@ SLIPS = [
         "sql/outbox/functions/outbox_settle.sql",
         "AND t.ended_at IS NULL AND done > 0 AND held IS NULL;",
         "AND t.ended_at IS NULL AND done > 0;",
-        ("tests/outbox/test_functions.py", "tests/outbox/test_locked_rows.py"),
+        ("tests/outbox/test_trouble.py",),
     ),
     Slip(
         "whoever settles goes on with a lock_timeout of 50 ms",
         "sql/outbox/functions/outbox_settle.sql",
         "    PERFORM set_config('lock_timeout', patience, true);\n",
         "",
-        ("tests/outbox/test_functions.py", "tests/outbox/test_locked_rows.py"),
+        ("tests/outbox/test_what_is_left_behind.py",),
     ),
     Slip(
-        "a lock whose key has changed is kept",
+        "who does not become the one that works keeps the lock all the same",
         "sql/outbox/functions/outbox_lock.sql",
         "        PERFORM pg_advisory_unlock(tried);\n",
         "",
-        ("tests/outbox/test_lease.py",),
+        ("tests/outbox/test_what_is_left_behind.py",),
     ),
     Slip(
         "the rows of an UPDATE are published in any order",
@@ -58,13 +58,13 @@ SLIPS = [
         "ON n.position OPERATOR(pg_catalog.=) o.position\n"
         "         ORDER BY n.position USING OPERATOR(pg_catalog.<)'",
         "ON n.position OPERATOR(pg_catalog.=) o.position'",
-        ("tests/triggers/test_changed_rows_query.py", "tests/triggers/test_publish_change.py"),
+        ("tests/triggers/test_order_of_rows.py",),
     ),
     Slip(
         "errors of before the upgrade become troubles of now",
         "sql/outbox/upgrades/1.1.0-before.sql",
         "UPDATE amqp.outbox_trouble SET ended_at = pg_catalog.clock_timestamp();\n",
         "",
-        ("tests/project/test_upgrade.py", "tests/outbox/test_install.py"),
+        ("tests/project/test_upgrade.py::test_update_from_1_1_0_keeps_every_message",),
     ),
 ]
