@@ -5,7 +5,7 @@ from __future__ import annotations
 from mutants.slip import Slip
 
 SLIPS = [
-    # what no test of 1.1.0 noticed
+    # What no test of 1.1.0 noticed.
     Slip(
         "messages for large frames go to a connection with small ones",
         "extension/pg_amqp_py/backend/session.py",
@@ -77,7 +77,7 @@ SLIPS = [
         ".decode()",
         ("tests/failures/test_texts_of_a_broker.py",),
     ),
-    # of our own choice
+    # What ends with a transaction, which hosts are left alone, how the time of a commit is shared.
     Slip(
         "a right that was granted in a savepoint outlives its rollback",
         "extension/pg_amqp_py/backend/session.py",

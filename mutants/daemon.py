@@ -5,7 +5,7 @@ from __future__ import annotations
 from mutants.slip import Slip
 
 SLIPS = [
-    # what no test of 1.1.0 noticed
+    # What no test of 1.1.0 noticed.
     Slip(
         "the lease counts from the answer, not from the question",
         "daemon/pg_amqp_daemon/runtime/database.py",
@@ -50,7 +50,7 @@ SLIPS = [
         "    timeout = None\n",
         ("tests/relay/test_parts.py::test_a_client_that_says_nothing_is_sent_away",),
     ),
-    # of our own choice
+    # The lease, waits and locks, order, what is remembered.
     Slip(
         "the lease lasts until the very moment at which somebody else may have the lock",
         "daemon/pg_amqp_daemon/runtime/lease.py",

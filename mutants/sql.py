@@ -5,7 +5,7 @@ from __future__ import annotations
 from mutants.slip import Slip
 
 SLIPS = [
-    # of our own choice
+    # What is due, settling, the lock, triggers, upgrades.
     Slip(
         "a batch delivers what its own transaction has published, and may yet roll back",
         "sql/outbox/functions/outbox_due.sql.in",

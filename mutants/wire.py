@@ -5,7 +5,7 @@ from __future__ import annotations
 from mutants.slip import Slip
 
 SLIPS = [
-    # what waits, what is forgotten, what is bounded
+    # What no test of 1.1.0 noticed, and two beside.
     Slip(
         "the memory of method frames grows without bound",
         "extension/pg_amqp_py/wire/encode.py",
@@ -73,7 +73,7 @@ SLIPS = [
         "self._refusing = self._shut = False",
         ("tests/wire/test_channel_states.py",),
     ),
-    # of our own choice
+    # Waits and their ends, what outlives a channel, limits and what is agreed upon.
     Slip(
         "a peer that trickles is waited for without end",
         "extension/pg_amqp_py/wire/transport.py",
