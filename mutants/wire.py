@@ -93,7 +93,7 @@ SLIPS = [
         "extension/pg_amqp_py/wire/connection.py",
         "        self._frames.limit(frame_max)\n",
         "",
-        ("tests/wire/test_connection.py", "tests/failures/test_hostile_broker.py"),
+        ("tests/wire/test_agreed_frames.py",),
     ),
     Slip(
         "confirms of a closed channel are awaited in the next one",
