@@ -5,12 +5,8 @@
 #   make test               the same set-up, then the whole test suite and lint
 #   make quick              lint, and the tests that need no server: needs Python 3.11 or later, and no PostgreSQL
 #   make lint               ruff, mypy and import-linter
-<<<<<<< HEAD
-#   make mutants            slips put into the code one by one, and the tests that must notice them; half an hour
-#                           ONLY=... those alone in whose file or text this occurs
-=======
 #   make mutants            slips put into the code one by one, and the tests that must notice them; some ten minutes
->>>>>>> track-m
+#                           ONLY=... those alone in whose file or text this occurs
 #   make bench              the same set-up, then measures and writes docs/reference/benchmarks.md; the better part of
 #                           an hour, on a machine that does nothing else
 #   make bench QUICK=1      all of it with small numbers, to see that it works: a page in build/bench/quick/
