@@ -5,7 +5,8 @@
 #   make test               the same set-up, then the whole test suite and lint
 #   make quick              lint, and the tests that need no server: needs Python 3.11 or later, and no PostgreSQL
 #   make lint               ruff, mypy and import-linter
-#   make mutants            slips put into the code one by one, and the tests that must notice them; an hour
+#   make mutants            slips put into the code one by one, and the tests that must notice them; some ten minutes
+#                           ONLY=... those alone in whose file or text this occurs
 #   make bench              the same set-up, then measures and writes docs/reference/benchmarks.md; the better part of
 #                           an hour, on a machine that does nothing else
 #   make bench QUICK=1      all of it with small numbers, to see that it works: a page in build/bench/quick/
@@ -23,7 +24,7 @@ EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).c
 # Every script comes from the files in sql/; which, and in what order, this program knows.
 RENDERER = daemon/pg_amqp_daemon/install/scripts.py
 SQL_FILES := $(shell find sql -type f)
-EARLIER = 1.0.0 1.1.0 1.2.0
+EARLIER := $(shell sed -n 's/^EARLIER = (\(.*\))/\1/p' $(RENDERER) | tr -d '",')
 UPGRADES = $(EARLIER:%=$(EXTENSION)--%--$(EXTVERSION).sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(UPGRADES)
 
@@ -82,7 +83,7 @@ quick: lint
 
 ifeq ($(wildcard $(PGXS)),)
 
-all install uninstall installcheck install-here run-demo run-test run-bench run-mutants:
+all install uninstall installcheck install-here run-demo run-test run-bench run-mutants demo-stop:
 	@echo 'no PostgreSQL server found: install one, name its pg_config (make PG_CONFIG=...),' >&2
 	@echo 'or run servers/prepare.sh, which installs it with apt' >&2
 	@exit 1

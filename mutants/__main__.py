@@ -16,14 +16,16 @@ from pathlib import Path
 
 import click
 
-from mutants.slips import SLIPS, Slip
+from mutants.slip import Slip
+from mutants.slips import SLIPS
 from servers.postgres import bindir
 from servers.processes import temporary_folder
 
 PROJECT = Path(__file__).parents[1]
 _LEFT_OUT = shutil.ignore_patterns(".git", "build", "__pycache__", ".*_cache")
-_LIMIT = 900.0
-"""Seconds for the tests of one slip: what makes them hang is noticed, too."""
+_LIMIT = 120.0
+"""Seconds for the tests of one slip: what makes them hang is noticed, too. They are chosen to take
+some ten."""
 
 
 class Copy:
@@ -37,8 +39,8 @@ class Copy:
         for pika in (PROJECT / "build").glob("pika-*"):
             shutil.copytree(pika, self._project / "build" / pika.name)
         # PostgreSQL finds what belongs to it beside its programs, wherever these are.
-        lib = bindir().parents[1]
-        for source in (lib, Path("/usr/share") / lib.name):
+        share = subprocess.check_output([bindir() / "pg_config", "--sharedir"], text=True)
+        for source in (bindir().parents[1], Path(share.strip()).parent):
             shutil.copytree(source, folder / source.relative_to("/"), symlinks=True)
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},

@@ -71,7 +71,3 @@ class Management:
         """Return the open connections of a virtual host, as the API describes them."""
         found: list[dict[str, Any]] = self.request("GET", "vhosts", vhost, "connections")
         return found
-
-    def close_connection(self, name: str) -> None:
-        """Close a connection as an administrator does; its client gets a connection.close."""
-        self.request("DELETE", "connections", name)

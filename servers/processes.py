@@ -34,6 +34,25 @@ _ports_given: dict[int, socket.socket] = {}
 """Ports given to this process, each with the name that keeps it from others."""
 
 
+class Closing:
+    """Is closed at the end of the block that it is used in."""
+
+    def close(self) -> None:
+        """End it."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
 class ServerError(RuntimeError):
     """A server did not start, stop or answer; the message ends with the tail of its log."""
 

@@ -24,10 +24,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TypeVar
 
-from servers.processes import free_port, wait_for
+from servers.processes import Closing, free_port, wait_for
 
 T = TypeVar("T")
 
@@ -56,7 +55,7 @@ class Welcome(enum.Enum):
     """It is accepted, and nothing ever comes."""
 
 
-class CuttingProxy:
+class CuttingProxy(Closing):
     """A proxy on a loopback port to `server_port` of loopback; at first it lets everything pass.
 
     `port` is its own port and stays the same through all commands. As a context manager it is
@@ -336,17 +335,6 @@ class CuttingProxy:
         self._selector.unregister(self._wake_in)
         self._wake_in.close()
         self._closing = True
-
-    def __enter__(self) -> CuttingProxy:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass

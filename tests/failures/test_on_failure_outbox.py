@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,24 +14,11 @@ from servers.proxy import CuttingProxy, Welcome
 from servers.rabbitmq import RabbitMQ
 from support.fix_servers import VHost
 from support.queues import declare, numbers_in
-from support.sessions import Session, open_session
+from support.sessions import Session, open_session, session_fixture
+
+session = session_fixture(on_failure="outbox")
 
 PUBLISH = "SELECT amqp.publish(%s, 'events', 'key', %s)"
-
-
-@pytest.fixture
-def session(database: str) -> Iterator[Session]:
-    """A session in the test's database, under the setting."""
-    with open_session(database) as session:
-        session.set(on_failure="outbox")
-        yield session
-
-
-@pytest.fixture
-def through(session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel) -> int:
-    """The test's broker through the proxy, with exchange and queue `events`."""
-    declare(channel)
-    return session.add_broker(broker.url(port=proxy.port))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
@@ -16,17 +15,11 @@ from support.calls import Call
 from support.fix_servers import VHost
 from support.patience import LIMIT
 from support.queues import declare, numbers_in, open_channel, take
-from support.sessions import Report, Session, open_session, wait_for_end
+from support.sessions import Report, Session, open_session, session_fixture, wait_for_end
+
+session = session_fixture(confirm_timeout="200ms")
 
 LOST = r"amqp: .* lost at the end of the session.*"
-
-
-@pytest.fixture
-def session(database: str) -> Iterator[Session]:
-    """A session in the test's database that does not wait long at commit."""
-    with open_session(database) as session:
-        session.set(confirm_timeout="200ms")
-        yield session
 
 
 @pytest.fixture

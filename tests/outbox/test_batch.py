@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.processes import free_port, wait_for
@@ -16,30 +14,11 @@ from support.fix_servers import VHost
 from support.messages import Inbox
 from support.patience import LIMIT
 from support.queues import declare, numbers_in, take
-from support.sessions import Session, open_session, wait_for_end, wait_for_event
+from support.sessions import Session, open_session, session_fixture, wait_for_end, wait_for_event
+
+session = session_fixture()
 
 BATCH = "SELECT amqp.publish_outbox_batch()"
-
-
-@pytest.fixture
-def session(database: str) -> Iterator[Session]:
-    """A session in the test's database."""
-    with open_session(database) as session:
-        yield session
-
-
-@pytest.fixture
-def direct(session: Session, broker: VHost, channel: BlockingChannel) -> int:
-    """The test's broker, with exchange and queue `events`."""
-    declare(channel)
-    return session.add_broker(broker.url())
-
-
-@pytest.fixture
-def through(session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel) -> int:
-    """The same through the proxy."""
-    declare(channel)
-    return session.add_broker(broker.url(port=proxy.port))
 
 
 def put(

@@ -126,7 +126,7 @@ def test_installing_the_outbox_alone(postgres: PostgreSQL) -> None:
 
 
 def test_the_settings_have_these_defaults() -> None:
-    source = (Path(__file__).parents[2] / "sql/outbox/functions/outbox_settle.sql").read_text()
+    source = (Path(__file__).parents[2] / "sql/outbox/functions/outbox_settle.sql.in").read_text()
     table = dict(re.findall(r"^\| `(amqp\.\w+)` \| `([^`]+)`", DOCUMENT, re.MULTILINE))
     found = dict(re.findall(r"current_setting\('(amqp\.\w+)', true\), ''\), '(\w+)'", source))
     assert table == found

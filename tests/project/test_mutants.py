@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mutants.slips import SLIPS, Slip
+from mutants.slip import Slip
+from mutants.slips import SLIPS
 
 PROJECT = Path(__file__).parents[2]
 

@@ -18,23 +18,11 @@ from support.fix_servers import VHost
 from support.handshake import OPENED, method
 from support.patience import LIMIT
 from support.peers import Peer, until_gone
-from support.queues import declare, numbers_in
-from support.sessions import Session, open_session, wait_for_end
+from support.queues import numbers_in
+from support.sessions import Session, open_session, session_fixture, wait_for_end
 
-
-@pytest.fixture
-def session(database: str) -> Iterator[Session]:
-    """A session of a role that wants its commits to wait for weeks."""
-    with open_session(database) as session:
-        session.set(confirm_timeout="24d")
-        yield session
-
-
-@pytest.fixture
-def through(session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel) -> int:
-    """The test's broker through the proxy, with exchange and queue `events`."""
-    declare(channel)
-    return session.add_broker(broker.url(port=proxy.port))
+# A role that wants its commits to wait for weeks.
+session = session_fixture(confirm_timeout="24d")
 
 
 @pytest.fixture(params=["silent", "away"])

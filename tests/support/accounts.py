@@ -12,7 +12,6 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import pika
@@ -20,7 +19,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from servers.processes import wait_for
+from servers.processes import Closing, wait_for
 from servers.relay import RelayProcess
 from support.sessions import Session, open_session
 
@@ -142,7 +141,7 @@ class Account(NamedTuple):
     duplicates: int
 
 
-class Outbox:
+class Outbox(Closing):
     """A database, a durable queue that its broker 1 leads to, and who writes and delivers.
 
     `dsn` is what writers and relays connect to; `url` is where the queue is read in the end.
@@ -313,18 +312,11 @@ class Outbox:
                 channel.connection.process_data_events(time_limit=LIMIT)
         return copies
 
-    def __enter__(self) -> Outbox:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End who writes and delivers."""
         for writer in self.writers:
             writer.stop()
-        self._ending.__exit__(kind, error, traceback)
+        self._ending.close()
 
 
 def check(copies: list[Copy], committed: set[str]) -> Account:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from servers.proxy import CuttingProxy
 from support.fix_servers import VHost
-from support.sessions import Report, Session, open_session
+from support.sessions import Report, Session, session_fixture
 
 MANY = list(range(2000))
 
 
 def failure_fixtures() -> tuple[Any, Any, Any]:
     """The fixtures `session`, and the test's broker as `through` (the proxy) and `direct`."""
-
-    @pytest.fixture
-    def session(database: str) -> Iterator[Session]:
-        """A session in the test's database."""
-        with open_session(database) as session:
-            yield session
 
     @pytest.fixture
     def through(session: Session, broker: VHost, proxy: CuttingProxy) -> int:
@@ -35,7 +29,7 @@ def failure_fixtures() -> tuple[Any, Any, Any]:
         """The test's broker."""
         return session.add_broker(broker.url())
 
-    return session, through, direct
+    return session_fixture(), through, direct
 
 
 def warning(session: Session) -> Report:

@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 
+from servers.processes import Closing
 from support.patience import LIMIT
 
 
-class Peer:
+class Peer(Closing):
     """A TCP server on a loopback port that does to each connection what `behave` does.
 
     A connection is closed when `behave` returns. `tls` makes it a TLS server first.
@@ -58,15 +58,8 @@ class Peer:
                     self._clients.append(secure)
                     self._behave(secure)
 
-    def __enter__(self) -> Peer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Hang up on everybody."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for client in self._clients:

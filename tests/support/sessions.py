@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,19 @@ def open_session(
         session.run(sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(role)))
     for broker in brokers:
         session.add_broker(broker.url())
+    return session
+
+
+def session_fixture(**settings: str) -> Any:
+    """The fixture `session` of a module whose sessions have no broker yet, and these settings."""
+
+    @pytest.fixture
+    def session(database: str) -> Iterator[Session]:
+        """A session in the test's database."""
+        with open_session(database) as session:
+            session.set(**settings)
+            yield session
+
     return session
 
 

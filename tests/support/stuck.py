@@ -12,7 +12,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from servers.proxy import CuttingProxy
 from support.fix_servers import VHost
 from support.queues import declare
-from support.sessions import Session, open_session
+from support.sessions import Session, session_fixture
 
 _EACH = (
     "[sys:{action}(P) || {{ok, Q}} <- [rabbit_amqqueue:lookup("
@@ -41,13 +41,6 @@ def stuck_fixtures() -> tuple[Any, Any]:
     """The fixtures `session` and `through`: a session, and its broker with queues to suspend."""
 
     @pytest.fixture
-    def session(database: str) -> Iterator[Session]:
-        """A session in the test's database that does not wait long for confirms."""
-        with open_session(database) as session:
-            session.set(confirm_timeout="300ms")
-            yield session
-
-    @pytest.fixture
     def through(
         session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel
     ) -> int:
@@ -59,4 +52,4 @@ def stuck_fixtures() -> tuple[Any, Any]:
         declare(channel)
         return session.add_broker(broker.url(port=proxy.port))
 
-    return session, through
+    return session_fixture(confirm_timeout="300ms"), through

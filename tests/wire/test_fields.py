@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 from pg_amqp_py.wire import fields
 from pg_amqp_py.wire.fields import FIELDS, PLACE, other_fields, with_field
 from pg_amqp_py.wire.message import Envelope
@@ -51,13 +53,42 @@ def test_parameters_of_sql() -> None:
     # From there come those of all functions that publish.
     lines = (ROOT / "sql/templates/message.txt").read_text().splitlines()
     names = [line.split()[0].strip('"') for line in lines if not line.startswith("#")]
-    assert between(names, "exchange", "app_id", but="message") == FIELDS
+    assert between(names, FIELDS[0], FIELDS[-1], but="message") == FIELDS
 
 
 def test_columns_of_the_outbox() -> None:
     text = (ROOT / "sql/outbox/tables/outbox.sql").read_text()
     columns = text.partition("CREATE TABLE")[2].partition(");")[0]
-    assert between(names_in(columns), "exchange", "app_id", but="body") == FIELDS
+    assert between(names_in(columns), FIELDS[0], FIELDS[-1], but="body") == FIELDS
+
+
+@pytest.mark.parametrize("table", ["outbox_dead", "outbox_delivered"])
+def test_columns_of_what_was_in_the_outbox(table: str) -> None:
+    text = (ROOT / f"sql/outbox/tables/{table}.sql").read_text()
+    columns = text.partition("CREATE TABLE")[2].partition(");")[0]
+    assert between(names_in(columns), FIELDS[0], FIELDS[-1], but="body") == FIELDS
+
+
+def test_columns_of_dead_letters() -> None:
+    text = (ROOT / "sql/outbox/views/dead_letters.sql").read_text()
+    assert {*FIELDS} <= {*re.findall(r'\bd\."?(\w+)', text)}
+
+
+def test_what_the_outbox_checks() -> None:
+    # Texts are checked for their length, together and one by one; these others have checks of
+    # their own, or none.
+    others = {"delivery_mode", "mandatory", "headers", "priority", "expiration", "timestamp"}
+    texts = {*FIELDS} - others
+    text = (ROOT / "sql/outbox/functions/outbox_check.sql").read_text()
+    together, names, values = (
+        found.split(")")[0].split("]")[0] for found in re.split(r"concat\(|ARRAY\[", text)[1:4]
+    )
+    assert {*re.findall(r"message\.(\w+)", together)} == texts
+    assert {*re.findall(r"'(\w+)'", names)} == texts
+    assert {*re.findall(r"message\.(\w+)", values)} == texts
+    text = (ROOT / "sql/outbox/constraints/outbox_check.sql").read_text()
+    (together,) = re.findall(r"concat\((.*?)\)", text, re.DOTALL)
+    assert {*re.findall(r"\w+", together)} == texts | {"ordering_key"}
 
 
 def test_columns_of_due_messages() -> None:
@@ -71,14 +102,19 @@ def test_columns_that_are_inserted() -> None:
     text = (ROOT / "extension/pg_amqp_py/backend/to_outbox.py").read_text()
     columns = text.partition("INSERT INTO amqp.outbox (")[2].partition(")")[0]
     names = [name.strip(' \n"') for name in columns.split(",")]
-    assert between(names, "exchange", "app_id", but="body") == FIELDS
+    assert between(names, FIELDS[0], FIELDS[-1], but="body") == FIELDS
+    values, _, types = (
+        text.partition("VALUES (")[2].partition("channel_or_outbox")[0].partition('"""')
+    )
+    assert re.findall(r"\$(\d+)", values) == [str(number + 1) for number in range(len(names))]
+    assert len(re.findall(r'"\w+"', types)) == len(names)
 
 
 def test_columns_of_pending() -> None:
     text = (ROOT / "sql/extension/functions/pending.sql").read_text()
     columns = text.partition("RETURNS TABLE (")[2].partition("\n)")[0]
     names = [name for name in names_in(columns) if name != "message"]
-    assert between(names, "exchange", "app_id", but="body") == FIELDS
+    assert between(names, FIELDS[0], FIELDS[-1], but="body") == FIELDS
 
 
 def test_parameters_in_python() -> None:
@@ -89,7 +125,7 @@ def test_parameters_in_python() -> None:
         if isinstance(node, ast.FunctionDef) and node.name == "publish"
     )
     names = [argument.arg for argument in publish.args.args]
-    assert between(names, "exchange", "app_id", but="message") == FIELDS
+    assert between(names, FIELDS[0], FIELDS[-1], but="message") == FIELDS
     # What it makes of them, in order: each from the parameter of its name.
     (taken,) = (
         node.value

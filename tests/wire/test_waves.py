@@ -47,14 +47,14 @@ def at_bad(verdict: str) -> Judge:
 
 
 def refused(run: Run) -> list[tuple[int, str]]:
-    return [refusal[:2] for refusal in run.refused]
+    return [refusal[:2] for refusal in run.undelivered]
 
 
 def test_messages_without_key_are_one_wave() -> None:
     run, broker = keyed(None, None, None), FakeChannel()
     assert deliver(run, broker) == 1
     assert run.delivered == broker.taken == [1, 2, 3]
-    assert run.refused == []
+    assert run.undelivered == []
 
 
 def test_no_key_occurs_twice_in_a_wave() -> None:
@@ -90,11 +90,11 @@ def test_what_was_held_back_before_stays() -> None:
     run.held |= {"a"}
     deliver(run, broker)
     assert run.delivered == broker.taken == [2, 3, 4]
-    assert run.refused == []
+    assert run.undelivered == []
     run = keyed("a")
     run.held |= {"a"}
     deliver(run, broker)
-    assert (run.delivered, run.refused) == ([], [])
+    assert (run.delivered, run.undelivered) == ([], [])
 
 
 def test_what_cannot_be_encoded_is_invalid() -> None:
@@ -106,9 +106,9 @@ def test_what_cannot_be_encoded_is_invalid() -> None:
         entry(5, "b", exchange="é" * 128),
         entry(6),
     )
-    assert [refusal.id for refusal in run.refused] == [1, 3, 4, 5]
-    assert {refusal.verdict for refusal in run.refused} == {"invalid"}
-    assert run.refused[0] == Undelivered(1, "invalid", "invalid value for delivery_mode: 7")
+    assert [refusal.id for refusal in run.undelivered] == [1, 3, 4, 5]
+    assert {refusal.verdict for refusal in run.undelivered} == {"invalid"}
+    assert run.undelivered[0] == Undelivered(1, "invalid", "invalid value for delivery_mode: 7")
     broker = FakeChannel()
     deliver(run, broker)
     assert run.delivered == broker.taken == [6]
@@ -128,15 +128,15 @@ def test_a_returned_message_is_known_by_place_and_id() -> None:
         lambda m: "return" if m.envelope.mandatory and m.envelope.routing_key == "nobody" else "ack"
     )
     deliver(run, broker)
-    assert [refusal.id for refusal in run.refused] == [2, 5]
-    assert run.refused[0].text == "NO_ROUTE"
+    assert [refusal.id for refusal in run.undelivered] == [2, 5]
+    assert run.undelivered[0].text == "NO_ROUTE"
     assert run.delivered == [1, 3, 4]
 
 
 def test_when_it_is_cut_short_the_rest_is_neither_delivered_nor_refused() -> None:
     run, broker = keyed("a", "a", "b"), FakeChannel()
     deliver(run, broker, waves=1)
-    assert (run.delivered, run.refused) == ([1], [])
+    assert (run.delivered, run.undelivered) == ([1], [])
     # What was not confirmed may have failed: nothing behind it may go in the next run either.
     lost = FakeChannel(lambda m: "lose" if m.body == b"2" else "ack")
     run = keyed("a", "b", "c", "b")
@@ -169,7 +169,7 @@ def test_any_run_is_delivered_in_order_or_held_back() -> None:
         run, broker = run_of(*entries), FakeChannel(judge)
         deliver(run, broker)
         assert sorted(run.delivered) == sorted(broker.taken)
-        failed = {refusal.id for refusal in run.refused}
+        failed = {refusal.id for refusal in run.undelivered}
         for key in ("a", "b", "c"):
             mine = [one.id for one in entries if one.ordering_key == key]
             first = next((at for at, one in enumerate(mine) if one in failed), len(mine))

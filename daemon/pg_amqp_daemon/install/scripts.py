@@ -8,8 +8,9 @@ file. The Makefile runs this module as a program, with a Python that has no othe
     python scripts.py upgrade 1.0.0        ALTER EXTENSION ... UPDATE, from this version
     python scripts.py outbox               the outbox without the extension
 
-A folder of sql/ is a component; its order.txt names its files. In a file whose name ends in .in,
-these are filled in:
+A folder of sql/ is a component; its order.txt names its files, and the functions below say in which
+scripts it is. In all files @PYTHON@ (sql/templates/python.txt) and the names of _EXTENSION or
+_ALONE are filled in; in one whose name ends in .in also:
 
     @MESSAGE_PARAMETERS@  what sql/templates/message.txt lists, for the head of a function
     @MESSAGE_TYPES@       their types, to name the function by
@@ -45,7 +46,7 @@ def _version() -> str:
 
 VERSION = _version()
 EARLIER = ("1.0.0", "1.1.0", "1.2.0")
-"""Versions that there are upgrades from."""
+"""Versions that there are upgrades from: the Makefile reads them here."""
 
 # With the extension, triggers call what is in a schema that the owner of schema amqp does not own.
 _EXTENSION = {"INNER": "amqp_python", "PUBLISH_OF_TRIGGERS": "publish"}
@@ -65,6 +66,8 @@ _REPLACING = {
     "CREATE TRIGGER": "CREATE OR REPLACE TRIGGER",
     "CREATE VIEW": "CREATE OR REPLACE VIEW",
 }
+# Of the table and a function of its rows, either needs the other.
+_DROP_CONSTRAINT = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS outbox_check;\n"
 _CREATE = re.compile(rf"^(?:{'|'.join(_REPLACING)})\b", re.M)
 _OBJECT = re.compile(
     r"^CREATE (?:(?P<kind>TABLE|VIEW) (?P<name>amqp\.\w+)"
@@ -106,9 +109,7 @@ def outbox_upgrade(installed: str) -> list[str]:
 def outbox_removal() -> list[str]:
     """Statements that remove all that `outbox` creates; dependent objects are an error."""
     objects = [found for script in outbox() for found in _OBJECT.finditer(script)]
-    # Of the table and a function of its rows, either needs the other.
-    constraint = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS outbox_check"
-    return [constraint, *(_drop(found) for found in reversed(objects))]
+    return [_DROP_CONSTRAINT, *(_drop(found) for found in reversed(objects))]
 
 
 def _outbox_upgrade(installed: str, others: list[str], names: Mapping[str, str]) -> list[str]:
@@ -121,8 +122,8 @@ def _outbox_upgrade(installed: str, others: list[str], names: Mapping[str, str])
     constraints: list[str] = []
     if before:
         folders += ["tables", "privileges"]
-        # This has to hold for the rows that are there.
-        constraints = _component("outbox", names, "constraints")
+        # These have to hold for the rows that are there.
+        constraints = [_DROP_CONSTRAINT, *_component("outbox", names, "constraints")]
     replaced = map(_replacing, _component("outbox", names, *folders))
     return [*before, *replaced, *others, *after, *constraints]
 
@@ -188,7 +189,10 @@ def _file(name: str, names: Mapping[str, str]) -> str:
     text = _read(name)
     if name.endswith(".in"):
         text = _EACH.sub(lambda found: "\n".join(_each(found, names)), text)
-    return _filled(text, {**_python(), **names})
+    text = _filled(text, {**_python(), **names})
+    if left := _PLACEHOLDER.search(text):
+        raise ValueError(f"{name}: nothing is known to stand for {left.group()}")
+    return text
 
 
 def _read(name: str) -> str:
@@ -223,13 +227,13 @@ def _filled(text: str, names: Mapping[str, str]) -> str:
 
 def _message(name: str, table: str | None, given: Mapping[str, str], indent: str) -> str:
     """What stands for a placeholder that is made from the list of a message's parameters."""
-    lines = [line for line in _read("templates/message.txt").splitlines() if line[0] != "#"]
-    parameters = [_filled(line, given) for line in lines]
-    words = [parameter.split() for parameter in parameters]
+    lines = _read("templates/message.txt").splitlines()
+    parameters = [_filled(line, given) for line in lines if line and line[0] != "#"]
+    words = [parameter.partition(" DEFAULT ")[0].split(maxsplit=1) for parameter in parameters]
     if name == "MESSAGE_PARAMETERS":
         return f",\n{indent}".join(parameters)
     if name == "MESSAGE_TYPES":
-        return ", ".join(kind for _, kind, *_ in words)
+        return ", ".join(kind for _, kind in words)
     if name == "MESSAGE_ARGUMENTS":
         return ", ".join(given.get(word[0], word[0].strip('"')) for word in words)
     if name == "MESSAGE_VALUES":

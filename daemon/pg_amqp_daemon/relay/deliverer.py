@@ -53,9 +53,9 @@ class _Report:
         run = self._run
         run.look()
         delivered, refused = self._told
-        self._told = len(run.delivered), len(run.refused)
+        self._told = len(run.delivered), len(run.undelivered)
         if done or self._told != (delivered, refused):
-            news = run.delivered[delivered:], run.refused[refused:]
+            news = run.delivered[delivered:], run.undelivered[refused:]
             self._tell(Outcome(*news, self._message_ids, done))
 
 

@@ -71,7 +71,7 @@ class Ledger:
             known = (number, outcome.message_ids[number])
             self._open[known] = None
             self._locked.pop(known, None)
-        for refusal in outcome.refused:
+        for refusal in outcome.undelivered:
             known = (refusal.id, outcome.message_ids[refusal.id])
             # What was delivered after all stays so.
             if known not in self._open and known not in self._locked:

@@ -11,7 +11,7 @@ class Outcome(NamedTuple):
     """What became of messages, as far as it is known now."""
 
     delivered: list[int]
-    refused: list[Undelivered]
+    undelivered: list[Undelivered]
     message_ids: dict[int, object]
     """Of all these."""
     done: bool = False

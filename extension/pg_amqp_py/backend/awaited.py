@@ -23,10 +23,10 @@ class Awaited:
 
     def leave(self, run: Run) -> int:
         """Await what the run has under way, and let the run go on; how many messages that is."""
-        before = len(run.refused)
+        before = len(run.undelivered)
         self._waves.append(run.leave(why_unconfirmed))
         self._counted = []
-        return len(run.refused) - before
+        return len(run.undelivered) - before
 
     def news(self, broker: Broker) -> list[tuple[Entry, str | None, str]]:
         """What became of messages since the last look: each with verdict and text."""

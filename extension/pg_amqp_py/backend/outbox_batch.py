@@ -224,7 +224,7 @@ class _Outbox:
             _send(broker_id, run)
         finally:
             self.delivered += len(run.delivered)
-            self._settle(broker_id, rows, [*known, *run.delivered], run.refused, passed_over)
+            self._settle(broker_id, rows, [*known, *run.delivered], run.undelivered, passed_over)
 
     def _settle(
         self,
@@ -355,7 +355,7 @@ def _send(broker_id: int, run: Run) -> None:
                 if batch.pending:
                     waiting += awaited.leave(run)
     finally:
-        broker.counters.failed += len(run.refused) - waiting
+        broker.counters.failed += len(run.undelivered) - waiting
     if waiting:
         IN_CALL.warn(
             f"broker {broker_id} has not confirmed messages of the outbox yet",

@@ -3,8 +3,8 @@
 This is the one list of them. Their order is that of the parameters of amqp.publish() and of the
 columns of amqp.outbox: what a message is goes as a plain tuple from the SQL call to the encoder,
 because anything with named fields would cost as much as encoding. message.Envelope gives types,
-units and limits. A new field is added here, there, in properties and in the SQL functions; a test
-finds where it was forgotten.
+units and limits. CONTRIBUTING.md says where a new field goes; tests/wire/test_fields.py finds
+where it was forgotten.
 """
 
 from __future__ import annotations

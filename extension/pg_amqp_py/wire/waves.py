@@ -132,7 +132,7 @@ class Run:
     def __init__(self, entries: Sequence[Entry], encoder: Encoder) -> None:
         self.delivered: list[int] = []
         """Ids of what the broker has confirmed."""
-        self.refused: list[Undelivered] = []
+        self.undelivered: list[Undelivered] = []
         self.entries = entries
         self._frame_max = encoder.frame_max
         self._encoded: list[Entry] = []
@@ -250,6 +250,6 @@ class Run:
         return Batch(stream, starts, self._frame_max, rewrite=True)
 
     def _fail(self, entry: Entry, verdict: str, text: str) -> None:
-        self.refused.append(Undelivered(entry.id, verdict, text))
+        self.undelivered.append(Undelivered(entry.id, verdict, text))
         if entry.ordering_key is not None:
             self.held.add(entry.ordering_key)
