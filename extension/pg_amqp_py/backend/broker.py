@@ -20,6 +20,7 @@ from pg_amqp_py.backend.errors import (
     connect_sqlstate,
     showable,
 )
+from pg_amqp_py.wire.backoff import Backoff
 from pg_amqp_py.wire.channel import connect_publisher
 from pg_amqp_py.wire.errors import (
     ChannelClosedError,
@@ -33,7 +34,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pg_amqp_py.backend.errors import Stage
     from pg_amqp_py.wire.address import Address
-    from pg_amqp_py.wire.backoff import Backoff
     from pg_amqp_py.wire.batch import Batch
     from pg_amqp_py.wire.channel import PublishingChannel
     from pg_amqp_py.wire.errors import WireError
@@ -296,9 +296,6 @@ class Broker:
         self._failures.clear()
 
     def _back_off(self, address: Address, error: ConnectError) -> None:
-        # Here, because most sessions never fail to connect.
-        from pg_amqp_py.wire.backoff import Backoff
-
         known = self._failures.get(address)
         backoff = known[0] if known else Backoff(_FIRST_BACKOFF, _LONGEST_BACKOFF)
         # A commit tries again and again, whatever was noted here: its attempts count as one.
