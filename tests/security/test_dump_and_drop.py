@@ -62,7 +62,16 @@ def test_extension_goes_and_comes_back_in_one_session(
         broker_id = session.add_broker(broker.url())
         session.publish(broker_id, "events", [number])
         session.run("DROP EXTENSION pg_amqp_py")
-        assert session.run("SELECT FROM pg_namespace WHERE nspname = 'amqp'") == []
+        assert session.run("SELECT FROM pg_namespace WHERE nspname = 'amqp_python'") == []
+        # The schema that CREATE EXTENSION has made stays: empty.
+        assert (
+            session.run(
+                """SELECT oid FROM pg_class WHERE relnamespace = 'amqp'::regnamespace
+               UNION ALL SELECT oid FROM pg_proc WHERE pronamespace = 'amqp'::regnamespace
+               UNION ALL SELECT oid FROM pg_type WHERE typnamespace = 'amqp'::regnamespace"""
+            )
+            == []
+        )
         session.run("CREATE EXTENSION pg_amqp_py")
     assert session.warnings() == []
     assert numbers_in(channel, "events", 3) == [1, 2, 3]
