@@ -58,6 +58,7 @@ WORDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", WORDS)
 def test_what_it_says_takes_no_memory(session: Session, words: str) -> None:
     session.run(MEMORY)

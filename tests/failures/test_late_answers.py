@@ -105,6 +105,7 @@ def test_topology_calls_do_not_cut_off_what_is_awaited(
     assert numbers_in(channel, "events", 1) == [2]
 
 
+@pytest.mark.slow
 def test_a_barrier_makes_no_copy(
     session: Session, broker: VHost, through: int, channel: BlockingChannel, database: str
 ) -> None:

@@ -31,6 +31,7 @@ from support.patience import LIMIT
 from support.sessions import open_session
 
 
+@pytest.mark.slow
 def test_a_quorum_queue_that_had_no_leader_is_found_again(database: str) -> None:
     with RabbitMQCluster() as cluster, open_session(database) as session:
         leader, follower, ours = cluster.nodes

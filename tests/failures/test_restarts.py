@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from psycopg import errors
 
 from servers.processes import wait_for
@@ -19,6 +20,7 @@ session, through, direct = failure_fixtures()
 # ---- Real restarts ----
 
 
+@pytest.mark.slow
 def test_broker_restarts(database: str, rabbitmq: RabbitMQ, broker: VHost) -> None:
     with open_channel(broker.url()) as channel:
         declare(channel)

@@ -426,6 +426,7 @@ def test_status_notices_that_a_connection_is_gone(
     assert session.run(connected) == [(True, True)]
 
 
+@pytest.mark.slow
 def test_headers_that_do_not_fit_the_frames_of_another_host(
     session: Session, broker: VHost, proxy: CuttingProxy, through: int, channel: BlockingChannel
 ) -> None:

@@ -191,6 +191,7 @@ def test_two_who_install_at_once(shop: str, bare: str) -> None:
     assert said == [f"outbox {VERSION} is already up to date"]
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_never_let_go_is_not_waited_for_for_ever(shop: str, bare: str) -> None:
     with open_session(bare) as somebody:
         somebody.execute("SELECT pg_advisory_lock(1634562418, 0)")
@@ -356,6 +357,7 @@ def test_a_newer_one_is_left_alone(installed: Session, shop: str) -> None:
     assert objects(installed) == before
 
 
+@pytest.mark.slow
 def test_publishers_are_not_kept_waiting_for_long(installed: Session, shop: str) -> None:
     make_older(installed)
     with open_session(shop, autocommit=False) as publisher:

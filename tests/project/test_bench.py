@@ -64,6 +64,7 @@ def queue(rabbitmq: RabbitMQ) -> Iterator[BlockingChannel]:
         channel.exchange_delete(EXCHANGE)
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_a_quick_run_writes_its_page_and_its_results(tmp_path: Path) -> None:
     done = bench(tmp_path, "--quick", "--only=single,down")

@@ -58,6 +58,7 @@ def assert_nothing_left(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_demo_shows_what_was_committed_and_clears_up(folder: Path) -> None:
     with start(folder) as demo:
         shown, _ = demo.communicate(timeout=60)
@@ -87,6 +88,7 @@ def test_interrupted_demo_clears_up(folder: Path, ending: signal.Signals) -> Non
     assert_nothing_left(folder)
 
 
+@pytest.mark.slow
 def test_kept_demo_stays_up_until_it_is_stopped(folder: Path, tmp_path: Path) -> None:
     state = tmp_path / "demo.json"
     with start(folder, "--keep", f"--state={state}") as demo:

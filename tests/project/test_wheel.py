@@ -14,6 +14,9 @@ from support.sessions import open_session
 
 PROJECT = Path(__file__).parents[2]
 
+# They build a virtual environment.
+pytestmark = pytest.mark.slow
+
 
 def run(*command: str | Path, cwd: Path = PROJECT) -> str:
     """Run a command to its end and return what it printed; fails with its output."""

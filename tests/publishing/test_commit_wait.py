@@ -80,6 +80,7 @@ def test_it_ends_by(
     assert set(numbers_in(channel, "events", 2)) == {1, 2}
 
 
+@pytest.mark.slow
 def test_dropping_another_database_goes_on(
     session: Session, observer: Session, waiting: Call, proxy: CuttingProxy
 ) -> None:

@@ -210,6 +210,7 @@ def test_verification_off(session: Session, broker: VHost, channel: BlockingChan
     assert_flows(session, tls_row(session, broker.url(tls=True), ssl_verify_peer=False), channel)
 
 
+@pytest.mark.slow
 def test_client_certificate(
     session: Session, certificates: Certificates, rabbitmq: RabbitMQ
 ) -> None:

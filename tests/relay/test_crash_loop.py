@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.processes import wait_for
@@ -43,6 +44,7 @@ def slowed_down(proxy: CuttingProxy) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_relay_in_a_crash_loop_makes_progress(
     database: str, session: Session, broker: VHost, proxy: CuttingProxy, channel: BlockingChannel
 ) -> None:

@@ -298,6 +298,7 @@ def test_another_takes_over_from_one_that_stands_still(
     assert inbox.texts() == [str(n) for n in range(1, 201)]
 
 
+@pytest.mark.slow
 def test_one_that_stands_still_in_the_middle_delivers_nothing_twice_but_what_was_under_way(
     database: str,
     session: Session,

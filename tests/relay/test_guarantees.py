@@ -78,6 +78,7 @@ def proxied(database: str, rabbitmq: RabbitMQ, proxy: CuttingProxy) -> Iterator[
 # ---- RabbitMQ ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [RabbitMQ.stop, RabbitMQ.kill])
 def test_rabbitmq_goes_and_comes_back(
     outbox: Outbox, rabbitmq: RabbitMQ, end: Callable[[RabbitMQ], None]
@@ -111,6 +112,7 @@ def test_the_connection_is_cut_at_random_bytes(proxied: Outbox, proxy: CuttingPr
     print(proxied.settle())
 
 
+@pytest.mark.slow
 def test_rabbitmq_is_short_of_memory(outbox: Outbox, rabbitmq: RabbitMQ) -> None:
     outbox.relay()
     outbox.write()
@@ -129,6 +131,7 @@ def test_rabbitmq_is_short_of_memory(outbox: Outbox, rabbitmq: RabbitMQ) -> None
     assert outbox.settle().duplicates == 0
 
 
+@pytest.mark.slow
 def test_a_node_of_a_cluster_is_killed(database: str) -> None:
     with RabbitMQCluster(nodes=3) as cluster:
         victim, *survivors = cluster.nodes
@@ -160,6 +163,7 @@ def test_postgresql_is_restarted(outbox: Outbox, postgres: PostgreSQL) -> None:
     assert outbox.settle().duplicates == 0
 
 
+@pytest.mark.slow
 def test_postgresql_is_killed(outbox: Outbox, postgres: PostgreSQL) -> None:
     outbox.relay()
     outbox.write()
@@ -172,6 +176,7 @@ def test_postgresql_is_killed(outbox: Outbox, postgres: PostgreSQL) -> None:
     print(outbox.settle())
 
 
+@pytest.mark.slow
 def test_a_standby_is_promoted(rabbitmq: RabbitMQ) -> None:
     with PostgreSQL(durable=True) as primary:
         name = fresh_database(primary).partition("dbname=")[2].partition(" ")[0]
@@ -416,6 +421,7 @@ def test_after_a_cut_what_was_confirmed_is_not_sent_again(
     assert [int(copy.body) for copy in proxied.drain()] == list(range(1, count + 1))
 
 
+@pytest.mark.slow
 def test_a_relay_that_lost_its_lock_writes_no_more(proxied: Outbox, proxy: CuttingProxy) -> None:
     count = 7000
     with proxied.session() as session:
@@ -543,6 +549,7 @@ class Chaos:
         return self._relays.pop(self._random.randrange(len(self._relays)))
 
 
+@pytest.mark.slow
 def test_random_faults(
     proxied: Outbox,
     proxy: CuttingProxy,

@@ -155,6 +155,7 @@ def locked_table(database: str, table: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_table_that_somebody_has_locked(database: str, session: Session, inbox: Inbox) -> None:
     put(session)
     with locked_table(database, "amqp.outbox"), watched(database) as (relay, health):
@@ -164,6 +165,7 @@ def test_a_table_that_somebody_has_locked(database: str, session: Session, inbox
     assert inbox.texts() == ["message"]
 
 
+@pytest.mark.slow
 def test_messages_for_no_broker(database: str, session: Session, inbox: Inbox) -> None:
     put(session, "lost", broker_id=7)
     text = "the broker has no row in amqp.broker"
@@ -181,6 +183,7 @@ def test_messages_for_no_broker(database: str, session: Session, inbox: Inbox) -
     assert inbox.texts() == ["others"]
 
 
+@pytest.mark.slow
 def test_a_broker_that_loses_its_row(database: str, session: Session) -> None:
     with watched(database) as (relay, health):
         wait_for(lambda: worker_of(session) == relay.pid, LIMIT, "the relay to work")
@@ -217,6 +220,7 @@ def test_whoever_stands_by_is_well_as_long_as_another_one_works(
             assert health(200)["brokers"] == {"1": "standing by"}
 
 
+@pytest.mark.slow
 def test_whoever_cannot_get_the_lock_is_not_well_while_messages_are_due(
     database: str, session: Session
 ) -> None:

@@ -28,6 +28,7 @@ def use_proxy(session: Session, proxy: CuttingProxy) -> None:
     session.execute("UPDATE amqp.broker SET port = %s", [proxy.port])
 
 
+@pytest.mark.slow
 def test_an_idle_connection_is_not_silent(
     database: str, session: Session, proxy: CuttingProxy
 ) -> None:
@@ -40,6 +41,7 @@ def test_an_idle_connection_is_not_silent(
         assert relay.events("connection to broker lost") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("idle", [True, False])
 @pytest.mark.parametrize("direction", [Direction.BOTH, Direction.TO_CLIENT])
 def test_a_silent_broker_is_given_up(
@@ -68,6 +70,7 @@ def test_a_silent_broker_is_given_up(
         assert relay.events("messages not delivered") == []
 
 
+@pytest.mark.slow
 def test_a_broker_that_blocks_is_waited_for(
     database: str, session: Session, broker: VHost, proxy: CuttingProxy, inbox: Inbox
 ) -> None:
@@ -111,6 +114,7 @@ def test_the_broker_knows_who_it_is(
     assert "'Python'" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", [Direction.BOTH, Direction.TO_CLIENT])
 def test_a_silent_database_is_given_up(
     database: str, session: Session, postgres: PostgreSQL, inbox: Inbox, direction: Direction

@@ -33,6 +33,7 @@ def test_a_locked_row_stops_nobody(database: str, session: Session, inbox: Inbox
     assert sorted(inbox.texts()) == sorted(["locked", *map(str, range(1, 1001))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [1, 12_000])
 def test_what_is_locked_is_sent_once_and_shown(
     database: str, session: Session, channel: BlockingChannel, many: int
@@ -103,6 +104,7 @@ def test_ids_that_come_again_while_messages_are_under_way(
     assert set(take(channel, "queue")) == {str(n) for n in range(201)}
 
 
+@pytest.mark.slow
 def test_ids_that_come_again_while_a_queue_is_stuck(
     database: str, session: Session, broker: VHost, channel: BlockingChannel, inbox: Inbox
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_missing_exchange_makes_no_other_message_arrive_twice(
     assert sorted(inbox.texts()) == sorted([*map(str, range(500)), "default"])
 
 
+@pytest.mark.slow
 def test_headers_that_explode_as_text(database: str, session: Session, inbox: Inbox) -> None:
     with pytest.raises(psycopg.errors.ProgramLimitExceeded, match="headers are too large"):
         session.execute(

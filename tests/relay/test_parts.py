@@ -7,6 +7,8 @@ import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from pg_amqp_daemon.relay.relay import Relay
 from pg_amqp_daemon.relay.worker import Worker
 from support.health import watched
@@ -27,6 +29,7 @@ def test_a_worker_that_has_ended_is_replaced() -> None:
         worker.abort()
 
 
+@pytest.mark.slow
 def test_a_client_that_says_nothing_is_sent_away(database: str) -> None:
     with watched(database) as (relay, _):
         port = int(relay.url.rpartition(":")[2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pika
+import pytest
 
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
@@ -16,6 +17,7 @@ from support.queues import count, take
 from support.sessions import open_session
 
 
+@pytest.mark.slow
 def test_a_quorum_queue_without_majority_stops_nobody(postgres: PostgreSQL, database: str) -> None:
     with RabbitMQCluster() as cluster, open_session(database) as session:
         first, *others = cluster.nodes

@@ -35,6 +35,7 @@ def slow(database: str, session: Session) -> Iterator[str]:
     session.execute("DROP ROLE amqp_slow")
 
 
+@pytest.mark.slow
 def test_a_reading_that_takes_too_long_reads_less(
     session: Session, inbox: Inbox, slow: str
 ) -> None:

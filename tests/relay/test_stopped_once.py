@@ -18,6 +18,7 @@ from support.sessions import Session, open_session
 from support.stuck import suspended
 
 
+@pytest.mark.slow
 def test_many_with_keys_that_come_due_at_once_stop_nobody(
     database: str, session: Session, inbox: Inbox
 ) -> None:
@@ -40,6 +41,7 @@ def test_many_with_keys_that_come_due_at_once_stop_nobody(
         assert relay.events("database not usable") == []
 
 
+@pytest.mark.slow
 def test_a_lock_on_what_was_put_off_stops_nobody(
     database: str, session: Session, broker: VHost, channel: BlockingChannel, inbox: Inbox
 ) -> None:
@@ -67,6 +69,7 @@ def test_a_lock_on_what_was_put_off_stops_nobody(
         assert take(channel, "mailer") == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_moved_while_a_queue_is_stuck(
     database: str,
     session: Session,
@@ -92,6 +95,7 @@ def test_a_broker_that_is_moved_while_a_queue_is_stuck(
         management.delete_vhost("moved")
 
 
+@pytest.mark.slow
 def test_what_is_put_there_again_is_sent_again(
     database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.processes import wait_for
@@ -21,6 +22,7 @@ from support.stuck import suspended
 WAITS = 'a queue has not confirmed messages to exchange "orders"'
 
 
+@pytest.mark.slow
 def test_a_stuck_queue_gets_no_copies_and_stops_nobody(
     database: str, session: Session, broker: VHost, channel: BlockingChannel, inbox: Inbox
 ) -> None:
@@ -55,6 +57,7 @@ def test_a_stuck_queue_gets_no_copies_and_stops_nobody(
         assert relay.events("connection to broker lost") == []
 
 
+@pytest.mark.slow
 def test_many_messages_to_a_stuck_queue(
     database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
@@ -81,6 +84,7 @@ def test_many_messages_to_a_stuck_queue(
     assert sorted(take(channel, "bills"), key=int) == [str(n) for n in range(1, 6001, 2)]
 
 
+@pytest.mark.slow
 def test_a_queue_that_gets_stuck_under_load(
     database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
@@ -100,6 +104,7 @@ def test_a_queue_that_gets_stuck_under_load(
     assert max(copies.values()) == 1
 
 
+@pytest.mark.slow
 def test_a_late_confirm_settles(
     database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
@@ -120,6 +125,7 @@ def test_a_late_confirm_settles(
     assert take(channel, "mailer") == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_each_stuck_message_with_a_routing_key_of_its_own(
     database: str, session: Session, broker: VHost, channel: BlockingChannel, inbox: Inbox
 ) -> None:
@@ -142,6 +148,7 @@ def test_each_stuck_message_with_a_routing_key_of_its_own(
     assert sorted(take(channel, "mailer")) == [str(n) for n in range(8)]
 
 
+@pytest.mark.slow
 def test_it_stops_while_a_queue_is_stuck(
     database: str, session: Session, broker: VHost, channel: BlockingChannel
 ) -> None:
@@ -157,6 +164,7 @@ def test_it_stops_while_a_queue_is_stuck(
         assert len(in_outbox(session)) == 2
 
 
+@pytest.mark.slow
 def test_a_parked_connection_that_breaks(
     database: str,
     session: Session,
