@@ -142,9 +142,8 @@ class Encoder:
 def place_of(message: memoryview) -> tuple[str, str]:
     """Exchange and routing key of an encoded message: for commit, where nothing may be loaded."""
     method, _ = _payload(message, 0)
-    behind = 7 + method[6]
-    end = behind + 1 + method[behind]
-    return method[7:behind].decode(), method[behind + 1 : end].decode()
+    exchange, routing_key, _ = _decode_method(method)
+    return exchange, routing_key
 
 
 def decode_messages(stream: bytes | bytearray | memoryview) -> Iterator[Message]:
@@ -154,10 +153,7 @@ def decode_messages(stream: bytes | bytearray | memoryview) -> Iterator[Message]
     at = 0
     while at < len(stream):
         method, at = _payload(stream, at)
-        behind = 7 + method[6]
-        exchange = method[7:behind].decode()
-        end = behind + 1 + method[behind]
-        routing_key = method[behind + 1 : end].decode()
+        exchange, routing_key, mandatory = _decode_method(method)
         header, at = _payload(stream, at)
         properties = decode_properties(header, 12)
         body_size = int.from_bytes(header[4:12], "big")
@@ -168,9 +164,17 @@ def decode_messages(stream: bytes | bytearray | memoryview) -> Iterator[Message]
                 raise ValueError("the stream ends within a message")
             body += part
         yield Message(
-            Envelope(exchange, routing_key, mandatory=bool(method[end] & 1), **properties),
+            Envelope(exchange, routing_key, mandatory=mandatory, **properties),
             bytes(body),
         )
+
+
+def _decode_method(method: bytes) -> tuple[str, str, bool]:
+    """Exchange, routing key and mandatory of Basic.Publish, as `_encode_method` encoded it."""
+    behind = 7 + method[6]
+    end = behind + 1 + method[behind]
+    routing_key = method[behind + 1 : end].decode()
+    return method[7:behind].decode(), routing_key, bool(method[end] & 1)
 
 
 def _payload(stream: bytes | bytearray | memoryview, at: int) -> tuple[bytes, int]:
