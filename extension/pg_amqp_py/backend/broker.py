@@ -304,7 +304,7 @@ class Broker:
 
     def note(self, error: AMQPError) -> AMQPError:
         """Remember an error for amqp.status()."""
-        self.last_error = f"{error}: {error.detail}" if error.detail else str(error)
+        self.last_error = error.in_one_line()
         return error
 
     def note_text(self, text: str) -> None:

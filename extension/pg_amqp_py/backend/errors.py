@@ -78,6 +78,10 @@ class AMQPError(plpy.Error):
         self.detail = None if detail is None else showable(detail)
         self.hint = None if hint is None else showable(hint)
 
+    def in_one_line(self) -> str:
+        """The message and its detail, for a column that has room for one text."""
+        return f"{self}: {self.detail}" if self.detail else str(self)
+
 
 AMQPError.__name__ = "amqp"
 AMQPError.__module__ = "builtins"

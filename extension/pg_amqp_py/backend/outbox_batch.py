@@ -261,9 +261,8 @@ class _Outbox:
 
     def note(self, broker_id: int, failure: AMQPError) -> None:
         """Remember for amqp.outbox_status() why a broker took nothing."""
-        text = f"{failure}: {failure.detail}" if failure.detail else str(failure)
         with suppress(plpy.SPIError):
-            self._run(_note, broker_id, showable(text))
+            self._run(_note, broker_id, failure.in_one_line())
 
     def compact(self) -> None:
         """Give space back, if there is much of it; whatever may be in the way of that."""
