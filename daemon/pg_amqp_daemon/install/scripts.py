@@ -45,7 +45,7 @@ def _version() -> str:
 
 
 VERSION = _version()
-EARLIER = ("1.0.0", "1.1.0", "1.2.0")
+EARLIER = ("1.0.0", "1.1.0", "1.2.0", "1.3.0")
 """Versions that there are upgrades from: the Makefile reads them here."""
 
 # With the extension, triggers call what is in a schema that the owner of schema amqp does not own.
@@ -70,7 +70,7 @@ _REPLACING = {
 _DROP_CONSTRAINT = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS outbox_check;\n"
 _CREATE = re.compile(rf"^(?:{'|'.join(_REPLACING)})\b", re.M)
 _OBJECT = re.compile(
-    r"^CREATE (?:(?P<kind>TABLE|VIEW) (?P<name>amqp\.\w+)"
+    r"^CREATE (?:(?P<kind>TABLE|VIEW|TYPE) (?P<name>amqp\.\w+)"
     r"|FUNCTION (?P<function>amqp\.\w+)\((?P<parameters>[^()]*)\))",
     re.M,
 )
@@ -83,7 +83,7 @@ def extension() -> list[str]:
     """What CREATE EXTENSION runs, in order."""
     return [
         _file("extension/preamble.sql", _EXTENSION),
-        *_components(_EXTENSION, "core", "outbox", "triggers", "extension"),
+        *_components(_EXTENSION, "core", "outbox", "inbox", "triggers", "extension"),
     ]
 
 
@@ -92,18 +92,20 @@ def extension_upgrade(installed: str) -> list[str]:
     before, after = _around(f"extension/upgrades/{installed}", _EXTENSION)
     code = _functions(_EXTENSION, "core", "triggers", "extension")
     dump = _file("extension/dump.sql", _EXTENSION)
-    return [*before, *_outbox_upgrade(installed, [*code, dump], _EXTENSION), *after]
+    others = [*_component("inbox", _EXTENSION), *code, dump]
+    return [*before, *_outbox_upgrade(installed, others, _EXTENSION), *after]
 
 
 def outbox() -> list[str]:
     """What creates the outbox in an empty schema amqp, in order."""
-    return [*_components(_ALONE, "core", "outbox", "triggers"), _version_function()]
+    return [*_components(_ALONE, "core", "outbox", "inbox", "triggers"), _version_function()]
 
 
 def outbox_upgrade(installed: str) -> list[str]:
     """What brings an earlier outbox to this version, in order; 1.1.0 was the first."""
     code = [*_functions(_ALONE, "core", "triggers"), _replacing(_version_function())]
-    return _outbox_upgrade(installed, code, _ALONE)
+    # 1.3.0 was the last without an inbox.
+    return _outbox_upgrade(installed, [*_component("inbox", _ALONE), *code], _ALONE)
 
 
 def outbox_removal() -> list[str]:

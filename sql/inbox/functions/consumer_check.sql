@@ -1,0 +1,55 @@
+CREATE FUNCTION amqp.consumer_check() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+AS $$
+DECLARE
+    wrong pg_catalog.text;
+    restoring CONSTANT pg_catalog.bool := NOT pg_catalog.current_setting('check_function_bodies')::pg_catalog.bool;
+    meant pg_catalog.record;
+BEGIN
+    wrong := amqp.consumer_fault(NEW);
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid row for table "amqp.consumer": %', wrong USING ERRCODE = 'check_violation';
+    END IF;
+    -- pg_restore: the keys of targets come behind the rows of tables. The daemon looks anyway.
+    IF restoring THEN
+        NEW.target_function_id := NULL;
+        RETURN NEW;
+    END IF;
+    -- Of the row as it was, the function stays the same, whatever its name is by now.
+    IF NEW.target_function IS NULL THEN
+        NEW.target_function_id := NULL;
+    ELSE
+        meant := amqp.consumer_function(
+            NEW.target_function,
+            CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND NEW.target_function OPERATOR(pg_catalog.=) OLD.target_function
+                 THEN amqp.consumer_known_function(OLD.target_function_id) END);
+        NEW.target_function := amqp.consumer_signature(meant.function);
+        NEW.target_function_id := meant.id;
+    END IF;
+    PERFORM amqp.consumer_plan(NEW, false);
+    -- The daemon may do more than whoever writes the row, and shall not do it for them.
+    wrong := CASE
+        WHEN NEW.target_table IS NOT NULL
+             AND NOT pg_catalog.has_table_privilege(NEW.target_table::pg_catalog.oid, 'INSERT')
+             AND NOT pg_catalog.has_any_column_privilege(NEW.target_table::pg_catalog.oid, 'INSERT')
+            THEN pg_catalog.format('table %s', NEW.target_table)
+        WHEN NEW.target_table IS NOT NULL AND NEW.on_conflict OPERATOR(pg_catalog.=) 'update'
+             AND NOT pg_catalog.has_any_column_privilege(NEW.target_table::pg_catalog.oid, 'UPDATE')
+            THEN pg_catalog.format('table %s', NEW.target_table)
+        WHEN NEW.target_function IS NOT NULL
+             AND NOT pg_catalog.has_function_privilege(meant.function::pg_catalog.oid, 'EXECUTE')
+            THEN pg_catalog.format('function %s', NEW.target_function)
+        END;
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION 'permission denied for %', wrong
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = 'A consumer does for you only what you may do yourself.';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION amqp.consumer_check() IS
+'Trigger function of amqp.consumer: says what is wrong with a row. Errors: 23514 the row '
+'contradicts itself, 42P01, 42703, 42704, 42883, 42809, 22023 it does not fit its target, 42501 its '
+'writer may not write to the target.';

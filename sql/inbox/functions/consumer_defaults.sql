@@ -1,0 +1,24 @@
+CREATE FUNCTION amqp.consumer_defaults(target regclass, name text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT CASE WHEN count(v.instead) = 0 THEN format('NULL::%s', $2)
+                -- Only for what the message lacks: a sequence has side effects.
+                ELSE format('ROW(%s)::%s', string_agg(CASE
+                    WHEN v.instead IS NULL THEN 'NULL'
+                    ELSE format('CASE WHEN NOT b.body OPERATOR(pg_catalog.?) %L THEN %s END', v.attname, v.instead) END,
+                    ', ' ORDER BY v.attnum), $2) END
+    FROM (
+        SELECT a.attnum, a.attname,
+               CASE WHEN a.attgenerated <> '' OR a.attidentity = 'a' THEN NULL
+                    WHEN a.attidentity = 'd' THEN format('pg_catalog.nextval(%L::pg_catalog.regclass)',
+                                                         pg_get_serial_sequence($2, a.attname))
+                    ELSE pg_get_expr(d.adbin, d.adrelid) END AS instead
+        FROM pg_attribute AS a
+        LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+    ) AS v;
+END;
+
+COMMENT ON FUNCTION amqp.consumer_defaults(regclass, text) IS
+'Part of the inbox: SQL for a row of a target table with the defaults of what a message lacks.';

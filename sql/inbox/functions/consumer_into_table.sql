@@ -1,0 +1,80 @@
+CREATE FUNCTION amqp.consumer_into_table(consumer amqp.consumer) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    target text;
+    given record;
+    key record;
+    source text := 'pg_temp.amqp_stage AS s';
+    only_new text := '';
+    distinct_on text := '';
+    order_by text := 'v.n';
+    on_conflict text := '';
+BEGIN
+    SELECT string_agg(quote_ident(k.name), ', ') AS names,
+           string_agg(format('%s AS %I', k.expression, k.name), ', ') AS expressions,
+           array_agg(k.name) AS columns,
+           string_agg(format('%1$I = EXCLUDED.%1$I', k.name), ', ') AS assignments
+    INTO given
+    FROM amqp.consumer_columns(consumer.target_table, consumer.columns) AS k;
+    IF given.names IS NULL THEN
+        RAISE EXCEPTION 'messages would fill no column of table "%"', consumer.target_table
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT format('%I.%I', n.nspname, c.relname) INTO STRICT target
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = consumer.target_table;
+    key := amqp.consumer_key(consumer.target_table, consumer.conflict_constraint);
+
+    -- The body is parsed once a message: OFFSET keeps the planner from doing it for each column.
+    IF consumer.columns IS NULL OR given.expressions LIKE '%j.body%' THEN
+        source := source || $sql$
+        CROSS JOIN LATERAL (
+            SELECT pg_catalog.convert_from(s.body, 'UTF8')::pg_catalog.jsonb AS body OFFSET 0
+        ) AS $sql$ || CASE WHEN consumer.columns IS NULL THEN 'b' ELSE 'j' END;
+    END IF;
+    IF consumer.columns IS NULL THEN
+        source := source || format($sql$
+        CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(%s, b.body) AS j$sql$,
+            amqp.consumer_defaults(consumer.target_table, target));
+    END IF;
+
+    IF consumer.on_conflict = 'ignore' THEN
+        on_conflict := 'ON CONFLICT DO NOTHING';
+    ELSIF consumer.on_conflict = 'update' THEN
+        IF key.name IS NULL THEN
+            RAISE EXCEPTION 'table "%" has no primary key', consumer.target_table
+                USING ERRCODE = 'undefined_object', HINT = 'Name a unique constraint in conflict_constraint.';
+        ELSIF NOT key.columns <@ given.columns THEN
+            RAISE EXCEPTION 'messages do not fill all columns of constraint "%"', key.name
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        -- One statement cannot update a row twice: of several messages for it, the last one counts.
+        SELECT string_agg(format('v.%I', k), ', ') INTO order_by FROM unnest(key.columns) AS k;
+        distinct_on := format('DISTINCT ON (%s) ', order_by);
+        order_by := order_by || ', v.n DESC';
+        on_conflict := format('ON CONFLICT ON CONSTRAINT %I DO UPDATE SET %s', key.name, given.assignments);
+    ELSIF key.columns <@ given.columns THEN
+        only_new := amqp.consumer_identical(consumer, target, key.columns);
+    END IF;
+
+    RETURN format(
+        $sql$stored AS (
+    INSERT INTO %s (%s)
+    SELECT %s%s FROM (
+        SELECT s.n, t.again, %s
+        FROM %s
+        JOIN todo AS t ON t.n OPERATOR(pg_catalog.=) s.n
+    ) AS v%s
+    ORDER BY %s
+    %s
+    RETURNING 1
+)$sql$,
+        target, given.names, distinct_on, (SELECT string_agg(format('v.%I', k), ', ') FROM unnest(given.columns) AS k),
+        given.expressions, source, only_new, order_by, on_conflict);
+END
+$$;
+
+COMMENT ON FUNCTION amqp.consumer_into_table(amqp.consumer) IS
+'Part of the inbox: SQL that inserts the staged messages that are to be stored into a target '
+'table. Errors: 42P01, 42703, 42704, 22023 the row does not fit the table.';

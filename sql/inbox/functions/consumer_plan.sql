@@ -1,0 +1,70 @@
+CREATE FUNCTION amqp.consumer_plan(consumer amqp.consumer, is_stream boolean) RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    told_by text := NULLIF(COALESCE(consumer.deduplicate_by, CASE WHEN is_stream THEN 'none' ELSE 'message_id' END), 'none');
+    key record;
+    statement text;
+    stored text;
+BEGIN
+    IF consumer.influxdb IS NOT NULL THEN
+        -- The same point again changes nothing, so nothing need be told.
+        RETURN jsonb_build_object('row', to_jsonb(consumer),
+            'influxdb', (SELECT to_jsonb(i) FROM ONLY amqp.influxdb AS i WHERE i.name = consumer.influxdb));
+    END IF;
+    IF told_by IS NULL THEN
+        statement := $sql$WITH todo AS MATERIALIZED (
+    SELECT s.n, s.redelivered AS again, false AS without_id FROM pg_temp.amqp_stage AS s
+)$sql$;
+    ELSE
+        key := amqp.consumer_source(told_by);
+        statement := format(
+            $sql$WITH keyed AS MATERIALIZED (
+    SELECT s.n, s.redelivered, s.retried, CASE WHEN NOT s.retried THEN NULLIF(%s, '') END AS key
+    FROM pg_temp.amqp_stage AS s%s
+), first AS (
+    SELECT k.key, pg_catalog.min(k.n) AS n FROM keyed AS k WHERE k.key IS NOT NULL GROUP BY k.key
+), fresh AS (
+    INSERT INTO amqp.inbox_seen (consumer, message_id) SELECT %L, f.key FROM first AS f
+    ON CONFLICT DO NOTHING RETURNING message_id
+), todo AS MATERIALIZED (
+    SELECT k.n, k.redelivered AS again, NOT k.retried AS without_id FROM keyed AS k WHERE k.key IS NULL
+    UNION ALL
+    SELECT f.n, false, false FROM first AS f WHERE f.key IN (SELECT r.message_id FROM fresh AS r)
+)$sql$,
+            CASE key.kind WHEN 'json path' THEN format('(%s OPERATOR(pg_catalog.#>>) ''{}''::pg_catalog.text[])', key.expression)
+                          WHEN 'bytea' THEN format('pg_catalog.encode(pg_catalog.sha256(%s), ''hex'')', key.expression)
+                          ELSE format('%s::pg_catalog.text', key.expression) END,
+            CASE WHEN key.expression LIKE 'j.body%' THEN
+                $sql$ CROSS JOIN LATERAL (
+        SELECT pg_catalog.convert_from(s.body, 'UTF8')::pg_catalog.jsonb AS body OFFSET 0
+    ) AS j$sql$ ELSE '' END,
+            consumer.name);
+    END IF;
+    stored := CASE
+        WHEN consumer.target_table IS NOT NULL THEN amqp.consumer_into_table(consumer)
+        WHEN consumer.target_function IS NOT NULL THEN amqp.consumer_into_function(consumer)
+        ELSE (SELECT format(
+            $sql$stored AS (
+    INSERT INTO amqp.inbox (consumer, %s)
+    SELECT %L, %s
+    FROM pg_temp.amqp_stage AS s
+    WHERE s.n IN (SELECT t.n FROM todo AS t)
+    ORDER BY s.n
+    RETURNING 1
+)$sql$, m.names, consumer.name, m.expressions) FROM amqp.consumer_message(consumer) AS m) END;
+    statement := concat(statement, ', ', stored, format($sql$
+SELECT (SELECT pg_catalog.count(*) FROM %s), (SELECT pg_catalog.count(*) FROM todo AS t WHERE t.without_id)$sql$,
+        -- Of several updates of a row only one is made, and all are stored.
+        CASE WHEN consumer.on_conflict = 'update' THEN 'todo' ELSE 'stored' END));
+    RETURN jsonb_build_object(
+        'row', to_jsonb(consumer),
+        'statement', statement,
+        'fields', (SELECT jsonb_agg(DISTINCT m[1]) FROM regexp_matches(statement, '\ms\."?([a-z_]+)', 'g') AS m));
+END
+$$;
+
+COMMENT ON FUNCTION amqp.consumer_plan(amqp.consumer, boolean) IS
+'Part of the inbox: how pg-amqp consume stores the messages of a consumer: the row, and the '
+'statement that stores what is in its stage. Errors: whatever keeps the row from working.';

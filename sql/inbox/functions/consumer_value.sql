@@ -1,0 +1,60 @@
+-- Types are named without a length, so that too long a value is an error of the INSERT: a cast would cut it.
+CREATE FUNCTION amqp.consumer_value(source text, target regclass, column_number smallint) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found record;
+    given record;
+    value text;
+    instead text;
+BEGIN
+    WITH RECURSIVE base (oid, typtype, typbasetype) AS (
+        SELECT t.oid, t.typtype, t.typbasetype
+        FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE a.attrelid = target AND a.attnum = column_number
+        UNION ALL
+        SELECT t.oid, t.typtype, t.typbasetype FROM base AS b JOIN pg_type AS t ON t.oid = b.typbasetype
+        WHERE b.typtype = 'd'
+    )
+    SELECT format('%I.%I', n.nspname, t.typname) AS type, a.attname, a.attidentity, b.oid AS base,
+           -- What JSON holds in a form of its own.
+           b.typtype = 'c' OR y.typelem <> 0 AND y.typlen = -1 AS built,
+           pg_get_expr(d.adbin, d.adrelid) AS instead
+    INTO STRICT found
+    FROM pg_attribute AS a
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    JOIN pg_namespace AS n ON n.oid = t.typnamespace
+    JOIN base AS b ON b.typtype <> 'd'
+    JOIN pg_type AS y ON y.oid = b.oid
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = target AND a.attnum = column_number;
+    instead := CASE WHEN found.attidentity = '' THEN found.instead
+                    ELSE format('pg_catalog.nextval(%L::pg_catalog.regclass)',
+                                pg_get_serial_sequence(target::text, found.attname)) END;
+    given := amqp.consumer_source(source);
+    value := CASE
+        WHEN given.kind = 'json path' AND found.base IN ('json'::regtype, 'jsonb'::regtype)
+            THEN format('NULLIF(%s, ''null''::pg_catalog.jsonb)', given.expression)
+        WHEN given.kind = 'json path' AND found.built
+            THEN format('(pg_catalog.jsonb_populate_record(NULL::%s, pg_catalog.jsonb_build_object(%L, %s))).%I',
+                        (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c
+                         JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = target),
+                        found.attname, given.expression, found.attname)
+        -- Of a JSON string its text, of anything else its JSON.
+        WHEN given.kind = 'json path'
+            THEN format('(%s OPERATOR(pg_catalog.#>>) ''{}''::pg_catalog.text[])', given.expression)
+        WHEN given.kind = 'bytea' AND found.base <> 'bytea'::regtype
+            THEN format('pg_catalog.convert_from(%s, ''UTF8'')', given.expression)
+        ELSE given.expression END;
+    value := format('CAST(%s AS %s)', value, found.type);
+    IF instead IS NOT NULL AND given.kind <> 'bytea' THEN
+        value := format('CASE WHEN %s IS NULL THEN %s ELSE %s END', given.expression, instead, value);
+    END IF;
+    RETURN value;
+END
+$$;
+
+COMMENT ON FUNCTION amqp.consumer_value(text, regclass, smallint) IS
+'Part of the inbox: SQL for the value of a column of a target table; what a message lacks is the '
+'column''s default. Errors: 22023 no such source.';

@@ -1,0 +1,20 @@
+CREATE TABLE amqp.inbox_seen (
+    consumer   text        NOT NULL,
+    message_id text        NOT NULL,
+    seen_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (consumer, message_id)
+);
+CREATE INDEX inbox_seen_seen_at_idx ON amqp.inbox_seen (consumer, seen_at);
+
+-- Every row comes and goes: vacuum by the number of rows, not by their share, and without pauses.
+ALTER TABLE amqp.inbox_seen SET (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 50000,
+    autovacuum_vacuum_insert_scale_factor = 0.2,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+COMMENT ON TABLE amqp.inbox_seen IS
+'What each consumer has had in the last amqp.consumer.deduplicate_for, written in the transaction '
+'that stored it: a copy is told by it.';
+COMMENT ON COLUMN amqp.inbox_seen.message_id IS 'What amqp.consumer.deduplicate_by names.';

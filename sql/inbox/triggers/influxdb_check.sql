@@ -1,0 +1,6 @@
+CREATE TRIGGER influxdb_check BEFORE INSERT OR UPDATE ON amqp.influxdb
+    FOR EACH ROW EXECUTE FUNCTION amqp.influxdb_check();
+ALTER TABLE amqp.influxdb ENABLE ALWAYS TRIGGER influxdb_check;
+
+COMMENT ON TRIGGER influxdb_check ON amqp.influxdb IS
+'Refuses rows that cannot work.';
