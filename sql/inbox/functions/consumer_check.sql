@@ -4,7 +4,7 @@ AS $$
 DECLARE
     wrong pg_catalog.text;
     restoring CONSTANT pg_catalog.bool := NOT pg_catalog.current_setting('check_function_bodies')::pg_catalog.bool;
-    meant pg_catalog.record;
+    meant pg_catalog.regprocedure;
 BEGIN
     wrong := amqp.consumer_fault(NEW);
     IF wrong IS NOT NULL THEN
@@ -19,12 +19,12 @@ BEGIN
     IF NEW.target_function IS NULL THEN
         NEW.target_function_id := NULL;
     ELSE
-        meant := amqp.consumer_function(
+        SELECT f.function, f.id INTO meant, NEW.target_function_id
+        FROM amqp.consumer_function(
             NEW.target_function,
             CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND NEW.target_function OPERATOR(pg_catalog.=) OLD.target_function
-                 THEN amqp.consumer_known_function(OLD.target_function_id) END);
-        NEW.target_function := amqp.consumer_signature(meant.function);
-        NEW.target_function_id := meant.id;
+                 THEN amqp.consumer_known_function(OLD.target_function_id) END) AS f;
+        NEW.target_function := amqp.consumer_signature(meant);
     END IF;
     PERFORM amqp.consumer_plan(NEW, false);
     -- The daemon may do more than whoever writes the row, and shall not do it for them.
@@ -37,7 +37,7 @@ BEGIN
              AND NOT pg_catalog.has_any_column_privilege(NEW.target_table::pg_catalog.oid, 'UPDATE')
             THEN pg_catalog.format('table %s', NEW.target_table)
         WHEN NEW.target_function IS NOT NULL
-             AND NOT pg_catalog.has_function_privilege(meant.function::pg_catalog.oid, 'EXECUTE')
+             AND NOT pg_catalog.has_function_privilege(meant::pg_catalog.oid, 'EXECUTE')
             THEN pg_catalog.format('function %s', NEW.target_function)
         END;
     IF wrong IS NOT NULL THEN

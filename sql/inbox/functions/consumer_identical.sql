@@ -5,7 +5,7 @@ LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT format($sql$
-    WHERE NOT (v.again AND EXISTS (
+    WHERE NOT (v.amqp_again AND EXISTS (
         SELECT FROM %s AS t WHERE %s AND ROW(%s) OPERATOR(pg_catalog.*=) ROW(%s)))$sql$,
         $2,
         (SELECT string_agg(format('t.%1$I = v.%1$I', k), ' AND ') FROM unnest($3) AS k),

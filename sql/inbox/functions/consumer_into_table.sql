@@ -9,7 +9,7 @@ DECLARE
     source text := 'pg_temp.amqp_stage AS s';
     only_new text := '';
     distinct_on text := '';
-    order_by text := 'v.n';
+    order_by text := 'v.amqp_n';
     on_conflict text := '';
 BEGIN
     SELECT string_agg(quote_ident(k.name), ', ') AS names,
@@ -27,7 +27,7 @@ BEGIN
     key := amqp.consumer_key(consumer.target_table, consumer.conflict_constraint);
 
     -- The body is parsed once a message: OFFSET keeps the planner from doing it for each column.
-    IF consumer.columns IS NULL OR given.expressions LIKE '%j.body%' THEN
+    IF consumer.columns IS NULL OR given.expressions LIKE '%j.body OPERATOR%' THEN
         source := source || $sql$
         CROSS JOIN LATERAL (
             SELECT pg_catalog.convert_from(s.body, 'UTF8')::pg_catalog.jsonb AS body OFFSET 0
@@ -52,7 +52,7 @@ BEGIN
         -- One statement cannot update a row twice: of several messages for it, the last one counts.
         SELECT string_agg(format('v.%I', k), ', ') INTO order_by FROM unnest(key.columns) AS k;
         distinct_on := format('DISTINCT ON (%s) ', order_by);
-        order_by := order_by || ', v.n DESC';
+        order_by := order_by || ', v.amqp_n DESC';
         on_conflict := format('ON CONFLICT ON CONSTRAINT %I DO UPDATE SET %s', key.name, given.assignments);
     ELSIF key.columns <@ given.columns THEN
         only_new := amqp.consumer_identical(consumer, target, key.columns);
@@ -62,7 +62,7 @@ BEGIN
         $sql$stored AS (
     INSERT INTO %s (%s)
     SELECT %s%s FROM (
-        SELECT s.n, t.again, %s
+        SELECT s.n AS amqp_n, t.again AS amqp_again, %s
         FROM %s
         JOIN todo AS t ON t.n OPERATOR(pg_catalog.=) s.n
     ) AS v%s
