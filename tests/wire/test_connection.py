@@ -30,6 +30,8 @@ class Role:
         self.blocked = 0
         self.lost = 0
 
+    capabilities = ()
+
     def open(self, deadline: float) -> None: ...
 
     def takes(self, data: bytes) -> bool:

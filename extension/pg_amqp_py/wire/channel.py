@@ -85,6 +85,13 @@ def connect_publisher(
 class PublishingChannel:
     """The channel of a connection, in confirm mode. Raises what its connection raises."""
 
+    capabilities = (
+        "authentication_failure_close",
+        "basic.nack",
+        "connection.blocked",
+        "publisher_confirms",
+    )
+
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.encoder = Encoder()

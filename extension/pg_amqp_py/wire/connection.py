@@ -1,9 +1,9 @@
 """An AMQP connection: its stream, replies to what was asked, heartbeats, whether it is blocked.
 
-What belongs to the channel goes to whoever has the role of it: a publisher (wire.channel). Roles do
-not share a connection, as a blocked publisher would block a consumer. So there is one channel:
-questions and publishing never overlap, and one that the broker closes to refuse an operation is
-opened again at once.
+What belongs to the channel goes to whoever has the role of it: a publisher (wire.channel) or a
+consumer (wire.consume). Roles do not share a connection, as a blocked publisher would block a
+consumer. So there is one channel: questions and publishing never overlap, and one that the broker
+closes to refuse an operation is opened again at once.
 
 pika's BlockingConnection is not used for this: it waits in ways that PostgreSQL cannot
 interrupt, resolves names in a thread (a backend must have none) and confirms one message at
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
     class Channel(Protocol):
         """A role on the channel of a connection."""
+
+        @property
+        def capabilities(self) -> tuple[str, ...]:
+            """What the broker shall know that the client understands."""
+            ...
 
         def open(self, deadline: float) -> None:
             """Open the channel, and say what the role needs of it."""
@@ -100,6 +105,11 @@ class Connection:
         """Give what belongs to the channel to this role."""
         self._channel = channel
 
+    def cut_by(self, frames: FrameReader) -> None:
+        """Have a role's own reader cut the stream, before anything of it was received."""
+        self._frames = frames
+        self.partial = frames.partial
+
     def introduce(self, product: str, version: str) -> None:
         """Remember what the broker says of itself."""
         self.server_product, self.server_version = product, version
@@ -136,6 +146,13 @@ class Connection:
     def while_waiting(self, on_wait: Callable[[], None]) -> None:
         """Have this called at least every 100 ms while waiting; it may raise to interrupt."""
         self._transport.on_wait = on_wait
+
+    def heed(self, descriptor: int) -> None:
+        """From now on, wait() also ends when there is something to read from this descriptor.
+
+        So another thread can have its owner do something else. Waiting for a reply goes on.
+        """
+        self._transport.heed(descriptor)
 
     def send_some(self, data: Bytes) -> int:
         """Bytes of `data` that went out without waiting."""
@@ -300,6 +317,7 @@ class Connection:
     def expect(self, index: int, deadline: float) -> Method:
         """Wait for the method with this index."""
         self._expected = index
+        self._transport.heeds(False)
         try:
             while True:
                 for at, method in enumerate(self._replies):
@@ -311,6 +329,7 @@ class Connection:
                 self.receive()
         finally:
             self._expected = 0
+            self._transport.heeds(True)
 
     # -- its end ---------------------------------------------------------------------
 
@@ -370,6 +389,8 @@ class Connection:
 
 class _NoRole:
     """Nobody has the channel yet, or any more."""
+
+    capabilities = ()
 
     def open(self, deadline: float) -> None:
         raise NotImplementedError

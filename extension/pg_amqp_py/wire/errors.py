@@ -12,6 +12,7 @@ WireError
         RejectedError           the broker refused the login or the virtual host
         TLSError                a TLS check failed
     StalledError            the peer made no progress for the time allowed
+    MalformedError          properties of a message that was received are no AMQP
     ReplyError              the broker gave a reply code
         ConnectionLostError     an open connection broke, was closed or fell silent
         ChannelClosedError      the broker refused one operation (AMQP soft error)
@@ -77,6 +78,10 @@ class RejectedError(ConnectError):
 
 class TLSError(ConnectError):
     """The TLS handshake failed; the text names the check."""
+
+
+class MalformedError(WireError):
+    """The properties of a message that was received are no AMQP."""
 
 
 class ReplyError(WireError):

@@ -118,12 +118,13 @@ class FrameReader:
                     raise ConnectionLostError("received bytes that are no AMQP frame")
                 raw = bytes(received[at:after])
                 at = after
-                yield channel, _decode(kind, raw)
+                yield channel, decode_frame(kind, raw)
         finally:
             del received[:at]
 
 
-def _decode(kind: int, raw: bytes) -> Frame:
+def decode_frame(kind: int, raw: bytes) -> Frame:
+    """What a whole frame holds. Raises ConnectionLostError if that is no AMQP."""
     if kind in (BODY_FRAME, HEARTBEAT_FRAME):
         return None
     try:

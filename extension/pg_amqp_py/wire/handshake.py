@@ -32,12 +32,6 @@ if TYPE_CHECKING:
     Role = TypeVar("Role", bound=Channel)
 
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
-_CAPABILITIES: dict[str, JSON] = {
-    "authentication_failure_close": True,
-    "basic.nack": True,
-    "connection.blocked": True,
-    "publisher_confirms": True,
-}
 _ACCESS_REFUSED = 403
 
 
@@ -62,7 +56,8 @@ def connect(
     channel = role(connection)
     connection.attach(channel)
     try:
-        _log_in(connection, client, deadline, heartbeat)
+        capabilities: dict[str, JSON] = dict.fromkeys(channel.capabilities, True)
+        _log_in(connection, {**client, "capabilities": capabilities}, deadline, heartbeat)
         channel.open(deadline)
         connection.complete()
     except (ConnectionLostError, StalledError, ChannelClosedError) as error:
@@ -87,7 +82,6 @@ def _log_in(
     connection.introduce(str(properties.get("product", "")), str(properties.get("version", "")))
     if "PLAIN" not in mechanisms:
         raise RejectedError("the broker does not offer SASL mechanism PLAIN", _ACCESS_REFUSED)
-    client = {**client, "capabilities": _CAPABILITIES}
     connection.send(methods.start_ok(client, address.username, address.password), deadline)
     tune = _unless_rejected(connection, methods.CONNECTION_TUNE, deadline)
     channels, frame_max, offered = methods.tuning(tune)

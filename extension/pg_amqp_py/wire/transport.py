@@ -68,6 +68,8 @@ class Transport:
         self._stream = stream
         self._arrivals = select.poll()
         self._arrivals.register(stream, select.POLLIN)
+        self._watched = self._heeded = self._arrivals
+        """What wait() waits for to be received."""
         self._either_way = select.poll()
         self._either_way.register(stream, select.POLLIN | select.POLLOUT)
         self._checked = 0.0
@@ -181,10 +183,21 @@ class Transport:
             self._late = True
         else:
             self._late = False
-        poll = self._either_way if sending or self._promised else self._arrivals
+        poll = self._either_way if sending or self._promised else self._watched
         _wait(poll, deadline, self.on_wait)
         if self._promised:
             self._keep_promise()
+
+    def heed(self, descriptor: int) -> None:
+        """Have wait() end also when there is something to read from this descriptor."""
+        self._heeded = select.poll()
+        self._heeded.register(self._stream, select.POLLIN)
+        self._heeded.register(descriptor, select.POLLIN)
+        self.heeds(True)
+
+    def heeds(self, heeding: bool) -> None:
+        """Whether wait() does so; it must not where nothing but an answer is of use."""
+        self._watched = self._heeded if heeding else self._arrivals
 
     def close(self) -> None:
         """Close the socket, without a word to the peer."""
