@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import TYPE_CHECKING
 
 import click
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pg_amqp_daemon.runtime import logs
+
+if TYPE_CHECKING:
+    from pg_amqp_daemon.runtime.process import Process
 
 _DSN_HELP = (
     "Connection string or URI of the database. What it does not say comes from libpq's environment"
@@ -20,7 +24,7 @@ _DSN_HELP = (
 @click.group()
 @click.version_option(package_name="pg_amqp_py")
 def main() -> None:
-    """Deliver the outbox of a PostgreSQL database to RabbitMQ."""
+    """Carry messages between a PostgreSQL database and RabbitMQ."""
 
 
 def _checked_dsn(_context: click.Context, _parameter: click.Parameter, dsn: str) -> str:
@@ -58,15 +62,18 @@ def install_outbox(dsn: str, uninstall: bool) -> None:
         raise click.ClickException(str(error)) from None
 
 
-@main.command()
-@_dsn_option
-@click.option("--once", is_flag=True, help="Deliver what is due, then exit.")
-@click.option(
+_metrics_option = click.option(
     "--listen-metrics",
     metavar="HOST:PORT",
     callback=lambda _context, _parameter, value: value and _host_and_port(value),
     help="Serve /metrics (Prometheus) and /health on this address.",
 )
+
+
+@main.command()
+@_dsn_option
+@click.option("--once", is_flag=True, help="Deliver what is due, then exit.")
+@_metrics_option
 def relay(dsn: str, once: bool, listen_metrics: tuple[str, int] | None) -> None:
     """Deliver messages from amqp.outbox to RabbitMQ until SIGTERM.
 
@@ -75,17 +82,61 @@ def relay(dsn: str, once: bool, listen_metrics: tuple[str, int] | None) -> None:
     """
     from pg_amqp_daemon.relay.relay import Relay
 
+    process = _process()
+    relay = Relay(dsn, process, once=once)
+    _serve(process, listen_metrics)
+    if once:
+        sys.exit(relay.drain())
+    process.run(relay)
+
+
+@main.command()
+@_dsn_option
+@_metrics_option
+def consume(dsn: str, listen_metrics: tuple[str, int] | None) -> None:
+    """Store messages from RabbitMQ's queues as amqp.consumer says, until SIGTERM.
+
+    Several may run: one works a consumer, the others stand by.
+    """
+    from pg_amqp_daemon.consume.consume import Consume
+
+    process = _process()
+    consume = Consume(dsn, process)
+    _serve(process, listen_metrics)
+    process.run(consume)
+
+
+@main.command()
+@_dsn_option
+@_metrics_option
+def run(dsn: str, listen_metrics: tuple[str, int] | None) -> None:
+    """Do all that the database has rows for, until SIGTERM: relay and consume."""
+    from pg_amqp_daemon.consume.consume import Consume
+    from pg_amqp_daemon.relay.relay import Relay
+
+    process = _process()
+    doors = Relay(dsn, process), Consume(dsn, process)
+    _serve(process, listen_metrics)
+    process.run(*doors)
+
+
+def _process() -> Process:
+    from pg_amqp_daemon.runtime.process import Process
+
     logs.configure()
-    relay = Relay(dsn, once=once)
-    if listen_metrics is not None:
+    return Process()
+
+
+def _serve(process: Process, address: tuple[str, int] | None) -> None:
+    """Have the process answer for its metrics, if it shall."""
+    if address is not None:
         try:
-            relay.serve(*listen_metrics)
+            process.serve(*address)
         except OSError as error:
-            host, port = listen_metrics
+            host, port = address
             raise click.ClickException(
                 f"could not listen on {host}:{port}: {error.strerror}"
             ) from None
-    sys.exit(relay.work())
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
-
-import pytest
 
 from pg_amqp_daemon.runtime.supervisor import Supervisor
 
@@ -90,27 +86,10 @@ def test_who_does_not_stop_is_aborted_when_the_grace_is_over() -> None:
     ]
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_says_stop_and_until_then_databases_that_do_not_answer_are_given_up(
-    ending: signal.Signals,
-) -> None:
+def test_databases_that_do_not_answer_are_given_up() -> None:
     supervisor = Supervisor(Sleeper)
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
-    looks = 0
-
-    def look() -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 2:
-            os.kill(os.getpid(), ending)
-
-    try:
-        supervisor.heed_signals()
-        supervisor.keep({"a"})
-        supervisor.wait(look)
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-    assert supervisor.stopping.is_set()
-    assert looks == supervisor.workers["a"].unblocked == 2
+    supervisor.keep({"a", "b"})
+    supervisor.unblock()
+    supervisor.unblock()
+    assert [worker.unblocked for worker in supervisor.workers.values()] == [2, 2]
     supervisor.end()

@@ -11,11 +11,12 @@ import pytest
 
 from pg_amqp_daemon.relay.relay import Relay
 from pg_amqp_daemon.relay.worker import Worker
+from pg_amqp_daemon.runtime.process import Process
 from support.health import watched
 
 
 def test_a_worker_that_has_ended_is_replaced() -> None:
-    supervisor = Relay("")._supervisor
+    supervisor = Relay("", Process())._supervisor
     stopped = threading.Event()
     dead = SimpleNamespace(alive=False, stop=stopped.set, connected=False)
     supervisor.workers[1] = cast(Any, dead)

@@ -16,8 +16,8 @@ from pg_amqp_daemon.runtime import logs
 from pg_amqp_daemon.runtime.broker_connection import BrokerConnection
 from pg_amqp_daemon.runtime.brokers import addresses_of_brokers
 from pg_amqp_daemon.runtime.database import Database
-from pg_amqp_daemon.runtime.health import Condition, Health
-from pg_amqp_daemon.runtime.metrics import Metrics, serve
+from pg_amqp_daemon.runtime.health import Condition
+from pg_amqp_daemon.runtime.process import Process
 from pg_amqp_daemon.runtime.session_worker import SessionWorker
 from pg_amqp_daemon.runtime.supervisor import Supervisor
 from pg_amqp_daemon.runtime.watcher import Watcher
@@ -90,36 +90,59 @@ class Teller(SessionWorker):
         self.broker.close()
 
 
-def main(dsn: str) -> None:
-    """Tell until a signal says stop."""
-    logs.configure()
-    metrics, health = Metrics(), Health()
-    counter = metrics.counter("told", "Texts that were told.", ["broker_id"])
-    database = Database(dsn, "tell", " (brokers)")
-    tellers: Supervisor[int, Teller] = Supervisor(lambda number: Teller(dsn, number, counter))
-    watcher = Watcher(
-        database,
-        lambda: tellers.keep(addresses_of_brokers(database).keys()),
-        stopping=tellers.stopping,
-        metrics=metrics,
-    )
+class Tell:
+    """The door, as a part of a process."""
 
-    def condition() -> Condition:
-        found = tellers.workers.copy()
+    def __init__(self, dsn: str, process: Process) -> None:
+        counter = process.metrics.counter("told", "Texts that were told.", ["broker_id"])
+        self._database = Database(dsn, "tell", " (brokers)")
+        self._tellers: Supervisor[int, Teller] = Supervisor(
+            lambda number: Teller(dsn, number, counter)
+        )
+        self._watcher = Watcher(
+            self._database,
+            lambda: self._tellers.keep(addresses_of_brokers(self._database).keys()),
+            stopping=process.stopping,
+            metrics=process.metrics,
+        )
+        process.health.register(
+            "database", lambda: Condition(self._watcher.error or "ok", self._watcher.error)
+        )
+        process.health.register("tellers", self._condition)
+
+    def start(self) -> None:
+        """Begin."""
+        self._watcher.start()
+
+    def look(self) -> None:
+        """Give up what does not answer."""
+        self._watcher.unblock()
+        self._tellers.unblock()
+
+    def stop(self) -> None:
+        """Finish."""
+        self._tellers.stop()
+
+    def end(self) -> None:
+        """Wait for the end."""
+        self._tellers.end()
+
+    def _condition(self) -> Condition:
+        found = self._tellers.workers.copy()
         doing = {
             number: "telling" if one.leading else "standing by" for number, one in found.items()
         }
         troubles = [one.session_trouble or one.broker.trouble for one in found.values()]
         return Condition(doing, next(filter(None, troubles), None))
 
-    health.register("database", lambda: Condition(watcher.error or "ok", watcher.error))
-    health.register("tellers", condition)
-    port = serve("127.0.0.1", 0, metrics, health)
-    tellers.heed_signals()
-    structlog.get_logger().info("metrics", url=f"http://127.0.0.1:{port}/metrics")
-    watcher.start()
-    tellers.wait(watcher.unblock)
-    tellers.end()
+
+def main(dsn: str) -> None:
+    """Tell until a signal says stop."""
+    logs.configure()
+    process = Process()
+    tell = Tell(dsn, process)
+    process.serve("127.0.0.1", 0)
+    process.run(tell)
     modules = sorted(name for name in sys.modules if name.startswith("pg_amqp_daemon."))
     structlog.get_logger().info("modules", names=modules)
 

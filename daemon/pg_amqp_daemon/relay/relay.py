@@ -1,4 +1,4 @@
-"""The relay: a worker for each broker in the table, until a signal says stop."""
+"""The relay: a worker for each broker in the table."""
 
 from __future__ import annotations
 
@@ -14,60 +14,56 @@ from pg_amqp_daemon.relay.overview import Overview
 from pg_amqp_daemon.relay.worker import Worker
 from pg_amqp_daemon.runtime.brokers import addresses_of_brokers
 from pg_amqp_daemon.runtime.database import first_line
-from pg_amqp_daemon.runtime.health import Condition, Health
-from pg_amqp_daemon.runtime.metrics import Metrics, serve
+from pg_amqp_daemon.runtime.health import Condition
+from pg_amqp_daemon.runtime.process import Process
 from pg_amqp_daemon.runtime.supervisor import Supervisor
 from pg_amqp_daemon.runtime.watcher import Watcher
 
 
 class Relay:
-    """All workers of a process; with `once`, they end when nothing is due any more."""
+    """All outboxes of a database, as a door of a process."""
 
-    def __init__(self, dsn: str, *, once: bool = False) -> None:
+    def __init__(self, dsn: str, process: Process, *, once: bool = False) -> None:
         self._dsn = dsn
+        self._process = process
         self._once = once
-        self._registry = Metrics()
-        self._metrics = RelayMetrics(self._registry)
+        self._metrics = RelayMetrics(process.metrics)
         self._database = relay_database(dsn, " (brokers)")
         self._supervisor: Supervisor[int, Worker] = Supervisor(self._begin)
         self._watcher = Watcher(
             self._database,
             self._keep_workers,
             self._measure,
-            stopping=self._supervisor.stopping,
-            metrics=self._registry,
+            stopping=process.stopping,
+            metrics=process.metrics,
         )
         self._overview = Overview(self._supervisor.workers.copy, self._metrics)
-        self._health = Health()
-        self._health.register("database", self._database_condition)
-        self._health.register("brokers", self._overview.brokers)
-        self._served = False
+        process.health.register("database", self._database_condition)
+        process.health.register("brokers", self._overview.brokers)
         self._log = structlog.get_logger()
 
-    def serve(self, host: str, port: int) -> None:
-        """Answer /metrics and /health. Raises OSError."""
-        port = serve(host, port, self._registry, self._health)
-        self._served = True
-        self._log.info("metrics", url=f"http://{host}:{port}/metrics")
-
-    def work(self) -> int:
-        """Work until SIGTERM or SIGINT, or until nothing is due; returns the exit status."""
-        self._supervisor.heed_signals()
-        return self._drain() if self._once else self._relay()
-
-    def _relay(self) -> int:
+    def start(self) -> None:
+        """Begin to work."""
         self._log.info("relay started")
         self._watcher.start()
-        self._supervisor.wait(self._look)
-        self._log.info("relay stops")
-        self._supervisor.end()
-        return 0
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Give up whatever does not answer."""
         self._watcher.unblock()
-        self._health.answer()
+        self._supervisor.unblock()
 
-    def _drain(self) -> int:
+    def stop(self) -> None:
+        """Have all workers finish what is under way."""
+        self._log.info("relay stops")
+        self._supervisor.stop()
+
+    def end(self) -> None:
+        """Wait until all have, in bounded time."""
+        self._supervisor.end()
+
+    def drain(self) -> int:
+        """Work until nothing is due any more, or a signal says stop; returns the exit status."""
+        self._process.heed_signals()
         try:
             with self._database.connected():
                 brokers = addresses_of_brokers(self._database)
@@ -90,11 +86,11 @@ class Relay:
                 failures[broker_id] = "the broker has no row in amqp.broker"
         for broker_id, failure in failures.items():
             self._log.error("not drained", broker_id=broker_id, error=failure)
-        return 1 if failures or self._supervisor.stopping.is_set() else 0
+        return 1 if failures or self._process.stopping.is_set() else 0
 
     def _show_progress(self, messages: int) -> None:
         """Wait until all workers have ended, or a signal says stop."""
-        workers, stopping = self._supervisor.workers.values(), self._supervisor.stopping
+        workers, stopping = self._supervisor.workers.values(), self._process.stopping
         terminal = sys.stderr.isatty()
         with tqdm(total=messages, unit=" messages", disable=not terminal) as bar:
             while not all(worker.ended for worker in workers):
@@ -118,7 +114,7 @@ class Relay:
         return Worker(self._dsn, broker_id, self._metrics, once=self._once)
 
     def _measure(self) -> None:
-        if self._served:
+        if self._process.served:
             self._overview.measure(self._database)
 
     # -- asked by any thread -----------------------------------------------------------

@@ -86,17 +86,25 @@ class Database:
     """One session at a time. Used by one thread; `unblock` may be called by another.
 
     `purpose` is what pg_stat_activity shows of it, beside process and host; `settings` are what
-    its session needs beyond those of every session, or in their place. Raises psycopg.Error.
+    its session needs beyond those of every session, or in their place (None: the role's own).
+    After `patience` seconds without an answer it is broken off. Raises psycopg.Error.
     """
 
     def __init__(
-        self, dsn: str, purpose: str, part: str = "", settings: Mapping[str, str] | None = None
+        self,
+        dsn: str,
+        purpose: str,
+        part: str = "",
+        settings: Mapping[str, str | None] | None = None,
+        patience: float = _SLOWEST,
     ) -> None:
         self.lease = Lease()
         """Of the lock that this session has, if it has one."""
         self._dsn = dsn
-        self._name = f"pg-amqp {purpose} {os.getpid()} on {socket.gethostname()}{part}"
-        self._settings = {**_SETTINGS, **(settings or {})}
+        self._patience = patience
+        self.name = f"pg-amqp {purpose} {os.getpid()} on {socket.gethostname()}{part}"
+        """What pg_stat_activity shows, if it is not cut short there."""
+        self._settings: dict[str, str | None] = {**_SETTINGS, **(settings or {})}
         self._connection: psycopg.Connection[Any] | None = None
         self._asked_at: float | None = None
         self._guard = threading.Lock()
@@ -106,11 +114,12 @@ class Database:
         """Connect, and disconnect at the end; the lease ends with it."""
         given = conninfo_to_dict(self._dsn)
         defaults = {name: value for name, value in _DEFAULTS.items() if name not in given}
-        conninfo = make_conninfo(self._dsn, **defaults, application_name=self._name)
+        conninfo = make_conninfo(self._dsn, **defaults, application_name=self.name)
         with psycopg.connect(conninfo, autocommit=True, prepare_threshold=0) as connection:
             _use_utf8(connection)
             for name, value in self._settings.items():
                 # Some are not known to every server.
+                # NULL is the role's own.
                 connection.execute(
                     "SELECT set_config(name, %s, false) FROM pg_settings WHERE name = %s",
                     [value, name],
@@ -126,7 +135,7 @@ class Database:
     def unblock(self) -> None:
         """Break the session if it has not answered for long; its thread gets an error."""
         asked_at = self._asked_at
-        if asked_at is not None and time.monotonic() - asked_at > _SLOWEST:
+        if asked_at is not None and time.monotonic() - asked_at > self._patience:
             with self._guard, suppress(OSError, psycopg.Error):
                 if self._connection is not None:
                     with socket.socket(fileno=os.dup(self._connection.fileno())) as same:
@@ -149,6 +158,16 @@ class Database:
         with self.asking() as connection:
             cursor = connection.cursor(binary=True).execute(query.encode(), arguments)
             return cursor.fetchall() if cursor.description else []
+
+    def copy(self, statement: str, data: bytes) -> None:
+        """Execute a COPY FROM STDIN with all its data."""
+        with self.asking() as connection, connection.cursor().copy(statement.encode()) as copying:
+            copying.write(data)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the session is of no use any more."""
+        return self._connection is None or self._connection.broken
 
     def prove(self) -> None:
         """Ask for nothing but an answer."""

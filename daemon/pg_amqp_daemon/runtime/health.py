@@ -20,18 +20,21 @@ class Health:
     """The parts of a process, and the last trouble that any of them has had."""
 
     def __init__(self) -> None:
-        self._questions: dict[str, Callable[[], Condition]] = {}
+        self._questions: dict[str, list[Callable[[], Condition]]] = {}
         self._last_error: str | None = None
         self._asking = threading.Lock()
 
     def register(self, part: str, question: Callable[[], Condition]) -> None:
-        """Ask this of a part from now on. Of several troubles, the first part's is told."""
-        self._questions[part] = question
+        """Ask this of a part from now on. Of several troubles, the first part's is told.
+
+        Several doors may know something of one part: what is in trouble is told.
+        """
+        self._questions.setdefault(part, []).append(question)
 
     def answer(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and what is not."""
         with self._asking:
-            found = {part: question() for part, question in self._questions.items()}
+            found = {part: _worst(questions) for part, questions in self._questions.items()}
             troubles = [condition.trouble for condition in found.values() if condition.trouble]
             self._last_error = next(iter(troubles), self._last_error)
             answer: dict[str, Any] = {"healthy": not troubles}
@@ -39,3 +42,8 @@ class Health:
             if self._last_error is not None:
                 answer["last_error"] = self._last_error
             return not troubles, answer
+
+
+def _worst(questions: list[Callable[[], Condition]]) -> Condition:
+    conditions = [question() for question in questions]
+    return next((one for one in conditions if one.trouble), conditions[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -22,6 +23,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+
+    @cached_property
+    def database_up(self) -> Gauge:
+        """Of all doors that look what there is to do in the database."""
+        return self.gauge("database_up", "1 while the database answers.")
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         """Declare what only grows."""

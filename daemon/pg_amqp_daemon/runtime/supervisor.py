@@ -1,4 +1,4 @@
-"""Keeps a door's workers going until a signal says stop: what has died begins anew.
+"""Keeps a door's workers going: what has died begins anew.
 
 A worker is made for whatever the door works separately (a broker's outbox, a consumer), and has
 threads of its own. At the end all are asked to stop, and what does not within the grace is aborted.
@@ -6,17 +6,12 @@ threads of its own. At the end all are asked to stop, and what does not within t
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Hashable, Set
-from types import FrameType
 from typing import Generic, Protocol, TypeVar
 
-_LOOK = 0.5
-"""Seconds between looks at what the workers wait for."""
 _GRACE = 3.5
-"""Seconds after a signal to stop at which what is still awaited is given up."""
+"""Seconds after which, at the end, what is still awaited is given up."""
 _LAST = 1.0
 
 
@@ -52,19 +47,9 @@ class Supervisor(Generic[Key, Worker]):
     """The workers of a process, each for a key."""
 
     def __init__(self, begin: Callable[[Key], Worker]) -> None:
-        self.stopping = threading.Event()
-        """Whether a signal has said stop."""
         self.workers: dict[Key, Worker] = {}
         """Changed by the thread that calls keep(); others look at copies."""
         self._begin = begin
-
-    def heed_signals(self) -> None:
-        """Let SIGTERM and SIGINT say stop."""
-        for ending in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(ending, self._on_signal)
-
-    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
-        self.stopping.set()
 
     def keep(self, wanted: Set[Key]) -> None:
         """Have a worker for each of these keys, and for no other."""
@@ -78,18 +63,20 @@ class Supervisor(Generic[Key, Worker]):
         for key in self.workers.keys() - wanted:
             self.workers.pop(key).stop()
 
-    def wait(self, look: Callable[[], object]) -> None:
-        """Wait until a signal says stop; call `look` twice a second."""
-        while not self.stopping.wait(_LOOK):
-            for worker in list(self.workers.values()):
-                worker.unblock()
-            look()
+    def unblock(self) -> None:
+        """Give up databases that do not answer. Called now and then."""
+        for worker in list(self.workers.values()):
+            worker.unblock()
+
+    def stop(self) -> None:
+        """Have all finish what is under way."""
+        for worker in list(self.workers.values()):
+            worker.stop()
 
     def end(self) -> None:
         """Stop the workers, in bounded time whatever they wait for."""
+        self.stop()
         workers = list(self.workers.values())
-        for worker in workers:
-            worker.stop()
         deadline = time.monotonic() + _GRACE
         for worker in workers:
             worker.join(max(deadline - time.monotonic(), 0))

@@ -30,7 +30,7 @@ class Watcher:
         self._database = database
         self._looks = looks
         self._stopping = stopping
-        self._up = metrics.gauge("database_up", "1 while the database answers.")
+        self._up = metrics.database_up
         self._log = structlog.get_logger()
 
     def start(self) -> None:

@@ -26,7 +26,9 @@ BEGIN
                  THEN amqp.consumer_known_function(OLD.target_function_id) END) AS f;
         NEW.target_function := amqp.consumer_signature(meant);
     END IF;
-    PERFORM amqp.consumer_plan(NEW, false);
+    IF NEW.influxdb IS NULL THEN
+        PERFORM amqp.consumer_plan(NEW, false);
+    END IF;
     -- The daemon may do more than whoever writes the row, and shall not do it for them.
     wrong := CASE
         WHEN NEW.target_table IS NOT NULL

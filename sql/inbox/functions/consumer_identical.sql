@@ -6,7 +6,7 @@ SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT format($sql$
     WHERE NOT (v.amqp_again AND EXISTS (
-        SELECT FROM %s AS t WHERE %s AND ROW(%s) OPERATOR(pg_catalog.*=) ROW(%s)))$sql$,
+        SELECT FROM %s AS t WHERE %s AND pg_catalog.record_image_eq(ROW(%s), ROW(%s))))$sql$,
         $2,
         (SELECT string_agg(format('t.%1$I = v.%1$I', k), ' AND ') FROM unnest($3) AS k),
         string_agg(format('t.%I', c.name), ', '),

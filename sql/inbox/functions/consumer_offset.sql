@@ -1,14 +1,17 @@
 CREATE FUNCTION amqp.consumer_offset(stream_offset text) RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    seconds double precision;
 BEGIN
     IF stream_offset IN ('first', 'last', 'next') THEN
         RETURN to_jsonb(stream_offset);
     ELSIF stream_offset ~ '^[0-9]{1,18}$' THEN
         RETURN to_jsonb(stream_offset::bigint);
     END IF;
-    RETURN jsonb_build_object('timestamp', floor(date_part('epoch', stream_offset::timestamptz)));
+    seconds := floor(date_part('epoch', stream_offset::timestamptz));
+    RETURN CASE WHEN seconds BETWEEN 0 AND 1e11 THEN jsonb_build_object('timestamp', seconds::bigint) END;
 EXCEPTION WHEN data_exception THEN
     RETURN NULL;
 END

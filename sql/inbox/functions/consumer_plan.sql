@@ -4,13 +4,19 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     told_by text := NULLIF(COALESCE(consumer.deduplicate_by, CASE WHEN is_stream THEN 'none' ELSE 'message_id' END), 'none');
+    plan jsonb := jsonb_build_object(
+        'row', to_jsonb(consumer),
+        'batch_seconds', date_part('epoch', consumer.batch_timeout),
+        'start', amqp.consumer_offset(consumer.stream_offset));
     key record;
+    key_value text;
+    key_source text := 'pg_temp.amqp_stage AS s';
     statement text;
     stored text;
 BEGIN
     IF consumer.influxdb IS NOT NULL THEN
         -- The same point again changes nothing, so nothing need be told.
-        RETURN jsonb_build_object('row', to_jsonb(consumer),
+        RETURN plan || jsonb_build_object(
             'influxdb', (SELECT to_jsonb(i) FROM ONLY amqp.influxdb AS i WHERE i.name = consumer.influxdb));
     END IF;
     IF told_by IS NULL THEN
@@ -19,10 +25,29 @@ BEGIN
 )$sql$;
     ELSE
         key := amqp.consumer_source(told_by);
+        key_value := CASE key.kind
+            WHEN 'json path' THEN format('(%s OPERATOR(pg_catalog.#>>) ''{}''::pg_catalog.text[])', key.expression)
+            WHEN 'bytea' THEN format('pg_catalog.encode(pg_catalog.sha256(%s), ''hex'')', key.expression)
+            ELSE format('%s::pg_catalog.text', key.expression) END;
+        IF key.expression LIKE 'j.body%' THEN
+            key_source := key_source || $sql$ CROSS JOIN LATERAL (
+        SELECT pg_catalog.convert_from(s.body, 'UTF8')::pg_catalog.jsonb AS body OFFSET 0
+    ) AS j$sql$;
+        END IF;
+        -- For a message that is set aside: whether it has a key, and whether that is new.
+        plan := plan || jsonb_build_object('remember', format(
+            $sql$WITH keyed AS MATERIALIZED (
+    SELECT NULLIF(%s, '') AS key FROM %s
+), fresh AS (
+    INSERT INTO amqp.inbox_seen (consumer, message_id) SELECT %L, k.key FROM keyed AS k WHERE k.key IS NOT NULL
+    ON CONFLICT DO NOTHING RETURNING 1
+)
+SELECT pg_catalog.count(k.key), (SELECT pg_catalog.count(*) FROM fresh) FROM keyed AS k$sql$,
+            key_value, key_source, consumer.name));
         statement := format(
             $sql$WITH keyed AS MATERIALIZED (
     SELECT s.n, s.redelivered, s.retried, CASE WHEN NOT s.retried THEN NULLIF(%s, '') END AS key
-    FROM pg_temp.amqp_stage AS s%s
+    FROM %s
 ), first AS (
     SELECT k.key, pg_catalog.min(k.n) AS n FROM keyed AS k WHERE k.key IS NOT NULL GROUP BY k.key
 ), fresh AS (
@@ -32,15 +57,7 @@ BEGIN
     SELECT k.n, k.redelivered AS again, NOT k.retried AS without_id FROM keyed AS k WHERE k.key IS NULL
     UNION ALL
     SELECT f.n, false, false FROM first AS f WHERE f.key IN (SELECT r.message_id FROM fresh AS r)
-)$sql$,
-            CASE key.kind WHEN 'json path' THEN format('(%s OPERATOR(pg_catalog.#>>) ''{}''::pg_catalog.text[])', key.expression)
-                          WHEN 'bytea' THEN format('pg_catalog.encode(pg_catalog.sha256(%s), ''hex'')', key.expression)
-                          ELSE format('%s::pg_catalog.text', key.expression) END,
-            CASE WHEN key.expression LIKE 'j.body%' THEN
-                $sql$ CROSS JOIN LATERAL (
-        SELECT pg_catalog.convert_from(s.body, 'UTF8')::pg_catalog.jsonb AS body OFFSET 0
-    ) AS j$sql$ ELSE '' END,
-            consumer.name);
+)$sql$, key_value, key_source, consumer.name);
     END IF;
     stored := CASE
         WHEN consumer.target_table IS NOT NULL THEN amqp.consumer_into_table(consumer)
@@ -58,13 +75,11 @@ BEGIN
 SELECT (SELECT pg_catalog.count(*) FROM %s), (SELECT pg_catalog.count(*) FROM todo AS t WHERE t.without_id)$sql$,
         -- Of several updates of a row only one is made, and all are stored.
         CASE WHEN consumer.on_conflict = 'update' THEN 'todo' ELSE 'stored' END));
-    RETURN jsonb_build_object(
-        'row', to_jsonb(consumer),
-        'statement', statement,
-        'fields', (SELECT jsonb_agg(DISTINCT m[1]) FROM regexp_matches(statement, '\ms\."?([a-z_]+)', 'g') AS m));
+    RETURN plan || jsonb_build_object('statement', statement);
 END
 $$;
 
 COMMENT ON FUNCTION amqp.consumer_plan(amqp.consumer, boolean) IS
-'Part of the inbox: how pg-amqp consume stores the messages of a consumer: the row, and the '
-'statement that stores what is in its stage. Errors: whatever keeps the row from working.';
+'Part of the inbox: how pg-amqp consume stores the messages of a consumer: the row, the statement '
+'that stores what is in its stage, and the one that remembers a message which is set aside. Errors: '
+'whatever keeps the row from working.';

@@ -1,0 +1,53 @@
+"""Messages that are stored together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+from pg_amqp_py.wire.consume.delivery import Delivery
+from pg_amqp_py.wire.consume.headers import stream_offset
+from pg_amqp_py.wire.consume.properties import split_properties
+
+
+class Batch(NamedTuple):
+    """Deliveries in the order of the queue."""
+
+    id: UUID
+    subscription: int
+    """The number of the subscription that they came by."""
+    deliveries: list[Delivery]
+    received: list[float]
+    """When each arrived (time.time())."""
+    dead: list[int] | None = None
+    """Where they come from amqp.inbox_dead: its ids."""
+
+    @property
+    def tag(self) -> int:
+        """The last one's."""
+        return self.deliveries[-1].tag
+
+    @property
+    def next_offset(self) -> int | None:
+        """Of a stream, where the next message is; None if these come from none."""
+        last = stream_offset(split_properties(self.deliveries[-1].properties).headers)
+        return None if last is None else last + 1
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first and the second half, batches of their own."""
+        middle = len(self.deliveries) // 2
+        return self._part(slice(0, middle)), self._part(slice(middle, None))
+
+    def _part(self, part: slice) -> Batch:
+        dead = None if self.dead is None else self.dead[part]
+        return Batch(uuid4(), self.subscription, self.deliveries[part], self.received[part], dead)
+
+
+def new_batch(
+    subscription: int,
+    deliveries: list[Delivery],
+    received: list[float],
+    dead: list[int] | None = None,
+) -> Batch:
+    """A batch with an id of its own."""
+    return Batch(uuid4(), subscription, deliveries, received, dead)

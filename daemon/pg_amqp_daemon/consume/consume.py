@@ -1,0 +1,83 @@
+"""Consumes: a worker for each enabled row of amqp.consumer."""
+
+from __future__ import annotations
+
+import structlog
+
+from pg_amqp_daemon.consume.metrics import ConsumeMetrics
+from pg_amqp_daemon.consume.worker import Worker, consume_database
+from pg_amqp_daemon.runtime.health import Condition
+from pg_amqp_daemon.runtime.process import Process
+from pg_amqp_daemon.runtime.supervisor import Supervisor
+from pg_amqp_daemon.runtime.watcher import Watcher
+
+_CONSUMERS = "SELECT c.name FROM ONLY amqp.consumer AS c WHERE c.enabled"
+
+
+class Consume:
+    """All consumers of a database, as a door of a process."""
+
+    def __init__(self, dsn: str, process: Process) -> None:
+        self._dsn = dsn
+        self._metrics = ConsumeMetrics(process.metrics)
+        self._database = consume_database(dsn, " (rows)")
+        self._supervisor: Supervisor[str, Worker] = Supervisor(self._begin)
+        self._watcher = Watcher(
+            self._database,
+            self._keep_workers,
+            stopping=process.stopping,
+            metrics=process.metrics,
+        )
+        process.health.register("database", self._database_condition)
+        process.health.register("consumers", self._condition)
+        self._log = structlog.get_logger()
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._log.info("consume started")
+        self._watcher.start()
+
+    def look(self) -> None:
+        """Give up whatever does not answer."""
+        self._watcher.unblock()
+        self._supervisor.unblock()
+
+    def stop(self) -> None:
+        """Have all workers finish what is under way."""
+        self._log.info("consume stops")
+        self._supervisor.stop()
+
+    def end(self) -> None:
+        """Wait until all have, in bounded time."""
+        self._supervisor.end()
+
+    # -- in the watcher's thread -------------------------------------------------------------
+
+    def _keep_workers(self) -> None:
+        self._supervisor.keep({name for (name,) in self._database.ask(_CONSUMERS)})
+
+    def _begin(self, name: str) -> Worker:
+        return Worker(self._dsn, name, self._metrics)
+
+    # -- asked by any thread -----------------------------------------------------------------
+
+    def _database_condition(self) -> Condition:
+        error = self._watcher.error
+        return Condition(error or "ok", error)
+
+    def _condition(self) -> Condition:
+        workers = self._supervisor.workers.copy()
+        shown: dict[str, str] = {}
+        last: str | None = None
+        metrics = self._metrics
+        for name, worker in sorted(workers.items()):
+            trouble = worker.trouble
+            shown[name] = trouble or ("working" if worker.working else "standing by")
+            last = trouble or last
+            metrics.working.labels(name).set(worker.working)
+            metrics.connected.labels(name).set(worker.connected)
+            metrics.unacked.labels(name).set(worker.unacked)
+            metrics.trouble.labels(name).set(trouble is not None)
+            if worker.ready is not None:
+                metrics.ready.labels(name).set(worker.ready)
+        return Condition(shown, last)

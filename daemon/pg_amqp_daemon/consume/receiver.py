@@ -1,0 +1,385 @@
+"""The thread that receives a consumer's messages and acknowledges what is stored.
+
+It holds what has come until the worker takes it, whatever becomes of the database meanwhile: each
+message that went back to its queue would count against the delivery limit of a quorum queue.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from pg_amqp_daemon.consume.batch import Batch, new_batch
+from pg_amqp_daemon.runtime.broker_connection import BrokerConnection
+from pg_amqp_daemon.runtime.logs import name_of
+from pg_amqp_py.wire.address import Address
+from pg_amqp_py.wire.backoff import Backoff
+from pg_amqp_py.wire.consume.arguments import Timestamp
+from pg_amqp_py.wire.consume.channel import ConsumingChannel, connect_consumer
+from pg_amqp_py.wire.consume.delivery import Delivery
+from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError, WireError
+
+_ANSWER = 10.0
+"""Seconds for the answer to a question."""
+_TICK = 0.25
+"""Seconds between looks at what is to be done beside receiving."""
+_COUNT_INTERVAL = 2.0
+_MOST_BYTES = 16 << 20
+"""Bytes of messages held at which nothing more is received, and of a batch of more than one."""
+_OVERHEAD = 200
+"""Bytes that a message takes beside what it holds."""
+_FIRST_BACKOFF = 0.2
+_LONGEST_BACKOFF = 5.0
+
+
+class Subscription(NamedTuple):
+    """What is to be consumed."""
+
+    number: int
+    """A new one for every change, so that nobody takes the messages of another."""
+    queue: str
+    prefetch: int
+    start: str | int | Timestamp | None
+    """Where to begin in a stream."""
+
+
+def _size(delivery: Delivery) -> int:
+    return len(delivery.body) + len(delivery.properties) + _OVERHEAD
+
+
+class Receiver:
+    """At most one subscription at a time. Its methods are the worker's; a thread does the rest.
+
+    A subscription that is lost is over: the worker begins another when it has proved that what is
+    received can be stored.
+    """
+
+    def __init__(self, consumer: str, log: Any) -> None:
+        self.received = 0
+        """Messages since the beginning."""
+        self.ready: int | None = None
+        """Messages in the queue when it was last asked."""
+        self._log = log
+        self._stopping = threading.Event()
+        self._changed = threading.Condition()
+        """Guards what follows; told when the worker may find something new."""
+        self._held: deque[tuple[Delivery, float]] = deque()
+        self._bytes = 0
+        self._wanted: Subscription | None = None
+        self._live = 0
+        """The number of the subscription whose messages are held; 0 if there is none."""
+        self._finishing = False
+        self._handed = self._stored = self._acked = 0
+        """The last delivery tags that the worker has taken, has stored, and that were told."""
+        self._refusal: str | None = None
+        """Why the broker did not let us consume."""
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._woken = select.poll()
+        self._woken.register(self._wake_read, select.POLLIN)
+        self._backoff = Backoff(_FIRST_BACKOFF, _LONGEST_BACKOFF, lambda: random.uniform(0.5, 1.0))
+        self._next_count = 0.0
+        self._channel: ConsumingChannel | None = None
+        """The one that the live subscription is on."""
+        self._broker: BrokerConnection[ConsumingChannel] = BrokerConnection(
+            f"pg-amqp consume {consumer} {os.getpid()}",
+            connect_consumer,
+            on_open=lambda channel: channel.connection.heed(self._wake_read),
+            on_wait=lambda: None,
+            stopping=self._stopping,
+            log=log,
+        )
+        self._thread = threading.Thread(target=self._work, name=f"receiver-{consumer}", daemon=True)
+        self._thread.start()
+
+    # -- the worker's ----------------------------------------------------------------------
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps messages from being received now; None if nothing does."""
+        return self._refusal if self._live else self._broker.trouble or self._refusal
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is connected."""
+        return self._broker.connected
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread works."""
+        return self._thread.is_alive()
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether there is a subscription, or one is being begun."""
+        return self._wanted is not None
+
+    @property
+    def drained(self) -> bool:
+        """After finish(): whether all that has come was taken, stored and acknowledged."""
+        channel = self._channel
+        return not self._live or (
+            channel is not None
+            and not channel.consuming
+            and not self._held
+            and self._handed == self._acked
+        )
+
+    @property
+    def unacked(self) -> int:
+        """How many messages are held."""
+        return len(self._held)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the first of these arrived."""
+        with self._changed:
+            return self._held[0][1] if self._held else None
+
+    def configure(self, addresses: list[Address]) -> None:
+        """Use these hosts from the next connection on, and no connection to any other."""
+        self._broker.addresses = addresses
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Consume this, in the place of whatever was consumed before."""
+        with self._changed:
+            self._forget()
+            self._wanted = subscription
+            self._finishing = False
+        self._wake()
+
+    def abandon(self) -> None:
+        """Give everything back to the broker."""
+        with self._changed:
+            self._forget()
+        self._wake()
+
+    def finish(self) -> None:
+        """Have the broker send nothing more; what has come can still be taken, and stored."""
+        with self._changed:
+            if self._live:
+                self._finishing = True
+            else:
+                self._forget()
+        self._wake()
+
+    def is_live(self, batch: Batch) -> bool:
+        """Whether the broker waits for the acknowledgement of a batch."""
+        return batch.subscription == self._live
+
+    def get(self, most: int, timeout: float, linger: float = 0.0) -> Batch | None:
+        """The next messages, so many at most; None if none come within `timeout` seconds.
+
+        Waits up to `linger` seconds for more of them.
+        """
+        with self._changed:
+            if not self._held:
+                self._changed.wait_for(lambda: self._held, timeout)
+            if self._held and linger:
+                self._changed.wait_for(lambda: len(self._held) >= most, linger)
+            if not self._held:
+                return None
+            batch, size = self._next(most)
+            was_full = self._bytes >= _MOST_BYTES
+            self._bytes -= size
+            self._handed = batch.tag
+        if was_full:
+            self._wake()
+        return batch
+
+    def _next(self, most: int) -> tuple[Batch, int]:
+        deliveries: list[Delivery] = []
+        received: list[float] = []
+        size = 0
+        held = self._held
+        while held and len(deliveries) < most:
+            more = _size(held[0][0])
+            if deliveries and size + more > _MOST_BYTES:
+                break
+            size += more
+            delivery, moment = held.popleft()
+            deliveries.append(delivery)
+            received.append(moment)
+        return new_batch(self._live, deliveries, received), size
+
+    def put_back(self, batch: Batch) -> None:
+        """What could not be stored comes next again, unless the broker delivers it anew."""
+        with self._changed:
+            if self.is_live(batch):
+                pairs = list(zip(batch.deliveries, batch.received, strict=True))
+                self._held.extendleft(reversed(pairs))
+                self._bytes += sum(map(_size, batch.deliveries))
+
+    def ack(self, batch: Batch) -> None:
+        """A batch is stored."""
+        with self._changed:
+            if self.is_live(batch):
+                self._stored = batch.tag
+        self._wake()
+
+    def stop(self) -> None:
+        """Acknowledge what is stored, say goodbye, and end."""
+        self._stopping.set()
+        self._wake()
+
+    def join(self, timeout: float) -> None:
+        """Wait until it has ended."""
+        self._thread.join(timeout)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"\0")
+        except OSError:
+            # It is awake, or has ended.
+            pass
+
+    def _forget(self) -> None:
+        """Guarded: there is no subscription any more."""
+        self._wanted = None
+        self._live = self._handed = self._stored = self._acked = 0
+        self._held.clear()
+        self._bytes = 0
+        self._changed.notify_all()
+
+    # -- in the thread ---------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+            if self._channel is not None and self._live:
+                with suppress(WireError):
+                    self._acknowledge(self._channel)
+            self._broker.close()
+        except Exception as error:
+            # A defect of ours: whoever looks finds that the thread is gone, and begins anew.
+            self._log.exception("receiving failed", error=name_of(error))
+        finally:
+            self._broker.drop()
+            with self._changed:
+                self._forget()
+
+    def _turn(self) -> None:
+        """Receive what comes next, or do what else is to be done."""
+        self._drain()
+        wanted = self._wanted
+        if self._channel is not None and (wanted is None or wanted.number != self._live):
+            # Given up: the broker has again what was not acknowledged.
+            self._channel = None
+            self._broker.drop()
+        if wanted is None:
+            self._rest(_TICK)
+            return
+        channel = self._broker.established()
+        if channel is None:
+            return
+        try:
+            if self._channel is None:
+                self._begin(channel, wanted)
+            elif channel is not self._channel:
+                self._over("the host of the broker is not configured any more")
+            else:
+                self._go_on(channel, wanted)
+        except (ConnectionLostError, StalledError) as error:
+            self._broker.lose(error)
+            self._over(None)
+        except ChannelClosedError as error:
+            self._log.warning("the broker has closed the channel", error=str(error))
+            self._broker.drop()
+            self._over(str(error))
+
+    def _begin(self, channel: ConsumingChannel, wanted: Subscription) -> None:
+        """Begin to consume, if the broker lets us."""
+        wait = self._backoff.wait(time.monotonic())
+        if wait > 0:
+            self._rest(min(wait, _TICK))
+            self._broker.listen()
+            return
+        arguments = {} if wanted.start is None else {"x-stream-offset": wanted.start}
+        try:
+            channel.consume(wanted.queue, wanted.prefetch, arguments, time.monotonic() + _ANSWER)
+        except ChannelClosedError as error:
+            self._backoff.failed(time.monotonic())
+            if self._refusal != str(error):
+                self._log.warning("could not consume", queue=wanted.queue, error=str(error))
+            self._refusal = str(error)
+            return
+        self._channel = channel
+        with self._changed:
+            if self._wanted is wanted:
+                self._live = wanted.number
+        self._backoff.succeeded()
+        self._refusal = None
+        self._log.info("consuming", queue=wanted.queue)
+
+    def _go_on(self, channel: ConsumingChannel, wanted: Subscription) -> None:
+        """Acknowledge what is stored, and receive more."""
+        self._acknowledge(channel)
+        if self._finishing:
+            channel.cancel(time.monotonic() + _ANSWER)
+        elif channel.cancelled:
+            if not self._held and self._handed == self._acked:
+                self._backoff.failed(time.monotonic())
+                self._over("the broker has cancelled the consumer")
+                return
+        else:
+            self._count(channel, wanted)
+        if self._bytes >= _MOST_BYTES:
+            self._rest(_TICK)
+            channel.connection.beat()
+            return
+        with suppress(StalledError):
+            channel.connection.wait(time.monotonic() + _TICK)
+        channel.connection.receive()
+        channel.connection.beat()
+        self._keep(channel)
+
+    def _keep(self, channel: ConsumingChannel) -> None:
+        deliveries = channel.take()
+        if deliveries:
+            now = time.time()
+            with self._changed:
+                # Unless it was given up meanwhile.
+                if self._live:
+                    self.received += len(deliveries)
+                    self._held.extend([(delivery, now) for delivery in deliveries])
+                    self._bytes += sum(map(_size, deliveries))
+                    self._changed.notify_all()
+
+    def _acknowledge(self, channel: ConsumingChannel) -> None:
+        stored = self._stored
+        if stored > self._acked:
+            channel.ack(stored, time.monotonic() + _ANSWER)
+            self._acked = stored
+
+    def _count(self, channel: ConsumingChannel, wanted: Subscription) -> None:
+        """Ask how many messages wait in the queue, if it is time to."""
+        now = time.monotonic()
+        if now >= self._next_count:
+            self._next_count = now + _COUNT_INTERVAL
+            self.ready = channel.count(wanted.queue, now + _ANSWER)
+
+    def _over(self, reason: str | None) -> None:
+        """The subscription is lost."""
+        if reason is not None:
+            self._log.warning("consuming has ended", error=reason)
+        self._refusal = reason
+        self._channel = None
+        with self._changed:
+            self._forget()
+
+    def _rest(self, seconds: float) -> None:
+        """Wait to be woken."""
+        self._woken.poll(seconds * 1000)
+
+    def _drain(self) -> None:
+        with suppress(BlockingIOError):
+            while os.read(self._wake_read, 4096):
+                pass

@@ -1,0 +1,388 @@
+"""One consumer: become the one that works it, receive, store, acknowledge.
+
+While a batch is stored, the receiver's thread receives the next one. Nothing is received before the
+database has shown that it can be stored, and what was received is held as long as it cannot be.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import psycopg
+import structlog
+
+from pg_amqp_daemon.consume.batch import Batch
+from pg_amqp_daemon.consume.fault import fault_of
+from pg_amqp_daemon.consume.inbox import Inbox, LostError, Place, Report, RewoundError
+from pg_amqp_daemon.consume.metrics import ConsumeMetrics
+from pg_amqp_daemon.consume.plan import Plan, read_plan
+from pg_amqp_daemon.consume.receiver import Receiver, Subscription
+from pg_amqp_daemon.consume.store import Store, Stored
+from pg_amqp_daemon.runtime.brokers import addresses_of_brokers
+from pg_amqp_daemon.runtime.database import Database, first_line
+from pg_amqp_daemon.runtime.session_worker import SessionWorker
+from pg_amqp_py.wire.consume.arguments import Timestamp
+
+_LOOK = 0.25
+"""Seconds between looks at the row, the catalogs and what else may have changed."""
+_REPORT = 1.0
+_STAND_BY = 0.5
+_AGAIN = 0.5
+"""Seconds between attempts where nobody is at fault but the target."""
+_FORGET = 10_000
+"""Messages that are forgotten at once."""
+_MINUTE = 60.0
+_FAREWELL = 1.0
+_SETTINGS = {
+    # What targets find by their names, they find as for everybody else of this role.
+    "search_path": None,
+    "statement_timeout": "55s",
+    "jit": "off",
+}
+_PATIENCE = 60.0
+
+
+def consume_database(dsn: str, part: str = "") -> Database:
+    """A consumer's session, in which batches may take a minute."""
+    return Database(dsn, "consume", part, _SETTINGS, _PATIENCE)
+
+
+class Worker(SessionWorker):
+    """A consumer, worked for ever."""
+
+    def __init__(self, dsn: str, consumer: str, metrics: ConsumeMetrics) -> None:
+        log = structlog.get_logger().bind(consumer=consumer)
+        super().__init__(consume_database(dsn), "consume", f"consumer-{consumer}", log)
+        self.working = False
+        """Whether it is the one that works the consumer."""
+        self._consumer = consumer
+        self._metrics = metrics
+        self._inbox = Inbox(self._database, consumer)
+        self._store = Store(self._database, self._inbox)
+        self._receiver = Receiver(consumer, log)
+        self._plan: Plan | None = None
+        self._fit = False
+        """Whether the target has taken nothing, as it should, since the plan was made."""
+        self._is_stream = False
+        self._rewinds = 0
+        self._subscription: Subscription | None = None
+        self._subscriptions = 0
+        self._in_doubt: Batch | None = None
+        """A batch during whose COMMIT the session was lost."""
+        self._target_trouble: str | None = None
+        self._most = 1 << 15
+        """Messages in a batch, where a whole one takes too long."""
+        self._next_look = self._next_report = 0.0
+        self._reported: Report | None = None
+        self._pace = Pace()
+        self.start()
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps messages from being received or stored now."""
+        return self.session_trouble or self._target_trouble or self._receiver.trouble
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is connected."""
+        return self._receiver.connected
+
+    @property
+    def unacked(self) -> int:
+        """Messages that are held."""
+        return self._receiver.unacked
+
+    @property
+    def ready(self) -> int | None:
+        """Messages that wait in the queue, as far as it is known."""
+        return self._receiver.ready
+
+    @property
+    def alive(self) -> bool:
+        """Whether its threads work."""
+        return super().alive and self._receiver.alive
+
+    # -- in the thread ---------------------------------------------------------------------
+
+    def work_in_session(self) -> None:
+        """Become the one that works the consumer, and do so until the session ends."""
+        if not self._stand_by():
+            return
+        self._store.prepare()
+        self._settle_doubt()
+        self._plan, self._reported = None, None
+        self._next_look = 0.0
+        while not self._stopping.is_set():
+            try:
+                self._look()
+                self._work_on()
+            except LostError:
+                self._log.warning("another session works the consumer")
+                self._receiver.abandon()
+                return
+            except RewoundError:
+                self._resubscribe()
+        self._finish()
+
+    def on_session_end(self, failure: psycopg.Error | None) -> None:
+        """Hold what was received for the next session."""
+        self.working = False
+
+    def on_end(self) -> None:
+        """Say goodbye to the broker."""
+        self._receiver.stop()
+        self._receiver.join(_FAREWELL)
+
+    def _stand_by(self) -> bool:
+        """Wait until this session is the one that works the consumer; False: stop."""
+        said = False
+        while not self._inbox.take():
+            if not self._inbox.held_by_us():
+                # Whoever works it now gets what was received here.
+                self._receiver.abandon()
+            if not said:
+                self._log.info("standing by: another session works the consumer")
+                said = True
+            self._well()
+            if self._stopping.wait(_STAND_BY):
+                return False
+        self.working = True
+        self._log.info("working the consumer")
+        return True
+
+    def _settle_doubt(self) -> None:
+        """Find out whether the batch was stored during whose COMMIT the last session was lost."""
+        batch, self._in_doubt = self._in_doubt, None
+        if batch is not None:
+            if self._inbox.last_batch() == batch.id:
+                self._receiver.ack(batch)
+            else:
+                self._receiver.put_back(batch)
+
+    # -- what may have changed -------------------------------------------------------------
+
+    def _look(self) -> None:
+        """See what has changed, if it is time to: the row, the target, the broker, the stream."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK
+        try:
+            plan = read_plan(self._database, self._consumer, is_stream=self._is_stream)
+        except psycopg.Error as error:
+            if fault_of(error) is None:
+                raise
+            plan = None
+            self._unfit(error)
+        if plan is None:
+            # It is disabled or gone, which the watcher is to see, or does not fit its target.
+            self._fit = False
+        elif self._plan is None or plan.text != self._plan.text:
+            self._plan, self._fit = plan, False
+        if plan is not None and not self._fit:
+            self._probe(plan)
+        hosts = addresses_of_brokers(self._database)
+        if self._plan is not None:
+            self._receiver.configure(hosts.get(self._plan.broker_id, []))
+        if self._fit:
+            self._see_to_subscription()
+            self._retry()
+            self._forget()
+        self._report()
+
+    def _probe(self, plan: Plan) -> None:
+        try:
+            self._store.probe(plan)
+        except psycopg.Error as error:
+            if error.sqlstate is None:
+                raise
+            self._unfit(error)
+        else:
+            self._fit = True
+            self._target_trouble = None
+            self._well()
+
+    def _unfit(self, error: psycopg.Error) -> None:
+        """The target takes nothing, whatever it is given."""
+        text = first_line(error)
+        if text != self._target_trouble:
+            self._log.warning("the target does not take anything", error=text)
+        self._target_trouble = text
+        self._fit = False
+        self._well()
+
+    def _see_to_subscription(self) -> None:
+        """Consume what the plan says, from where the stream was left."""
+        assert self._plan is not None
+        plan, old = self._plan, self._subscription
+        place = self._inbox.place()
+        if place is not None and not self._is_stream:
+            self._is_stream = True
+            self._next_look = 0.0
+        start = _start(place, plan)
+        if self._receiver.subscribed and old is not None:
+            same = (plan.queue, plan.prefetch) == (old.queue, old.prefetch)
+            if same and (place is None or place.rewinds == self._rewinds):
+                return
+            if place is None or place.rewinds == self._rewinds:
+                # What was received by the old row is stored first.
+                self._drain()
+                place = self._inbox.place()
+                start = _start(place, plan)
+        self._rewinds = 0 if place is None else place.rewinds
+        self._subscriptions += 1
+        self._subscription = Subscription(self._subscriptions, plan.queue, plan.prefetch, start)
+        self._receiver.subscribe(self._subscription)
+
+    def _resubscribe(self) -> None:
+        """Begin again where the stream was rewound to."""
+        self._receiver.abandon()
+        self._next_look = 0.0
+
+    # -- storing ---------------------------------------------------------------------------
+
+    def _work_on(self) -> None:
+        """Store what comes next."""
+        plan = self._plan
+        if plan is None or not self._fit:
+            self._stopping.wait(_LOOK)
+            return
+        most = min(plan.batch_size, self._most)
+        batch = self._receiver.get(most, _LOOK, plan.batch_seconds)
+        if batch is not None:
+            self._store_batch(plan, batch)
+
+    def _store_batch(self, plan: Plan, batch: Batch) -> None:
+        """Store messages and acknowledge them; where nobody is at fault, they come again."""
+        if batch.dead is None and not self._is_stream and batch.next_offset is not None:
+            # Now it is known that the queue is a stream: the plan is another one.
+            self._is_stream = True
+            self._next_look = 0.0
+            self._receiver.put_back(batch)
+            return
+        self._in_doubt = batch
+        rewinds = self._rewinds if self._is_stream and batch.dead is None else None
+        try:
+            stored = self._store.store(plan, batch, rewinds)
+        except (LostError, RewoundError):
+            self._in_doubt = None
+            raise
+        except psycopg.Error as error:
+            if error.sqlstate is None or error.sqlstate[:2] == "08" or self._database.broken:
+                # The session is gone.
+                raise
+            self._in_doubt = None
+            self._not_stored(error, batch)
+            return
+        self._in_doubt = None
+        if batch.dead is None:
+            self._receiver.ack(batch)
+        self._most = min(self._most * 2, 1 << 15)
+        self._target_trouble = None
+        self._well()
+        self._count(stored)
+
+    def _not_stored(self, error: psycopg.Error, batch: Batch) -> None:
+        """Nobody is at fault: try again a little later."""
+        self._receiver.put_back(batch)
+        text = first_line(error)
+        if text != self._target_trouble:
+            self._log.warning("could not store messages", error=text)
+        self._target_trouble = text
+        if isinstance(error, psycopg.errors.QueryCanceled):
+            # It took too long, or was cancelled: fewer may do.
+            self._most = max(min(self._most, len(batch.deliveries)) // 4, 1)
+        self._fit = False
+        self._well()
+        self._stopping.wait(_AGAIN)
+
+    def _count(self, stored: Stored) -> None:
+        metrics, consumer = self._metrics, self._consumer
+        self._pace.add(stored.stored)
+        metrics.stored.labels(consumer).inc(stored.stored)
+        metrics.duplicates.labels(consumer).inc(stored.duplicates)
+        metrics.skipped.labels(consumer).inc(stored.skipped)
+        if stored.dead:
+            metrics.dead.labels(consumer).inc(stored.dead)
+            self._log.warning("messages set aside", messages=stored.dead)
+
+    def _retry(self) -> None:
+        """Try dead messages again that somebody has asked for."""
+        assert self._plan is not None
+        batch = self._inbox.asked_for(self._plan.batch_size)
+        if batch is not None:
+            self._store_batch(self._plan, batch)
+            self._next_look = 0.0
+
+    def _forget(self) -> None:
+        """Let the ledger forget what is too long ago."""
+        assert self._plan is not None
+        if self._inbox.forget(self._plan.deduplicate_for, _FORGET) == _FORGET:
+            self._next_look = 0.0
+
+    def _drain(self) -> None:
+        """Have nothing more sent, and store what has come."""
+        self._receiver.finish()
+        while not self._receiver.drained and not self._stopping.is_set():
+            self._work_on()
+
+    def _finish(self) -> None:
+        """End well: what has come is stored and acknowledged, as long as that is possible."""
+        self._receiver.finish()
+        while self._fit and not self._receiver.drained:
+            plan = self._plan
+            batch = self._receiver.get(self._most, 0.05)
+            if batch is not None and plan is not None:
+                with suppress(LostError, RewoundError):
+                    self._store_batch(plan, batch)
+
+    # -- telling -----------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        """Tell amqp.inbox_status() how things are, if it is time to and anything is new."""
+        now = time.monotonic()
+        if now < self._next_report:
+            return
+        self._next_report = now + _REPORT
+        receiver = self._receiver
+        report = Report(
+            receiver.received,
+            receiver.unacked,
+            receiver.ready,
+            receiver.oldest,
+            self._pace.rate(),
+            self.trouble,
+        )
+        if report != self._reported:
+            self._inbox.report(report)
+            self._reported = report
+
+
+class Pace:
+    """Messages stored a second, over the last minute."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, int] = {}
+
+    def add(self, messages: int) -> None:
+        """So many were stored now."""
+        second = int(time.monotonic())
+        self._seconds[second] = self._seconds.get(second, 0) + messages
+
+    def rate(self) -> float:
+        """Messages a second."""
+        earliest = time.monotonic() - _MINUTE
+        self._seconds = {at: count for at, count in self._seconds.items() if at >= earliest}
+        return round(sum(self._seconds.values()) / _MINUTE, 2)
+
+
+def _start(place: Place | None, plan: Plan) -> str | int | Timestamp | None:
+    """Where a stream is to begin."""
+    if place is not None and place.next_offset is not None:
+        return place.next_offset
+    if place is not None and place.start_at is not None:
+        return Timestamp(place.start_at)
+    if isinstance(plan.start, dict):
+        return Timestamp(plan.start["timestamp"])
+    return plan.start
