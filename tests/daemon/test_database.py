@@ -5,15 +5,13 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from pg_amqp_daemon.runtime import database as database_module
 from pg_amqp_daemon.runtime.database import Database
 
 
 @pytest.fixture
-def impatient(database: str, monkeypatch: pytest.MonkeyPatch) -> Database:
+def impatient(database: str) -> Database:
     """Gives up a query as soon as it is looked at."""
-    monkeypatch.setattr(database_module, "_SLOWEST", 0.0)
-    return Database(database, "test")
+    return Database(database, "test", patience=0.0)
 
 
 def test_a_query_that_is_not_answered_ends_the_session(impatient: Database) -> None:
