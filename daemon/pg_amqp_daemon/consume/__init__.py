@@ -1,0 +1,1 @@
+"""The door from RabbitMQ's queues into SQL and InfluxDB."""
