@@ -77,14 +77,18 @@ def _impossible(what: str, text: str, why: str) -> Fault:
 
 # As InfluxDB 1.6 splits lines, only stricter: what this matches ends where InfluxDB sees its end,
 # whatever follows. An open quotation mark would have it swallow the next message.
-_FIELD = rb"""(?: \\[^\n] | [^\\,=\ \n] )++ = (?: "(?: \\. | [^"\\] )*+" | [^",=\\\s]++ )"""
+# Without possessive quantifiers: those of Python 3.11.2 match what they should not.
+_FIELD = rb"""
+    (?=[^=]) [^\\,=\ \n]* (?: \\[^\n] [^\\,=\ \n]* )* =
+    (?: "[^"\\]* (?: \\. [^"\\]* )*" | [^",=\\\s]+ )
+"""
 _LINE = re.compile(
-    rb"""[ \t]*+
-    (?: \#[^\n]*+
-      | (?P<point> (?: \\[^\n] | [^\\\ \n] )++ \ ++ %b (?: ,%b )*+ )
-        (?: \ ++ (?P<time> -?[0-9]++ ) )?+ [ ]*+
-    )?+
-    \r?+ (?: \n | \Z )"""
+    rb"""[ \t]*
+    (?: \#[^\n]*
+      | (?P<point> (?=[^\s]) [^\\\ \n]* (?: \\[^\n] [^\\\ \n]* )* \ + %b (?: ,%b )* )
+        (?: \ + (?P<time> -?[0-9]+ ) )? [ ]*
+    )?
+    \r? (?: \n | \Z )"""
     % (_FIELD, _FIELD),
     re.VERBOSE | re.DOTALL,
 )
