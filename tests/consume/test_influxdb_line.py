@@ -154,7 +154,16 @@ def test_a_backslash_that_influxdb_would_read_as_an_escape_is_a_fault(text: str)
     assert "backslash" in fault(LineWriter("m"), source({text: 1}))[1]
 
 
-@pytest.mark.parametrize("text", ["\\a", "a\\\\b", "C:\\temp", '\\"'])
+def test_so_is_one_before_a_quotation_mark_but_in_a_tag() -> None:
+    text = 'a\\"b'
+    assert "backslash" in fault(LineWriter("{routing_key}"), source({"v": 1}, routing_key=text))[1]
+    assert "backslash" in fault(LineWriter("m"), source({text: 1}))[1]
+    assert line(LineWriter("m", ["t"]), source({"t": text, "v": text})) == (
+        'm,t=a\\"b v="a\\\\\\"b"'
+    )
+
+
+@pytest.mark.parametrize("text", ["\\a", "a\\\\b", "C:\\temp"])
 def test_any_other_backslash_stands_for_itself(text: str) -> None:
     writer = LineWriter("{routing_key}", ["t"])
     message = source({"t": text, text: 1}, routing_key=text)

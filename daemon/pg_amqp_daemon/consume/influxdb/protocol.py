@@ -3,8 +3,8 @@
     measurement,tag=value,tag=value field=1.5,field="text" 1397597512000000000
 
 A backslash escapes what would end a name, and stands for itself before anything else. So a name
-cannot end with one, nor have one before a comma, an equals sign or a space: InfluxDB 1.6 reads
-another name then, or takes the following lines for a part of this one.
+cannot end with one, nor have one before what InfluxDB 1.6 takes for escaped: it would read another
+name, or the following lines as a part of this one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from pg_amqp_daemon.consume.influxdb.message import Fault
 
-_AMBIGUOUS = re.compile(r"\\(?:[,= ]|\Z)")
+_BAD_IN_NAME = re.compile(r'\\(?:[,= "]|\Z)')
+_BAD_IN_VALUE = re.compile(r"\\(?:[,= ]|\Z)")
 # InfluxDB skips some of them where a name begins.
 _CONTROL = re.compile(r"[\0-\x1f]")
 
@@ -41,7 +42,7 @@ def escape_tag_value(name: str, text: str) -> str:
     """The value of the tag `name` as it is written. Raises Fault."""
     if "\n" in text:
         raise _impossible(f"value of the tag {name},", text, "has a line break")
-    if _AMBIGUOUS.search(text):
+    if _BAD_IN_VALUE.search(text):
         raise _impossible(f"value of the tag {name},", text, _BACKSLASH)
     return _escape(text)
 
@@ -55,7 +56,7 @@ def quote(text: str) -> str:
     return f'"{text}"'
 
 
-_BACKSLASH = "has a backslash at its end, or before a comma, an equals sign or a space"
+_BACKSLASH = "has a backslash at its end, or before a character that InfluxDB takes for escaped"
 
 
 def _escape(text: str) -> str:
@@ -67,7 +68,7 @@ def _check(kind: str, text: str) -> None:
         raise Fault("22023", f"InfluxDB cannot hold a {kind} without a name")
     if _CONTROL.search(text):
         raise _impossible(kind, text, "has a control character")
-    if _AMBIGUOUS.search(text):
+    if _BAD_IN_NAME.search(text):
         raise _impossible(kind, text, _BACKSLASH)
 
 
