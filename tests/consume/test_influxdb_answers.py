@@ -10,16 +10,18 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from email.utils import formatdate
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from pg_amqp_daemon.consume.influxdb import client as client_module
 from pg_amqp_daemon.consume.influxdb.client import InfluxDB, Row, Unavailable
 from servers.certificates import Certificates
 from servers.processes import free_port
 from support.http_answers import Answer, Answers, answering
+from support.patience import LIMIT
 
 LINES = [b"m v=%d %d" % (i, i) for i in range(8)]
 
@@ -167,17 +169,20 @@ def test_it_is_heard_until_when_to_wait(peer: Answers, influxdb_of_1: InfluxDB) 
     assert unavailable(influxdb_of_1).retry_after == 0
 
 
-@pytest.mark.parametrize("status", [400, 422, 500])
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(400, "partial write"), (422, "partial write"), (500, "a field type conflict")],
+)
 def test_what_is_refused_is_written_in_halves_until_the_line_is_found(
-    peer: Answers, influxdb_of_1: InfluxDB, status: int
+    peer: Answers, influxdb_of_1: InfluxDB, status: int, words: str
 ) -> None:
-    no = Answer(status, '{"message":"field type conflict"}')
+    no = Answer(status, f'{{"message":"{words}"}}')
     yes = Answer(204)
     # All; nothing; 0-3; 4-7; 4-5; 4; 5; 6-7.
     peer.answers = [no, yes, yes, no, no, yes, no, yes]
     ((position, fault),) = influxdb_of_1.write(LINES)
     assert position == 5
-    assert str(fault) == "InfluxDB: field type conflict"
+    assert str(fault) == f"InfluxDB: {words}"
     assert fault.sqlstate == "22000"
     wholly = [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [4], [5], [6, 7]
     assert sent(peer)[2:] == [[LINES[i] for i in part] for part in wholly]
@@ -279,24 +284,56 @@ def test_one_that_is_not_there_is_told_with_its_address() -> None:
     port = free_port()
     with pytest.raises(Unavailable, match=f"InfluxDB at 127.0.0.1:{port}: Connection refused"):
         InfluxDB(Row(f"http://127.0.0.1:{port}", database="d")).check()
-    with pytest.raises(Unavailable, match=r"InfluxDB at nowhere.invalid:8086: .*not known"):
-        InfluxDB(Row("http://nowhere.invalid:8086", database="d")).check()
+    for url, address in (
+        ("http://nowhere.invalid:8086", "nowhere.invalid:8086"),
+        ("http://nowhere.invalid/", "nowhere.invalid:80"),
+        ("https://nowhere.invalid", "nowhere.invalid:443"),
+    ):
+        with pytest.raises(Unavailable, match=rf"InfluxDB at {address}: .*(not known|resolution)"):
+            InfluxDB(Row(url, database="d")).check()
+
+
+@contextmanager
+def saying(*answers: bytes) -> Iterator[socket.socket]:
+    """What answers so, whatever it is asked, and then nothing more; yields its listener."""
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for answer in answers:
+                    connection.recv(1000)
+                    connection.sendall(answer)
+                over.wait(LIMIT)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener
+        finally:
+            over.set()
+            thread.join()
 
 
 def test_what_does_not_speak_http_is_told() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with (
+        saying(b"SSH-2.0\r\n") as listener,
+        pytest.raises(Unavailable, match=r"SSH-2\.0"),
+    ):
+        write(Row(f"http://127.0.0.1:{listener.getsockname()[1]}", database="d"))
 
-        def greet() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(b"SSH-2.0\r\n")
 
-        thread = threading.Thread(target=greet)
-        thread.start()
-        with pytest.raises(Unavailable, match=r"SSH-2\.0"):
-            write(Row(f"http://127.0.0.1:{listener.getsockname()[1]}", database="d"))
-        thread.join()
+def test_one_that_does_not_answer_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_TIMEOUT", 0.3)
+    with saying(b"HTTP/1.1 204 No Content\r\n\r\n") as listener:
+        row = Row(f"http://127.0.0.1:{listener.getsockname()[1]}", database="d")
+        with closing(InfluxDB(row)) as influxdb:
+            influxdb.check()
+            assert "no answer within 0.3 s" in str(unavailable(influxdb))
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_its_certificate_is_checked(

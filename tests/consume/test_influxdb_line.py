@@ -217,6 +217,13 @@ def test_any_number_of_different_texts_is_written(monkeypatch: pytest.MonkeyPatc
         assert writer.line(source({}, content_type=f"x/{i}")) is None
 
 
+def test_texts_of_messages_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "_REMEMBERED", 3)
+    written = line_module._Written(str.upper)
+    assert [written[text] for text in "abcdefabc"] == [*"ABCDEFABC"]
+    assert len(written) == 3
+
+
 def test_texts_that_are_not_unicode_are_a_fault() -> None:
     assert fault(LineWriter("{routing_key}"), source({"v": 1}, routing_key="\udcff"))[0] == "22021"
     writer = LineWriter("m", ["t={headers.h}"])

@@ -25,7 +25,7 @@ _LARGEST_PLAIN = 2048
 _LARGEST_ANSWER = 1 << 16
 _LONGEST_WAIT = 3600.0
 """Seconds, whatever it asks for."""
-_COMMENT = b"# written by nobody\n"
+_COMMENT = b"# a check\n"
 
 _WRITTEN = 204
 _REFUSED = 400, 422

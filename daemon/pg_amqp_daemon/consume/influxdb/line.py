@@ -18,9 +18,8 @@ from pg_amqp_daemon.consume.influxdb.protocol import (
 )
 from pg_amqp_daemon.consume.influxdb.template import (
     Template,
-    as_text,
     compile_template,
-    compile_value,
+    compile_text,
     flatten,
     to_text,
 )
@@ -123,7 +122,9 @@ class LineWriter:
                 continue
             kind = type(value)
             if kind is str:
-                fields.append(name + quote(value))
+                # Most need no escape, and cost no call.
+                plain = '"' not in value and "\\" not in value
+                fields.append(f'{name}"{value}"' if plain else name + quote(value))
             elif kind is bool:
                 fields.append(f"{name}true" if value else f"{name}false")
             else:
@@ -191,7 +192,7 @@ def _compile_tags(tags: Sequence[str]) -> list[tuple[Template, _Written]]:
         if equals:
             found[name] = _say(where, partial(compile_template, template))
         else:
-            found[name] = as_text(_say(where, partial(compile_value, f"body.{tag}")))
+            found[name] = _say(where, partial(compile_text, f"body.{tag}"))
     # In their order: else InfluxDB has to sort them.
     return [
         (found[name], _Written(_tag(name, _say("tags", partial(escape_name, "tag", name)))))

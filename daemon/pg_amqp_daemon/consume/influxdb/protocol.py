@@ -49,11 +49,8 @@ def escape_tag_value(name: str, text: str) -> str:
 
 def quote(text: str) -> str:
     """A text as the value of a field."""
-    if "\\" in text:
-        text = text.replace("\\", "\\\\")
-    if '"' in text:
-        text = text.replace('"', '\\"')
-    return f'"{text}"'
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 _BACKSLASH = "has a backslash at its end, or before a character that InfluxDB takes for escaped"

@@ -23,6 +23,7 @@ Value = Callable[[Source, Body], object]
 Template = Callable[[Source, Body], str | None]
 
 _PROPERTIES = tuple(name for name in PROPERTIES if name != "headers")
+_PLACES = "routing_key", "exchange", "queue"
 _PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -31,13 +32,13 @@ def compile_template(text: str) -> Template:
 
     Raises ValueError.
     """
-    parts: list[str | Value] = []
+    parts: list[str | Template] = []
     literal, end = "", 0
     for found in _PART.finditer(text):
         literal += text[end : found.start()]
         end = found.end()
         if found[1] is not None:
-            parts += [literal, compile_value(found[1])]
+            parts += [literal, compile_text(found[1])]
             literal = ""
         elif found[0] in ("{{", "}}"):
             literal += found[0][0]
@@ -48,31 +49,38 @@ def compile_template(text: str) -> Template:
     parts.append(literal + text[end:])
     parts = [part for part in parts if part != ""]
     if len(parts) == 1 and callable(parts[0]):
-        return as_text(parts[0])
+        return parts[0]
     return _joined(parts)
 
 
-def as_text(value: Value) -> Template:
-    """The template that is this value alone."""
-
-    def render(source: Source, body: Body) -> str | None:
-        found = value(source, body)
-        return found if type(found) is str else to_text(found)
-
-    return render
-
-
-def _joined(parts: list[str | Value]) -> Template:
+def _joined(parts: list[str | Template]) -> Template:
     def render(source: Source, body: Body) -> str | None:
         text = ""
         for part in parts:
-            piece = part if isinstance(part, str) else to_text(part(source, body))
+            piece = part if isinstance(part, str) else part(source, body)
             if piece is None:
                 return None
             text += piece
         return text
 
     return render
+
+
+def compile_text(name: str) -> Template:
+    """What gives the value of this name as text. Raises ValueError."""
+    value = compile_value(name)
+    kind, _, path = name.partition(".")
+    if kind == "body":
+        # Most tags are texts of the body, and cost one call.
+        def render(source: Source, body: Body) -> str | None:
+            found = body.get(path)
+            return found if type(found) is str else to_text(found)
+
+        return render
+    if name in _PLACES:
+        position = Source._fields.index(name)
+        return lambda source, body: source[position]  # type: ignore[return-value]
+    return lambda source, body: to_text(value(source, body))
 
 
 def compile_value(name: str) -> Value:
@@ -85,13 +93,13 @@ def compile_value(name: str) -> Value:
         return lambda source, body: body.get(path)
     if kind == "headers" and path:
         return lambda source, body: _at(source.headers(), path)
-    if name in ("routing_key", "exchange", "queue"):
+    if name in _PLACES:
         position = Source._fields.index(name)
         return lambda source, body: source[position]
     if name in _PROPERTIES:
         return lambda source, body: source.properties.get(name)
     raise ValueError(
-        f'a message has no "{name}": it has routing_key, exchange, queue, headers.NAME, body.PATH '
+        f'a message has no "{name}": it has {", ".join(_PLACES)}, headers.NAME, body.PATH '
         f"and the properties {', '.join(_PROPERTIES)}"
     )
 
