@@ -23,6 +23,7 @@ elif [ ! -e "$("$PG_CONFIG" --pkglibdir)/plpython3.so" ]; then
     need "postgresql-plpython3-$("$PG_CONFIG" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')"
 fi
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || need rabbitmq-server
+command -v influxd >/dev/null || need influxdb
 # Debian splits Python: venv and pip are packages of their own.
 /usr/bin/python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
 /usr/bin/python3 -m pip --version >/dev/null 2>&1 || need python3-pip

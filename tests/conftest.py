@@ -4,7 +4,7 @@ import pytest
 
 pytest_plugins = ["support.fix_servers", "support.fix_sessions"]
 
-SERVERS = {"postgres", "rabbitmq"}
+SERVERS = {"postgres", "rabbitmq", "influxdb"}
 """Fixtures that are servers: whoever asks for one, or for what is in it, needs them."""
 
 

@@ -1,7 +1,8 @@
 """Fixtures: real servers, a fresh database and a fresh virtual host for each test.
 
-`postgres`, `certificates`, `rabbitmq` and `management` live as long as the session, and start when
-a test first asks for them. `database`, `broker`, `proxy` and `channel` are made for one test.
+`postgres`, `certificates`, `rabbitmq`, `management` and `influxdb` live as long as the session, and
+start when a test first asks for them. `database`, `broker`, `proxy`, `channel` and
+`influx_database` are made for one test.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from psycopg import sql
 
 from servers.certificates import Certificates
+from servers.influxdb import InfluxDB
 from servers.management import Management
 from servers.postgres import PostgreSQL
 from servers.processes import temporary_folder
@@ -127,3 +129,22 @@ def channel(broker: VHost) -> Iterator[BlockingChannel]:
     yield connection.channel()
     if connection.is_open:
         connection.close()
+
+
+@pytest.fixture(scope="session")
+def influxdb() -> Iterator[InfluxDB]:
+    """A running InfluxDB, which lets everybody in.
+
+    A test that restarts or breaks it brings it back before it ends.
+    """
+    with InfluxDB() as server:
+        yield server
+
+
+@pytest.fixture
+def influx_database(influxdb: InfluxDB) -> Iterator[str]:
+    """The name of a fresh database in it."""
+    name = f"test_{next(_numbers)}"
+    influxdb.query(f"CREATE DATABASE {name}")
+    yield name
+    influxdb.query(f"DROP DATABASE {name}")

@@ -1,0 +1,1 @@
+"""Messages of a queue as points of an InfluxDB."""
