@@ -61,7 +61,7 @@ class Store:
         Raises LostError and RewoundError, having stored nothing.
         """
         try:
-            return self._transaction(batch, rewinds, lambda: self._put(plan, batch))
+            return self._transaction(batch, plan.queue, rewinds, lambda: self._put(plan, batch))
         except MalformedError:
             pass
         except psycopg.Error as error:
@@ -69,25 +69,31 @@ class Store:
                 raise
             self.probe(plan)
         try:
-            return self._transaction(batch, rewinds, lambda: self._sift_parts(plan, batch))
+            return self._transaction(
+                batch, plan.queue, rewinds, lambda: self._sift_parts(plan, batch)
+            )
         except psycopg.Error as error:
             fault = fault_of(error)
             if fault is None:
                 raise
         # It is the COMMIT that fails, as a function can have it do: each part gets one of its own.
         if len(batch.deliveries) == 1:
-            return self._transaction(batch, rewinds, lambda: self._set_aside(plan, batch, fault))
+            return self._transaction(
+                batch, plan.queue, rewinds, lambda: self._set_aside(plan, batch, fault)
+            )
         first, second = batch.halves()
         return self.store(plan, first, rewinds) + self.store(plan, second, rewinds)
 
-    def _transaction(self, batch: Batch, rewinds: int | None, work: Callable[[], Stored]) -> Stored:
+    def _transaction(
+        self, batch: Batch, queue: str, rewinds: int | None, work: Callable[[], Stored]
+    ) -> Stored:
         ask = self._database.ask
         ask("BEGIN")
         try:
             done = work()
             self._inbox.count(done.stored, done.duplicates, done.skipped, done.without_id, batch.id)
             if rewinds is not None and batch.next_offset is not None:
-                self._inbox.advance(batch.next_offset, rewinds)
+                self._inbox.advance(queue, batch.next_offset, rewinds)
             ask("COMMIT")
         except BaseException:
             # Where the session is gone, so is the transaction.
