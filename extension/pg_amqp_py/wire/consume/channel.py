@@ -103,8 +103,13 @@ class ConsumingChannel:
         return self._reader.size
 
     def ack(self, tag: int, deadline: float) -> None:
-        """Acknowledge a delivery and all before it; what a lost channel delivered is let be."""
-        acknowledged = self._reader.acknowledged(tag)
+        """Acknowledge a delivery and all before it.
+
+        Nothing is said of what came before the channel was closed: it is delivered again.
+        """
+        if not self.connection.usable:
+            self.connection.receive()
+        acknowledged = self._reader.acknowledge(tag)
         if acknowledged:
             self.connection.send(own.acknowledge(acknowledged), deadline)
 
