@@ -129,7 +129,7 @@ def random_message(chance: random.Random) -> Sent:
     )
 
 
-# -- tables, of which pika writes few types ------------------------------------------------
+# -- tables, of which pika writes few types ------------------------------------------------------
 
 _NUMBERS = {"b": ">b", "B": ">B", "s": ">h", "u": ">H", "I": ">i", "i": ">I", "l": ">q", "L": ">q"}
 

@@ -99,6 +99,18 @@ def test_deliveries_until_they_are_taken(peer: FarEnd, channel: ConsumingChannel
     assert (channel.pending_bytes, bodies(channel)) == (0, [])
 
 
+def test_what_comes_with_an_answer_is_not_waited_for(
+    peer: FarEnd, channel: ConsumingChannel
+) -> None:
+    peer.say(spec.Queue.DeclareOk("q", 7, 0))
+    peer.say_bytes(stream([X]))
+    channel.count("q", soon())
+    channel.wait(time.monotonic())
+    assert bodies(channel) == [b"x"]
+    with pytest.raises(StalledError):
+        channel.wait(time.monotonic() + 0.01)
+
+
 def test_an_acknowledgement_is_of_all_before(peer: FarEnd, channel: ConsumingChannel) -> None:
     peer.say_bytes(stream([X] * 3))
     channel.connection.receive()
@@ -275,7 +287,7 @@ def test_a_broker_that_never_answers_ends_the_connection(
     assert not channel.connection.usable
 
 
-# -- what else may end a wait -------------------------------------------------------------------
+# -- what else may end a wait --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -339,7 +351,7 @@ def test_a_silent_broker_is_given_up_though_the_bell_rings(
         channel.connection.beat()
 
 
-# -- the handshake --------------------------------------------------------------------------------
+# -- the handshake -------------------------------------------------------------------------------
 
 
 @pytest.fixture

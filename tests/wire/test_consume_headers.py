@@ -174,7 +174,7 @@ def test_what_pika_writes() -> None:
     assert decode_headers(b"".join(pieces)) == headers
 
 
-# -- what jsonb cannot hold ---------------------------------------------------------------------
+# -- what jsonb cannot hold ----------------------------------------------------------------------
 
 
 def test_what_is_no_utf_8_becomes_what_jsonb_refuses() -> None:
@@ -208,7 +208,7 @@ def test_of_two_values_of_one_name_the_last_counts() -> None:
     assert headers_as_json(raw) == b'{"k":2}'
 
 
-# -- what is no table -----------------------------------------------------------------------------
+# -- what is no table ----------------------------------------------------------------------------
 
 
 def test_what_is_cut_short_at_any_byte() -> None:
@@ -302,7 +302,7 @@ def test_many_values_are_no_levels() -> None:
     assert len(decode_headers(raw)) == 1000
 
 
-# -- streams --------------------------------------------------------------------------------------
+# -- streams -------------------------------------------------------------------------------------
 
 OFFSET = (b"x-stream-offset", field("l", ">q", 1 << 40))
 

@@ -121,7 +121,7 @@ def test_nothing_is_kept_of_what_was_taken() -> None:
     assert (reader.size, bytes(reader.partial)) == (0, b"")
 
 
-# -- what no broker may send ------------------------------------------------------------------
+# -- what no broker may send ---------------------------------------------------------------------
 
 ANOTHER = Sent().frames(1, consumer="pg-amqp-2")[0]
 LONGER = Sent().frames(1, consumer="pg-amqp-10")[0]
@@ -241,7 +241,7 @@ def test_any_change_of_a_byte_is_a_message_an_error_or_the_wait_for_more() -> No
         assert found[0] == found[1], at
 
 
-# -- memory -----------------------------------------------------------------------------------
+# -- memory --------------------------------------------------------------------------------------
 
 
 def test_a_length_is_not_believed_before_the_bytes_are_there() -> None:
@@ -284,7 +284,7 @@ def test_more_than_was_asked_for_is_not_taken(size: int | None) -> None:
         feed(reader, stream([small], first=most + 6))
 
 
-# -- tags ---------------------------------------------------------------------------------------
+# -- tags ----------------------------------------------------------------------------------------
 
 
 def test_the_broker_is_told_its_own_number_of_a_delivery() -> None:

@@ -139,7 +139,7 @@ def _check_levels(table: dict[str, Any]) -> None:
     raise MalformedError("the headers are nested too deeply")
 
 
-# -- JSON -----------------------------------------------------------------------------------
+# -- JSON ------------------------------------------------------------------------------
 
 
 def headers_as_json(raw: bytes) -> bytes:
@@ -224,7 +224,7 @@ def _readable(value: Any) -> Any:
     return value
 
 
-# -- streams ----------------------------------------------------------------------------------
+# -- streams ---------------------------------------------------------------------------
 
 
 def stream_offset(raw: bytes | None) -> int | None:

@@ -83,7 +83,7 @@ class DeliveryReader(FrameReader):
         self._missing = 0
         self._unfinished = 0
 
-    # -- what the role says -------------------------------------------------------------
+    # -- what the role says ------------------------------------------------------------
 
     def begin(self, consumer_tag: str, prefetch: int) -> None:
         """Accept deliveries to this consumer, from now on."""
@@ -126,7 +126,7 @@ class DeliveryReader(FrameReader):
         """Bytes of what has come and was not taken, that of unfinished messages included."""
         return self._size + self._unfinished
 
-    # -- the stream ---------------------------------------------------------------------
+    # -- the stream --------------------------------------------------------------------
 
     def feed(self, data: bytes) -> Iterator[tuple[int, Frame]]:
         """The frames that `data` completes, each with its channel, but for deliveries."""
@@ -242,7 +242,7 @@ class DeliveryReader(FrameReader):
         self._size += at - begin
         return at
 
-    # -- frame by frame -------------------------------------------------------------------
+    # -- frame by frame ----------------------------------------------------------------
 
     def _takes(self, kind: int, data: bytes, at: int, after: int) -> bool:
         """Take the frame from `at` to `after`, if it is part of a delivery."""
