@@ -10,7 +10,7 @@ import random
 import struct
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -120,7 +120,7 @@ def _json(number: int, **more: object) -> bytes:
     return json.dumps({"id": number, "note": f"note {number}", **more}).encode()
 
 
-POISON = {
+POISON: dict[str, Callable[[int], bytes]] = {
     "no JSON": lambda number: b'{"id": %d' % number,
     "another type": lambda number: _json(number, id=f"x{number}"),
     "NUL": lambda number: b'{"id": %d, "note": "\0"}' % number,
@@ -171,9 +171,7 @@ class Lot:
         body = _json(number, pad="x" * size) if what is None else POISON[what](number)
         tenant = MARK if what == "header" else f"t{number % 7}"
         listed = self._properties(number, tenant=tenant, x=self._random.choice(self._headers))
-        self.arrivals.append(
-            Arrival(number, body, spoiled(listed) if what == "header" else listed)
-        )
+        self.arrivals.append(Arrival(number, body, spoiled(listed) if what == "header" else listed))
 
     def _properties(self, number: int, **headers: object) -> bytes:
         return properties(
