@@ -19,6 +19,7 @@ from servers.processes import wait_for
 from support.outbox import settle
 from support.sessions import Session, open_session
 
+PROJECT = Path(__file__).parents[2]
 VERSION = scripts.VERSION
 
 # What there is in schema amqp, to the last bit.
@@ -200,10 +201,12 @@ def test_a_lock_that_is_never_let_go_is_not_waited_for_for_ever(shop: str, bare:
 
 def test_every_statement_that_creates_is_known_to_upgrade_and_removal() -> None:
     upgrade = "".join(scripts.outbox_upgrade("1.1.0"))
+    inbox = "".join(path.read_text() for path in (PROJECT / "sql/inbox").rglob("*.sql"))
     for line in re.findall(r"^CREATE .*", "".join(scripts.outbox()), re.MULTILINE):
-        assert line not in upgrade
-    created = len(re.findall(r"^CREATE (?:TABLE|VIEW|FUNCTION)", "".join(scripts.outbox()), re.M))
-    assert len(scripts.outbox_removal()) == created + 1
+        # There was no inbox that could be replaced.
+        assert (line in upgrade) == (line in inbox), line
+    created = re.findall(r"^CREATE (?:TABLE|VIEW|TYPE|FUNCTION)", "".join(scripts.outbox()), re.M)
+    assert len(scripts.outbox_removal()) == len(created) + 1
 
 
 def test_it_is_the_outbox_of_the_extension(bare: str, database: str) -> None:
@@ -302,7 +305,7 @@ def test_wrong_broker_rows_are_refused(installed: Session) -> None:
 
 def make_older(session: Session, version: str = "1.1.0") -> None:
     """Put an earlier version in the place of what is installed, as its pg-amqp did."""
-    script = (Path(__file__).parents[1] / f"upgrade/outbox-{version}.sql").read_text()
+    script = (PROJECT / f"tests/upgrade/outbox-{version}.sql").read_text()
     with session.transaction():
         session.execute("DROP SCHEMA amqp CASCADE; CREATE SCHEMA amqp")
         session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
@@ -391,6 +394,38 @@ def test_removing_with_messages(installed: Session, shop: str) -> None:
     assert refusal(shop, "--uninstall").startswith("undelivered messages: 0, dead letters: 1; ")
     installed.execute("SELECT amqp.discard_dead_letters()")
     assert run(shop, "--uninstall") == f"outbox {VERSION} removed"
+
+
+def test_removing_with_messages_that_came_in(installed: Session, shop: str) -> None:
+    installed.execute("INSERT INTO amqp.inbox (consumer, body) VALUES ('audit', 'kept')")
+    installed.execute(
+        "INSERT INTO amqp.inbox_dead (consumer, sqlstate, error, raw_place, raw_properties)"
+        " SELECT 'audit', '22P02', 'no JSON', '', '' FROM generate_series(1, 2)"
+    )
+    before = objects(installed)
+    said = refusal(shop, "--uninstall")
+    assert said.startswith("messages in amqp.inbox: 1, dead messages: 2; ")
+    assert objects(installed) == before
+    installed.execute("TRUNCATE amqp.inbox")
+    assert refusal(shop, "--uninstall").startswith("messages in amqp.inbox: 0, dead messages: 2; ")
+    installed.execute("SELECT amqp.discard_dead_messages('audit')")
+    assert run(shop, "--uninstall") == f"outbox {VERSION} removed"
+
+
+def test_removing_a_version_without_an_inbox(shop: str) -> None:
+    with open_session(shop) as session:
+        with session.transaction():
+            session.execute("CREATE SCHEMA amqp")
+            session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+            session.execute((PROJECT / "tests/upgrade/outbox-1.3.0.sql").read_bytes())
+        assert run(shop, "--uninstall") == "outbox 1.3.0 removed"
+
+
+def test_removing_what_consumers_use(installed: Session, shop: str) -> None:
+    installed.execute("CREATE FUNCTION app.take(amqp.message) RETURNS void RETURN NULL")
+    before = objects(installed)
+    assert "function app.take(amqp.message)" in refusal(shop, "--uninstall")
+    assert objects(installed) == before
 
 
 def test_removing_beside_somebody_who_publishes(installed: Session, shop: str) -> None:

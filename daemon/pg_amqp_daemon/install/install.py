@@ -49,7 +49,7 @@ def install(dsn: str) -> str:
 
 
 def uninstall(dsn: str) -> str:
-    """Remove the outbox, if no message is in it; return what was done.
+    """Remove the outbox, and the inbox with it, if no message is in them; return what was done.
 
     Raises InstallError.
     """
@@ -144,6 +144,17 @@ def _refuse_unless_empty(connection: _Connection) -> None:
             f"undelivered messages: {messages}, dead letters: {dead}; deliver them"
             " (pg-amqp relay --once, amqp.retry_dead_letters()) or delete them"
             " (TRUNCATE amqp.outbox, amqp.discard_dead_letters())"
+        )
+    if _value(connection, "SELECT to_regclass('amqp.inbox')") is None:
+        # It is of a version that had none.
+        return
+    connection.execute("LOCK TABLE amqp.inbox, amqp.inbox_dead")
+    messages = _value(connection, "SELECT count(*) FROM amqp.inbox")
+    dead = _value(connection, "SELECT count(*) FROM amqp.inbox_dead")
+    if messages or dead:
+        raise InstallError(
+            f"messages in amqp.inbox: {messages}, dead messages: {dead}; keep them elsewhere or"
+            " delete them (TRUNCATE amqp.inbox, amqp.inbox_dead)"
         )
 
 
