@@ -78,6 +78,8 @@ class Worker(SessionWorker):
         """Messages in a batch, where a whole one takes too long."""
         self._next_look = self._next_report = self._not_before = 0.0
         self._reported: Report | None = None
+        self._told = 0
+        """Messages that the metrics know to be received."""
         self._pace = Pace()
         self.start()
 
@@ -98,8 +100,8 @@ class Worker(SessionWorker):
 
     @property
     def ready(self) -> int | None:
-        """Messages that wait in the queue, as far as it is known."""
-        return self._receiver.ready
+        """Messages that wait in the queue, as far as it is known; in a stream, all stay."""
+        return None if self._is_stream else self._receiver.ready
 
     @property
     def alive(self) -> bool:
@@ -357,10 +359,12 @@ class Worker(SessionWorker):
             return
         self._next_report = now + _REPORT
         receiver = self._receiver
+        self._metrics.received.labels(self._consumer).inc(receiver.received - self._told)
+        self._told = receiver.received
         report = Report(
             receiver.received,
             receiver.unacked,
-            receiver.ready,
+            self.ready,
             receiver.oldest,
             self._pace.rate(),
             self.trouble,
