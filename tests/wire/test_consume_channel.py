@@ -18,7 +18,12 @@ from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.consume import methods as own
 from pg_amqp_py.wire.consume.arguments import encode_arguments
 from pg_amqp_py.wire.consume.channel import ConsumingChannel, connect_consumer
-from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
+from pg_amqp_py.wire.errors import (
+    ChannelClosedError,
+    ConnectionLostError,
+    NotAMQPError,
+    StalledError,
+)
 from pg_amqp_py.wire.transport import Transport
 from support.broker_end import AnsweredTransport, FarEnd
 from support.deliveries import TAG, Sent, stream
@@ -232,6 +237,16 @@ def test_after_it_was_opened_again_old_deliveries_are_not_acknowledged(
     assert peer.heard() == own.acknowledge(1)
 
 
+def test_what_was_answered_before_the_channel_was_closed_is_not_answered_later(
+    peer: FarEnd, channel: ConsumingChannel
+) -> None:
+    peer.answers += [[spec.Queue.DeclareOk("q", 7, 0), TIMED_OUT], spec.Channel.OpenOk()]
+    with pytest.raises(ChannelClosedError):
+        channel.count("q", soon())
+    peer.answers.append(spec.Queue.DeclareOk("q", 8, 0))
+    assert channel.count("q", soon()) == 8
+
+
 def test_a_count(peer: FarEnd, channel: ConsumingChannel) -> None:
     peer.say_bytes(stream([X]))
     peer.answers.append(spec.Queue.DeclareOk("a name", 1 << 31, 3))
@@ -392,3 +407,9 @@ def test_what_a_role_says_of_itself(
     told = {"product": "test", "capabilities": dict.fromkeys(capabilities.split(), True)}
     start_ok = method(spec.Connection.StartOk(told, "PLAIN", "\0u\0p", "en_US"))
     assert start_ok in streams.recv(1 << 16)
+
+
+def test_a_peer_that_speaks_something_else(streams: socket.socket) -> None:
+    streams.sendall(b"HTTP/1.1 400 Bad Request\r\n")
+    with pytest.raises(NotAMQPError, match=r'greets with "HTTP/1\.1 400 Bad'):
+        connect_consumer(ADDRESS, {}, 5, nothing)

@@ -66,7 +66,6 @@ class ConsumingChannel:
     def reopen(self, deadline: float) -> None:
         """Open the channel again after a ChannelClosedError; there is no consumer then."""
         if self._shut:
-            self.connection.forget_replies()
             self.connection.send(methods.CONFIRM_CLOSED_CHANNEL, deadline)
             self.open(deadline)
 
