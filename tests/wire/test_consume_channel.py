@@ -26,6 +26,7 @@ from pg_amqp_py.wire.errors import (
 )
 from pg_amqp_py.wire.transport import Transport
 from support.broker_end import AnsweredTransport, FarEnd
+from support.counting import count
 from support.deliveries import TAG, Sent, stream
 from support.handshake import OPENED, method
 from support.patience import LIMIT
@@ -109,7 +110,7 @@ def test_what_comes_with_an_answer_is_not_waited_for(
 ) -> None:
     peer.say(spec.Queue.DeclareOk("q", 7, 0))
     peer.say_bytes(stream([X]))
-    channel.count("q", soon())
+    count(channel, "q")
     channel.wait(time.monotonic())
     assert bodies(channel) == [b"x"]
     with pytest.raises(StalledError):
@@ -192,7 +193,7 @@ def test_a_refused_consumer(peer: FarEnd, channel: ConsumingChannel) -> None:
     assert peer.heard().endswith(REOPENING)
     # The channel is open again.
     peer.answers.append(spec.Queue.DeclareOk("q", 7, 0))
-    assert channel.count("q", soon()) == 7
+    assert count(channel, "q") == 7
 
 
 def test_a_channel_that_the_broker_closes(peer: FarEnd, channel: ConsumingChannel) -> None:
@@ -242,15 +243,15 @@ def test_what_was_answered_before_the_channel_was_closed_is_not_answered_later(
 ) -> None:
     peer.answers += [[spec.Queue.DeclareOk("q", 7, 0), TIMED_OUT], spec.Channel.OpenOk()]
     with pytest.raises(ChannelClosedError):
-        channel.count("q", soon())
+        count(channel, "q")
     peer.answers.append(spec.Queue.DeclareOk("q", 8, 0))
-    assert channel.count("q", soon()) == 8
+    assert count(channel, "q") == 8
 
 
 def test_a_count(peer: FarEnd, channel: ConsumingChannel) -> None:
     peer.say_bytes(stream([X]))
     peer.answers.append(spec.Queue.DeclareOk("a name", 1 << 31, 3))
-    assert channel.count("q", soon()) == 1 << 31
+    assert count(channel, "q") == 1 << 31
     assert peer.heard() == own.look_for_queue("q")
     assert bodies(channel) == [b"x"]
 
@@ -339,7 +340,7 @@ def test_a_reply_is_waited_for_while_the_bell_rings(
 ) -> None:
     os.eventfd_write(bell, 1)
     # Without rest, it would be waited for thousands of times.
-    answer = threading.Timer(0.3, peer.say, [spec.Queue.DeclareOk("q", 7, 0)])
+    answer = threading.Timer(0.3, peer.say, [spec.Basic.CancelOk(TAG)])
     answer.start()
     waits = 0
     wait = channel.connection.wait
@@ -350,7 +351,7 @@ def test_a_reply_is_waited_for_while_the_bell_rings(
         wait(deadline, sending=sending)
 
     channel.connection.wait = counted  # type: ignore[method-assign]
-    assert channel.count("q", soon()) == 7
+    channel.cancel(soon())
     assert waits < 10
     # And it ends the next one.
     wait(soon())
