@@ -47,9 +47,12 @@ class Consumer:
             f"INSERT INTO amqp.consumer ({names}) VALUES ({places})", *self.columns.values()
         )
 
-    def declare(self, queue_type: str = "classic") -> None:
+    def declare(
+        self, queue_type: str = "classic", arguments: Mapping[str, object] | None = None
+    ) -> None:
         """Have the queue."""
-        self.channel.queue_declare(self.queue, durable=True, arguments={"x-queue-type": queue_type})
+        given = {"x-queue-type": queue_type, **(arguments or {})}
+        self.channel.queue_declare(self.queue, durable=True, arguments=given)
 
     def publish(self, *bodies: str | bytes, **properties: Any) -> None:
         """Put messages into the queue; each has an id, unless one is given."""
