@@ -1,4 +1,4 @@
-"""A relay, as the program that administrators run."""
+"""pg-amqp, as the program that administrators run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from servers.processes import Process, ServerError, create_folder, log_tail, wait_for
 
@@ -20,23 +20,25 @@ _LIMIT = 30.0
 """Seconds that bound what would otherwise hang."""
 
 
-class RelayProcess:
-    """`pg-amqp relay` as a child process, on the database that `dsn` says.
+class DaemonProcess:
+    """A command of `pg-amqp` as a child process, on the database that `dsn` says.
 
     `arguments` are added to its command line and `env` to its environment; without `dsn`, it is
     the environment that names the database. As a context manager it is started, and then killed
     and removed.
     """
 
+    command = "run"
+
     def __init__(
         self, dsn: str | None, *arguments: str, env: Mapping[str, str] | None = None
     ) -> None:
-        self._command: list[str | Path] = [PROGRAM, "relay", *arguments]
+        self._command: list[str | Path] = [PROGRAM, self.command, *arguments]
         if dsn is not None:
             self._command += ["--dsn", dsn]
         self._env = env
         self._folder = create_folder()
-        self._log = self._folder / "relay.log"
+        self._log = self._folder / f"{self.command}.log"
         self._process: Process | None = None
 
     def start(self) -> None:
@@ -47,7 +49,7 @@ class RelayProcess:
     def process(self) -> Process:
         """The process. Raises ServerError when it was not started."""
         if self._process is None:
-            raise ServerError("the relay was not started")
+            raise ServerError(f"{self.command} was not started")
         return self._process
 
     @property
@@ -61,7 +63,7 @@ class RelayProcess:
 
     def wait(self, timeout: float = _LIMIT) -> int:
         """Wait until it ends and return its exit status."""
-        wait_for(lambda: not self.is_running(), timeout, f"the relay to end:\n{self._tail()}")
+        wait_for(lambda: not self.is_running(), timeout, f"{self.command} to end:\n{self._tail()}")
         return self.process.wait(0)
 
     def terminate(self, timeout: float = _LIMIT) -> int:
@@ -81,7 +83,7 @@ class RelayProcess:
         wait_for(
             lambda: status.read_text().rpartition(")")[2].split()[0] == "T",
             _LIMIT,
-            "the relay to stand still",
+            f"{self.command} to stand still",
         )
 
     def resume(self) -> None:
@@ -111,13 +113,13 @@ class RelayProcess:
                 lambda: self.events(event)[count - 1 : count], _LIMIT, f'the event "{event}"'
             )
         except TimeoutError as error:
-            raise ServerError(f"{error} of the relay:\n{self._tail()}") from None
+            raise ServerError(f"{error} of {self.command}:\n{self._tail()}") from None
         return found[0]
 
     def _tail(self) -> str:
         return log_tail(self._log)
 
-    def __enter__(self) -> RelayProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -129,7 +131,19 @@ class RelayProcess:
     ) -> None:
         if error is not None and self._process is not None:
             # pytest shows it beside the failure.
-            print(f"the relay's log:\n{self._tail()}")
+            print(f"the log of {self.command}:\n{self._tail()}")
         if self._process is not None:
             self._process.end()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class RelayProcess(DaemonProcess):
+    """`pg-amqp relay`."""
+
+    command = "relay"
+
+
+class ConsumeProcess(DaemonProcess):
+    """`pg-amqp consume`."""
+
+    command = "consume"

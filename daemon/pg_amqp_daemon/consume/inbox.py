@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+import psycopg
 from psycopg.types.json import Jsonb
 from psycopg.types.numeric import Int8
 
@@ -26,11 +28,11 @@ WHERE s.consumer = %s
 """
 _PLACE = """
 SELECT o.next_offset, pg_catalog.date_part('epoch', o.start_at)::int8, o.rewinds
-FROM amqp.inbox_offset AS o WHERE o.consumer = %s
+FROM amqp.inbox_offset AS o WHERE o.consumer = %s AND o.queue = %s
 """
 _ADVANCE = """
-INSERT INTO amqp.inbox_offset AS o (consumer, next_offset) VALUES (%s, %s)
-ON CONFLICT (consumer) DO UPDATE
+INSERT INTO amqp.inbox_offset AS o (consumer, queue, next_offset) VALUES (%s, %s, %s)
+ON CONFLICT (consumer, queue) DO UPDATE
 SET next_offset = EXCLUDED.next_offset, start_at = NULL, changed_at = pg_catalog.now()
 WHERE o.rewinds = %s AND (o.next_offset IS NULL OR o.next_offset <= %s)
 RETURNING 1
@@ -90,6 +92,10 @@ _MOST_BYTES = 16 << 20
 """Bytes of dead messages that are tried again at once, unless it is one."""
 _NOBODYS = -1
 """The number of no subscription: no broker waits for what becomes of them."""
+_REMEMBER = """
+INSERT INTO amqp.inbox_seen (consumer, message_id) VALUES (%s, %s)
+ON CONFLICT DO NOTHING RETURNING 1
+"""
 _REPLY = """
 INSERT INTO amqp.outbox (broker_id, exchange, routing_key, body, correlation_id, content_type)
 VALUES (%s, '', %s, pg_catalog.convert_to(%s::text, 'UTF8'), %s, 'application/json')
@@ -167,15 +173,39 @@ class Inbox:
 
     # -- how far it is -------------------------------------------------------------------
 
-    def place(self) -> Place | None:
-        """Where it is in its stream; None if it was in none yet."""
-        found = self._database.ask(_PLACE, self._consumer)
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is done within, or nothing."""
+        self._database.ask("BEGIN")
+        try:
+            yield
+            self._database.ask("COMMIT")
+        except BaseException:
+            # Where the session is gone, so is the transaction.
+            with suppress(psycopg.Error):
+                self._database.ask("ROLLBACK")
+            raise
+
+    def place(self, stream: str) -> Place | None:
+        """Where it is in a stream; None if it was not in it yet."""
+        found = self._database.ask(_PLACE, self._consumer, stream)
         return Place(*found[0]) if found else None
 
-    def advance(self, offset: int, next_offset: int, rewinds: int) -> None:
-        """In a transaction: go on behind what it stores, from `offset` on. Raises RewoundError."""
+    def advance(self, stream: str, batch: Batch, rewinds: int) -> None:
+        """In a transaction: go on behind what it stores, if all before is stored.
+
+        Raises RewoundError if it is not what comes next.
+        """
+        following, first = batch.next_offset, batch.offset
+        if following is None:
+            return
         done = self._database.ask(
-            _ADVANCE, self._consumer, Int8(next_offset), Int8(rewinds), Int8(offset)
+            _ADVANCE,
+            self._consumer,
+            stream,
+            Int8(following),
+            Int8(rewinds),
+            Int8(following if first is None else first),
         )
         if not done:
             raise RewoundError
@@ -198,6 +228,23 @@ class Inbox:
         return int(gone)
 
     # -- what was set aside --------------------------------------------------------------
+
+    def is_new(self, delivery: Delivery) -> bool:
+        """In a transaction: whether the ledger lacks its message_id, which it has from now on.
+
+        What has no id that is a text is new.
+        """
+        try:
+            message_id = (split_properties(delivery.properties).message_id or b"").decode()
+        except (MalformedError, UnicodeDecodeError):
+            return True
+        if (
+            not message_id
+            or "\0" in message_id
+            or message_id != self._database.storable(message_id)
+        ):
+            return True
+        return bool(self._database.ask(_REMEMBER, self._consumer, message_id))
 
     def set_aside(
         self, broker_id: int, queue: str, delivery: Delivery, received: float, fault: Fault

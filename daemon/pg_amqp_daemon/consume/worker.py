@@ -15,8 +15,10 @@ import structlog
 from pg_amqp_daemon.consume.batch import Batch
 from pg_amqp_daemon.consume.fault import fault_of
 from pg_amqp_daemon.consume.inbox import Inbox, LostError, Place, Report, RewoundError
+from pg_amqp_daemon.consume.influxdb.client import Unavailable
 from pg_amqp_daemon.consume.metrics import ConsumeMetrics
 from pg_amqp_daemon.consume.plan import Plan, read_plan
+from pg_amqp_daemon.consume.points import Invalid, PointStore
 from pg_amqp_daemon.consume.receiver import Receiver, Subscription
 from pg_amqp_daemon.consume.store import Store, Stored
 from pg_amqp_daemon.runtime.brokers import addresses_of_brokers
@@ -24,7 +26,7 @@ from pg_amqp_daemon.runtime.database import Database, first_line
 from pg_amqp_daemon.runtime.session_worker import SessionWorker
 from pg_amqp_py.wire.consume.arguments import Timestamp
 
-_LOOK = 0.25
+_LOOK = 0.5
 """Seconds between looks at the row, the catalogs and what else may have changed."""
 _REPORT = 1.0
 _STAND_BY = 0.5
@@ -59,7 +61,8 @@ class Worker(SessionWorker):
         self._consumer = consumer
         self._metrics = metrics
         self._inbox = Inbox(self._database, consumer)
-        self._store = Store(self._database, self._inbox)
+        self._sql_store = Store(self._database, self._inbox)
+        self._point_store = PointStore(self._database, self._inbox)
         self._receiver = Receiver(consumer, log)
         self._plan: Plan | None = None
         self._fit = False
@@ -73,7 +76,7 @@ class Worker(SessionWorker):
         self._target_trouble: str | None = None
         self._most = 1 << 15
         """Messages in a batch, where a whole one takes too long."""
-        self._next_look = self._next_report = 0.0
+        self._next_look = self._next_report = self._not_before = 0.0
         self._reported: Report | None = None
         self._pace = Pace()
         self.start()
@@ -109,7 +112,7 @@ class Worker(SessionWorker):
         """Become the one that works the consumer, and do so until the session ends."""
         if not self._stand_by():
             return
-        self._store.prepare()
+        self._sql_store.prepare()
         self._settle_doubt()
         self._plan, self._reported = None, None
         self._next_look = 0.0
@@ -154,7 +157,8 @@ class Worker(SessionWorker):
     def _settle_doubt(self) -> None:
         """Find out whether the batch was stored during whose COMMIT the last session was lost."""
         batch, self._in_doubt = self._in_doubt, None
-        if batch is not None:
+        # Dead messages that were not stored are still asked for.
+        if batch is not None and batch.dead is None:
             if self._inbox.last_batch() == batch.id:
                 self._receiver.ack(batch)
             else:
@@ -191,11 +195,16 @@ class Worker(SessionWorker):
             self._forget()
         self._report()
 
+    def _store(self, plan: Plan) -> Store | PointStore:
+        return self._sql_store if plan.influxdb is None else self._point_store
+
     def _probe(self, plan: Plan) -> None:
+        if time.monotonic() < self._not_before:
+            return
         try:
-            self._store.probe(plan)
-        except psycopg.Error as error:
-            if error.sqlstate is None:
+            self._store(plan).probe(plan)
+        except (psycopg.Error, Unavailable, Invalid) as error:
+            if self._is_lost(error):
                 raise
             self._unfit(error)
         else:
@@ -203,20 +212,28 @@ class Worker(SessionWorker):
             self._target_trouble = None
             self._well()
 
-    def _unfit(self, error: psycopg.Error) -> None:
-        """The target takes nothing, whatever it is given."""
-        text = first_line(error)
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether it is the session that is gone."""
+        return isinstance(error, psycopg.Error) and (
+            error.sqlstate is None or self._database.broken
+        )
+
+    def _unfit(self, error: Exception) -> None:
+        """The target takes nothing now, whatever it is given: look again a little later."""
+        text = first_line(error) if isinstance(error, psycopg.Error) else str(error)
         if text != self._target_trouble:
             self._log.warning("the target does not take anything", error=text)
         self._target_trouble = text
         self._fit = False
+        pause = error.retry_after if isinstance(error, Unavailable) else None
+        self._not_before = time.monotonic() + max(pause or 0.0, _AGAIN)
         self._well()
 
     def _see_to_subscription(self) -> None:
         """Consume what the plan says, from where the stream was left."""
         assert self._plan is not None
         plan, old = self._plan, self._subscription
-        place = self._inbox.place()
+        place = self._inbox.place(plan.queue)
         if place is not None and not self._is_stream:
             self._is_stream = True
             self._next_look = 0.0
@@ -228,7 +245,7 @@ class Worker(SessionWorker):
             if place is None or place.rewinds == self._rewinds:
                 # What was received by the old row is stored first.
                 self._drain()
-                place = self._inbox.place()
+                place = self._inbox.place(plan.queue)
                 start = _start(place, plan)
         self._rewinds = 0 if place is None else place.rewinds
         self._subscriptions += 1
@@ -255,22 +272,21 @@ class Worker(SessionWorker):
 
     def _store_batch(self, plan: Plan, batch: Batch) -> None:
         """Store messages and acknowledge them; where nobody is at fault, they come again."""
-        if batch.dead is None and not self._is_stream and batch.next_offset is not None:
-            # Now it is known that the queue is a stream: the plan is another one.
-            self._is_stream = True
+        if batch.dead is None and self._is_stream != (batch.next_offset is not None):
+            # Now it is known whether the queue is a stream: the plan is another one.
+            self._is_stream = not self._is_stream
             self._next_look = 0.0
             self._receiver.put_back(batch)
             return
         self._in_doubt = batch
         rewinds = self._rewinds if self._is_stream and batch.dead is None else None
         try:
-            stored = self._store.store(plan, batch, rewinds)
+            stored = self._store(plan).store(plan, batch, rewinds)
         except (LostError, RewoundError):
             self._in_doubt = None
             raise
-        except psycopg.Error as error:
-            if error.sqlstate is None or error.sqlstate[:2] == "08" or self._database.broken:
-                # The session is gone.
+        except (psycopg.Error, Unavailable) as error:
+            if self._is_lost(error):
                 raise
             self._in_doubt = None
             self._not_stored(error, batch)
@@ -283,19 +299,14 @@ class Worker(SessionWorker):
         self._well()
         self._count(stored)
 
-    def _not_stored(self, error: psycopg.Error, batch: Batch) -> None:
+    def _not_stored(self, error: psycopg.Error | Unavailable, batch: Batch) -> None:
         """Nobody is at fault: try again a little later."""
-        self._receiver.put_back(batch)
-        text = first_line(error)
-        if text != self._target_trouble:
-            self._log.warning("could not store messages", error=text)
-        self._target_trouble = text
+        if batch.dead is None:
+            self._receiver.put_back(batch)
         if isinstance(error, psycopg.errors.QueryCanceled):
             # It took too long, or was cancelled: fewer may do.
             self._most = max(min(self._most, len(batch.deliveries)) // 4, 1)
-        self._fit = False
-        self._well()
-        self._stopping.wait(_AGAIN)
+        self._unfit(error)
 
     def _count(self, stored: Stored) -> None:
         metrics, consumer = self._metrics, self._consumer

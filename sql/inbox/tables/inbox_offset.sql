@@ -1,9 +1,11 @@
 CREATE TABLE amqp.inbox_offset (
-    consumer    text        NOT NULL PRIMARY KEY,
+    consumer    text        NOT NULL,
+    queue       text        NOT NULL,
     next_offset bigint,
     start_at    timestamptz,
     rewinds     bigint      NOT NULL DEFAULT 0,
-    changed_at  timestamptz NOT NULL DEFAULT pg_catalog.now()
+    changed_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (consumer, queue)
 );
 
 COMMENT ON TABLE amqp.inbox_offset IS
