@@ -115,7 +115,7 @@ def test_the_commands_that_take_everything_from_the_environment(
 
 
 def test_installing_the_outbox_alone(postgres: PostgreSQL) -> None:
-    (arguments,) = (arguments for arguments in commands() if arguments[0] == "install-outbox")
+    (arguments,) = (arguments for arguments in commands() if arguments[0] == "install")
     with open_session(postgres.dsn()) as connection:
         connection.execute("CREATE DATABASE alone")
         dsn = here(arguments[-1], postgres, postgres.dsn("alone"))

@@ -1,12 +1,12 @@
 """Every SQL script of the project, made from the files in sql/: one object a file, in order.
 
-Operations: the script of the extension and its upgrades, for the Makefile; the outbox alone, its
-upgrade and its removal, for `pg-amqp install-outbox`. Goal: what they have in common stands in one
+Operations: the script of the extension and its upgrades, for the Makefile; outbox and inbox alone,
+their upgrade and their removal, for `pg-amqp install`. Goal: what they have in common stands in one
 file. The Makefile runs this module as a program, with a Python that has no other packages:
 
     python scripts.py extension            CREATE EXTENSION
     python scripts.py upgrade 1.0.0        ALTER EXTENSION ... UPDATE, from this version
-    python scripts.py outbox               the outbox without the extension
+    python scripts.py outbox               outbox and inbox without the extension
 
 A folder of sql/ is a component; its order.txt names its files, and the functions below say in which
 scripts it is. In all files @PYTHON@ (sql/templates/python.txt) and the names of _EXTENSION or
@@ -71,6 +71,7 @@ _DROP_CONSTRAINT = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS 
 _CREATE = re.compile(rf"^(?:{'|'.join(_REPLACING)})\b", re.M)
 _OBJECT = re.compile(
     r"^CREATE (?:(?P<kind>TABLE|VIEW|TYPE) (?P<name>amqp\.\w+)"
+    r"|TRIGGER (?P<trigger>\w+)[^;]*? ON (?P<table>amqp\.\w+)"
     r"|FUNCTION (?P<function>amqp\.\w+)\((?P<parameters>[^()]*)\))",
     re.M,
 )
@@ -97,7 +98,7 @@ def extension_upgrade(installed: str) -> list[str]:
 
 
 def outbox() -> list[str]:
-    """What creates the outbox in an empty schema amqp, in order."""
+    """What creates outbox and inbox in an empty schema amqp, in order."""
     return [*_components(_ALONE, "core", "outbox", "inbox", "triggers"), _version_function()]
 
 
@@ -137,7 +138,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{VERSION}';
 
 COMMENT ON FUNCTION amqp.outbox_version() IS
-'Version of the outbox in this schema, put there by pg-amqp install-outbox.';
+'Version of outbox and inbox in this schema, put there by pg-amqp install.';
 """
 
 
@@ -146,6 +147,8 @@ def _replacing(script: str) -> str:
 
 
 def _drop(created: re.Match[str]) -> str:
+    if created["trigger"]:
+        return f"DROP TRIGGER IF EXISTS {created['trigger']} ON {created['table']}"
     if created["kind"]:
         return f"DROP {created['kind']} IF EXISTS {created['name']}"
     parameters = re.sub(r"\s+DEFAULT\s+\w+", "", created["parameters"])
