@@ -9,8 +9,9 @@ SERVERS = {"postgres", "rabbitmq", "influxdb"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the randomised test of the outbox's guarantees disturbs everything."""
+    """How long the randomised tests of guarantees disturb everything, and how much there is."""
     parser.addoption("--chaos-seconds", type=float, default=60.0, metavar="SECONDS")
+    parser.addoption("--chaos-messages", type=int, default=5000, metavar="COUNT")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
