@@ -11,18 +11,17 @@ import random
 import select
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pg_amqp_daemon.consume.batch import Batch, new_batch
+from pg_amqp_daemon.consume.held import Held
 from pg_amqp_daemon.runtime.broker_connection import BrokerConnection
 from pg_amqp_daemon.runtime.logs import name_of
 from pg_amqp_py.wire.address import Address
 from pg_amqp_py.wire.backoff import Backoff
 from pg_amqp_py.wire.consume.arguments import Timestamp
 from pg_amqp_py.wire.consume.channel import ConsumingChannel, connect_consumer
-from pg_amqp_py.wire.consume.delivery import Delivery
 from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError, WireError
 
 _ANSWER = 10.0
@@ -32,8 +31,6 @@ _TICK = 0.25
 _COUNT_INTERVAL = 2.0
 _MOST_BYTES = 16 << 20
 """Bytes of messages held at which nothing more is received, and of a batch of more than one."""
-_OVERHEAD = 200
-"""Bytes that a message takes beside what it holds."""
 _FIRST_BACKOFF = 0.2
 _LONGEST_BACKOFF = 5.0
 
@@ -47,10 +44,6 @@ class Subscription(NamedTuple):
     prefetch: int
     start: str | int | Timestamp | None
     """Where to begin in a stream."""
-
-
-def _size(delivery: Delivery) -> int:
-    return len(delivery.body) + len(delivery.properties) + _OVERHEAD
 
 
 class Receiver:
@@ -69,8 +62,7 @@ class Receiver:
         self._stopping = threading.Event()
         self._changed = threading.Condition()
         """Guards what follows; told when the worker may find something new."""
-        self._held: deque[tuple[Delivery, float]] = deque()
-        self._bytes = 0
+        self._held = Held()
         self._wanted: Subscription | None = None
         self._live = 0
         """The number of the subscription whose messages are held; 0 if there is none."""
@@ -128,20 +120,20 @@ class Receiver:
         return not self._live or (
             channel is not None
             and not channel.consuming
-            and not self._held
+            and not self._held.count
             and self._handed == self._acked
         )
 
     @property
     def unacked(self) -> int:
         """How many messages are held."""
-        return len(self._held)
+        return self._held.count
 
     @property
     def oldest(self) -> float | None:
         """When the first of these arrived."""
         with self._changed:
-            return self._held[0][1] if self._held else None
+            return self._held.oldest
 
     def configure(self, addresses: list[Address]) -> None:
         """Use these hosts from the next connection on, and no connection to any other."""
@@ -179,43 +171,26 @@ class Receiver:
 
         Waits up to `linger` seconds for more of them.
         """
+        held = self._held
         with self._changed:
-            if not self._held:
-                self._changed.wait_for(lambda: self._held, timeout)
-            if self._held and linger:
-                self._changed.wait_for(lambda: len(self._held) >= most, linger)
-            if not self._held:
+            if not held.count:
+                self._changed.wait_for(lambda: held.count, timeout)
+            if held.count and linger:
+                self._changed.wait_for(lambda: held.count >= most, linger)
+            if not held.count:
                 return None
-            batch, size = self._next(most)
-            was_full = self._bytes >= _MOST_BYTES
-            self._bytes -= size
+            was_full = held.size >= _MOST_BYTES
+            batch = new_batch(self._live, *held.take(most, _MOST_BYTES))
             self._handed = batch.tag
         if was_full:
             self._wake()
         return batch
 
-    def _next(self, most: int) -> tuple[Batch, int]:
-        deliveries: list[Delivery] = []
-        received: list[float] = []
-        size = 0
-        held = self._held
-        while held and len(deliveries) < most:
-            more = _size(held[0][0])
-            if deliveries and size + more > _MOST_BYTES:
-                break
-            size += more
-            delivery, moment = held.popleft()
-            deliveries.append(delivery)
-            received.append(moment)
-        return new_batch(self._live, deliveries, received), size
-
     def put_back(self, batch: Batch) -> None:
         """What could not be stored comes next again, unless the broker delivers it anew."""
         with self._changed:
             if self.is_live(batch):
-                pairs = list(zip(batch.deliveries, batch.received, strict=True))
-                self._held.extendleft(reversed(pairs))
-                self._bytes += sum(map(_size, batch.deliveries))
+                self._held.put_back(batch.deliveries, batch.received)
 
     def ack(self, batch: Batch) -> None:
         """A batch is stored."""
@@ -245,7 +220,6 @@ class Receiver:
         self._wanted = None
         self._live = self._handed = self._stored = self._acked = 0
         self._held.clear()
-        self._bytes = 0
         self._changed.notify_all()
 
     # -- in the thread ---------------------------------------------------------------------
@@ -325,13 +299,13 @@ class Receiver:
         if self._finishing:
             channel.cancel(time.monotonic() + _ANSWER)
         elif channel.cancelled:
-            if not self._held and self._handed == self._acked:
+            if not self._held.count and self._handed == self._acked:
                 self._backoff.failed(time.monotonic())
                 self._over("the broker has cancelled the consumer")
                 return
         else:
             self._count(channel, wanted)
-        if self._bytes >= _MOST_BYTES:
+        if self._held.size >= _MOST_BYTES:
             self._rest(_TICK)
             channel.connection.beat()
             return
@@ -342,15 +316,14 @@ class Receiver:
         self._keep(channel)
 
     def _keep(self, channel: ConsumingChannel) -> None:
+        size = channel.pending_bytes
         deliveries = channel.take()
         if deliveries:
-            now = time.time()
             with self._changed:
                 # Unless it was given up meanwhile.
                 if self._live:
                     self.received += len(deliveries)
-                    self._held.extend([(delivery, now) for delivery in deliveries])
-                    self._bytes += sum(map(_size, deliveries))
+                    self._held.add(deliveries, time.time(), size)
                     self._changed.notify_all()
 
     def _acknowledge(self, channel: ConsumingChannel) -> None:

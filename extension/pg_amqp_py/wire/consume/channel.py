@@ -37,8 +37,8 @@ def connect_consumer(
 class ConsumingChannel:
     """The channel of a connection with at most one consumer. Raises what its connection raises.
 
-    Its user waits and receives with the connection, and then takes what has come. The broker goes
-    on sending as far as the prefetch allows, so whoever holds enough stops receiving.
+    Its user waits, receives with the connection, and takes what has come. The broker goes on
+    sending as far as the prefetch allows, so whoever holds enough stops receiving.
     """
 
     capabilities = ("authentication_failure_close", "consumer_cancel_notify")
@@ -93,6 +93,11 @@ class ConsumingChannel:
         self.cancelled, self.consuming = False, True
         self._ask(request, own.BASIC_CONSUME_OK, deadline)
 
+    def wait(self, deadline: float) -> None:
+        """Connection.wait(), but not where something can be taken: it may come with an answer."""
+        if not self._reader.deliveries:
+            self.connection.wait(deadline)
+
     def take(self) -> list[Delivery]:
         """Whole messages that have come since the last call."""
         return self._reader.take()
@@ -103,8 +108,13 @@ class ConsumingChannel:
         return self._reader.size
 
     def ack(self, tag: int, deadline: float) -> None:
-        """Acknowledge a delivery and all before it; what a lost channel delivered is let be."""
-        acknowledged = self._reader.acknowledged(tag)
+        """Acknowledge a delivery and all before it.
+
+        Nothing is said of what came before the channel was closed: it is delivered again.
+        """
+        if not self.connection.usable:
+            self.connection.receive()
+        acknowledged = self._reader.acknowledge(tag)
         if acknowledged:
             self.connection.send(own.acknowledge(acknowledged), deadline)
 

@@ -46,6 +46,7 @@ _NUMBERS = {
 _SIZED = b"SxFA"
 _text, _bytes, _table, _array = _SIZED
 _VOID, _TIMESTAMP, _DECIMAL = b"VTD"
+_length = struct.Struct(">I").unpack_from
 _OFFSET = b"\x0fx-stream-offset"
 
 
@@ -68,11 +69,18 @@ def decode_headers(raw: bytes) -> dict[str, Any]:
 
 
 def _decode_table(raw: bytes, at: int, end: int) -> dict[str, Any]:
-    table = {}
+    table: dict[str, Any] = {}
     while at < end:
         behind = at + 1 + raw[at]
-        key = raw[at + 1 : behind].decode(errors="surrogateescape")
-        table[key], at = _decode_value(raw, behind, end)
+        key = raw[at + 1 : behind].decode("utf-8", "surrogateescape")
+        if raw[behind] == _text:
+            # Most are: a call for each would cost as much as decoding it.
+            begin = behind + 5
+            (size,) = _length(raw, behind + 1)
+            at = begin + size
+            table[key] = raw[begin:at].decode("utf-8", "surrogateescape")
+        else:
+            table[key], at = _decode_value(raw, behind, end)
     if at != end:
         raise MalformedError("the headers are cut short")
     return table
@@ -82,11 +90,12 @@ def _decode_value(raw: bytes, at: int, end: int) -> tuple[Any, int]:
     kind, at = raw[at], at + 1
     if kind in _SIZED:
         begin = at + 4
-        behind = begin + int.from_bytes(raw[at:begin])
+        (size,) = _length(raw, at)
+        behind = begin + size
         if behind > end:
             raise MalformedError("the headers are cut short")
         if kind == _text:
-            return raw[begin:behind].decode(errors="surrogateescape"), behind
+            return raw[begin:behind].decode("utf-8", "surrogateescape"), behind
         if kind == _table:
             return _decode_table(raw, begin, behind), behind
         if kind == _array:
@@ -130,7 +139,7 @@ def _check_levels(table: dict[str, Any]) -> None:
     raise MalformedError("the headers are nested too deeply")
 
 
-# -- JSON -----------------------------------------------------------------------------------
+# -- JSON ------------------------------------------------------------------------------
 
 
 def headers_as_json(raw: bytes) -> bytes:
@@ -215,7 +224,7 @@ def _readable(value: Any) -> Any:
     return value
 
 
-# -- streams ----------------------------------------------------------------------------------
+# -- streams ---------------------------------------------------------------------------
 
 
 def stream_offset(raw: bytes | None) -> int | None:

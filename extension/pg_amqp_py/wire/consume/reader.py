@@ -66,6 +66,8 @@ class DeliveryReader(FrameReader):
         """Bytes of the frames of `deliveries`."""
         self._base = 0
         """Tag of the last message before the channel was opened."""
+        self._acknowledged = 0
+        """Tag of the last acknowledged message."""
         self._allowed = 0
         """The highest tag that the broker may use now, as it counts them."""
         self._prefetch = 0
@@ -81,7 +83,7 @@ class DeliveryReader(FrameReader):
         self._missing = 0
         self._unfinished = 0
 
-    # -- what the role says -------------------------------------------------------------
+    # -- what the role says ------------------------------------------------------------
 
     def begin(self, consumer_tag: str, prefetch: int) -> None:
         """Accept deliveries to this consumer, from now on."""
@@ -96,16 +98,16 @@ class DeliveryReader(FrameReader):
         """Accept no deliveries any more; those that are there stay."""
         self._start = None
 
-    def acknowledged(self, tag: int) -> int:
+    def acknowledge(self, tag: int) -> int:
         """Let the broker go on behind this delivery; its tag as the broker counts.
 
-        0 if it is one of a channel that is closed by now.
+        0 if it was acknowledged before, or its channel is closed by now.
         """
-        tag -= self._base
-        if tag <= 0:
+        if tag <= self._acknowledged:
             return 0
-        self._allowed = tag + self._prefetch
-        return tag
+        self._acknowledged = tag
+        self._allowed = max(self._allowed, tag - self._base + self._prefetch)
+        return tag - self._base
 
     def take(self) -> list[Delivery]:
         """Whole messages that have come since the last call."""
@@ -117,14 +119,14 @@ class DeliveryReader(FrameReader):
         self.end()
         self.take()
         self._drop_unfinished()
-        self._base = self.last
+        self._base = self._acknowledged = self.last
 
     @property
     def size(self) -> int:
         """Bytes of what has come and was not taken, that of unfinished messages included."""
         return self._size + self._unfinished
 
-    # -- the stream ---------------------------------------------------------------------
+    # -- the stream --------------------------------------------------------------------
 
     def feed(self, data: bytes) -> Iterator[tuple[int, Frame]]:
         """The frames that `data` completes, each with its channel, but for deliveries."""
@@ -240,7 +242,7 @@ class DeliveryReader(FrameReader):
         self._size += at - begin
         return at
 
-    # -- frame by frame -------------------------------------------------------------------
+    # -- frame by frame ----------------------------------------------------------------
 
     def _takes(self, kind: int, data: bytes, at: int, after: int) -> bool:
         """Take the frame from `at` to `after`, if it is part of a delivery."""
