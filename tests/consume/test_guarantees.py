@@ -85,9 +85,7 @@ class Account:
         with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as connection:
             channel = connection.channel()
             for queue in QUEUES:
-                channel.queue_declare(
-                    queue, durable=True, arguments={"x-queue-type": queue}
-                )
+                channel.queue_declare(queue, durable=True, arguments={"x-queue-type": queue})
             channel.queue_declare("replies", durable=True)
         with producer(rabbitmq.url()) as sending:
             for queue in QUEUES:

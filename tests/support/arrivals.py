@@ -171,9 +171,7 @@ class Lot:
         body = _json(number, pad="x" * size) if what is None else POISON[what](number)
         tenant = MARK if what == "header" else f"t{number % 7}"
         listed = self._properties(number, tenant=tenant, x=self._random.choice(self._headers))
-        self.arrivals.append(
-            Arrival(number, body, spoiled(listed) if what == "header" else listed)
-        )
+        self.arrivals.append(Arrival(number, body, spoiled(listed) if what == "header" else listed))
 
     def _properties(self, number: int, **headers: object) -> bytes:
         return properties(
