@@ -10,7 +10,7 @@ import random
 import struct
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -120,7 +120,7 @@ def _json(number: int, **more: object) -> bytes:
     return json.dumps({"id": number, "note": f"note {number}", **more}).encode()
 
 
-POISON = {
+POISON: dict[str, Callable[[int], bytes]] = {
     "no JSON": lambda number: b'{"id": %d' % number,
     "another type": lambda number: _json(number, id=f"x{number}"),
     "NUL": lambda number: b'{"id": %d, "note": "\0"}' % number,

@@ -66,7 +66,8 @@ class Receiver:
         self._wanted: Subscription | None = None
         self._live = 0
         """The number of the subscription whose messages are held; 0 if there is none."""
-        self._finishing = False
+        self._finishing = self._quiet = False
+        """Whether no more messages are wanted, and whether none come any more."""
         self._handed = self._stored = self._acked = 0
         """The last delivery tags that the worker has taken, has stored, and that were told."""
         self._refusal: str | None = None
@@ -116,13 +117,10 @@ class Receiver:
     @property
     def drained(self) -> bool:
         """After finish(): whether all that has come was taken, stored and acknowledged."""
-        channel = self._channel
-        return not self._live or (
-            channel is not None
-            and not channel.consuming
-            and not self._held.count
-            and self._handed == self._acked
-        )
+        with self._changed:
+            return not self._live or (
+                self._quiet and not self._held.count and self._handed == self._acked
+            )
 
     @property
     def unacked(self) -> int:
@@ -144,7 +142,6 @@ class Receiver:
         with self._changed:
             self._forget()
             self._wanted = subscription
-            self._finishing = False
         self._wake()
 
     def abandon(self) -> None:
@@ -218,6 +215,7 @@ class Receiver:
     def _forget(self) -> None:
         """Guarded: there is no subscription any more."""
         self._wanted = None
+        self._finishing = self._quiet = False
         self._live = self._handed = self._stored = self._acked = 0
         self._held.clear()
         self._changed.notify_all()
@@ -295,15 +293,15 @@ class Receiver:
 
     def _go_on(self, channel: ConsumingChannel, wanted: Subscription) -> None:
         """Acknowledge what is stored, and receive more."""
+        if self._finishing and not self._quiet:
+            self._end_consumer(channel, wanted)
         self._acknowledge(channel)
-        if self._finishing:
-            channel.cancel(time.monotonic() + _ANSWER)
-        elif channel.cancelled:
+        if channel.cancelled:
             if not self._held.count and self._handed == self._acked:
                 self._backoff.failed(time.monotonic())
                 self._over("the broker has cancelled the consumer")
                 return
-        else:
+        elif not self._finishing:
             self._count(channel, wanted)
         if self._held.size >= _MOST_BYTES:
             self._rest(_TICK)
@@ -314,6 +312,19 @@ class Receiver:
         channel.connection.receive()
         channel.connection.beat()
         self._keep(channel)
+
+    def _end_consumer(self, channel: ConsumingChannel, wanted: Subscription) -> None:
+        """Have nothing more sent.
+
+        What is on its way when the consumer is cancelled, RabbitMQ drops and delivers again later,
+        and each return counts. So nothing is acknowledged that would set more on its way, until
+        what is has arrived: the answer to a question about the queue comes behind it.
+        """
+        for _ in range(3):
+            channel.count(wanted.queue, time.monotonic() + _ANSWER)
+        channel.cancel(time.monotonic() + _ANSWER)
+        self._keep(channel)
+        self._quiet = True
 
     def _keep(self, channel: ConsumingChannel) -> None:
         size = channel.pending_bytes
