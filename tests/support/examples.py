@@ -12,9 +12,14 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from servers.postgres import PostgreSQL, bindir
 
 
+def all_blocks(document: str) -> list[tuple[str, str]]:
+    """All examples of a document, each with its language, in order."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+
+
 def blocks(document: str, language: str) -> list[str]:
-    """The examples of a document in a language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    """Those in one language."""
+    return [text for name, text in all_blocks(document) if name == language]
 
 
 def examples(document: str) -> list[str]:
