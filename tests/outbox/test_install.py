@@ -19,8 +19,8 @@ from servers.processes import wait_for
 from support.outbox import settle
 from support.sessions import Session, open_session
 
+PROJECT = Path(__file__).parents[2]
 VERSION = scripts.VERSION
-INBOX = Path(__file__).parents[2] / "sql" / "inbox"
 
 # What there is in schema amqp, to the last bit.
 OBJECTS = """
@@ -201,13 +201,12 @@ def test_a_lock_that_is_never_let_go_is_not_waited_for_for_ever(shop: str, bare:
 
 def test_every_statement_that_creates_is_known_to_upgrade_and_removal() -> None:
     upgrade = "".join(scripts.outbox_upgrade("1.1.0"))
-    # 1.3.0 was the last without these.
-    inbox = "".join(path.read_text() for path in INBOX.glob("*/*.sql"))
+    inbox = "".join(path.read_text() for path in (PROJECT / "sql/inbox").rglob("*.sql"))
     for line in re.findall(r"^CREATE .*", "".join(scripts.outbox()), re.MULTILINE):
-        assert line not in upgrade or line in inbox
-    kinds = r"^CREATE (?:TABLE|VIEW|TYPE|FUNCTION|TRIGGER)"
-    created = len(re.findall(kinds, "".join(scripts.outbox()), re.M))
-    assert len(scripts.outbox_removal()) == created + 1
+        # There was no inbox that could be replaced.
+        assert (line in upgrade) == (line in inbox), line
+    created = re.findall(r"^CREATE (?:TABLE|VIEW|TYPE|FUNCTION)", "".join(scripts.outbox()), re.M)
+    assert len(scripts.outbox_removal()) == len(created) + 1
 
 
 def test_it_is_the_outbox_of_the_extension(bare: str, database: str) -> None:
@@ -306,7 +305,7 @@ def test_wrong_broker_rows_are_refused(installed: Session) -> None:
 
 def make_older(session: Session, version: str = "1.1.0") -> None:
     """Put an earlier version in the place of what is installed, as its pg-amqp did."""
-    script = (Path(__file__).parents[1] / f"upgrade/outbox-{version}.sql").read_text()
+    script = (PROJECT / f"tests/upgrade/outbox-{version}.sql").read_text()
     with session.transaction():
         session.execute("DROP SCHEMA amqp CASCADE; CREATE SCHEMA amqp")
         session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
@@ -397,34 +396,43 @@ def test_removing_with_messages(installed: Session, shop: str) -> None:
     assert run(shop, "--uninstall") == f"outbox and inbox {VERSION} removed"
 
 
-def test_removing_with_messages_that_were_consumed(installed: Session, shop: str) -> None:
-    installed.execute("INSERT INTO amqp.inbox (consumer) VALUES ('audit')")
-    installed.execute(
-        "INSERT INTO amqp.inbox_dead (consumer, sqlstate, error, raw_place, raw_properties)"
-        " VALUES ('audit', '22P02', 'no JSON', '', '')"
-    )
-    before = objects(installed)
-    said = refusal(shop, "--uninstall")
-    assert said.startswith("messages in amqp.inbox: 1, dead messages: 1; ")
-    assert objects(installed) == before
-    assert "TRUNCATE amqp.inbox, amqp.inbox_dead" in said
-    installed.execute("TRUNCATE amqp.inbox")
-    assert refusal(shop, "--uninstall").startswith("messages in amqp.inbox: 0, dead messages: 1; ")
-    installed.execute("TRUNCATE amqp.inbox_dead")
-    assert run(shop, "--uninstall") == f"outbox and inbox {VERSION} removed"
-
-
-@pytest.mark.parametrize("version", ["1.2.0", "1.3.0"])
-def test_removing_an_earlier_one(installed: Session, shop: str, version: str) -> None:
-    make_older(installed, version)
-    assert run(shop, "--uninstall") == f"outbox and inbox {version} removed"
-
-
 def test_the_name_that_the_command_had_works_and_is_not_shown(shop: str) -> None:
     runner = CliRunner()
     said = runner.invoke(main, ["install-outbox", "--dsn", shop])
     assert said.stdout == f"outbox and inbox {VERSION} installed\n"
     assert "install-outbox" not in runner.invoke(main, ["--help"]).stdout
+
+
+def test_removing_with_messages_that_came_in(installed: Session, shop: str) -> None:
+    installed.execute("INSERT INTO amqp.inbox (consumer, body) VALUES ('audit', 'kept')")
+    installed.execute(
+        "INSERT INTO amqp.inbox_dead (consumer, sqlstate, error, raw_place, raw_properties)"
+        " SELECT 'audit', '22P02', 'no JSON', '', '' FROM generate_series(1, 2)"
+    )
+    before = objects(installed)
+    said = refusal(shop, "--uninstall")
+    assert said.startswith("messages in amqp.inbox: 1, dead messages: 2; ")
+    assert objects(installed) == before
+    installed.execute("TRUNCATE amqp.inbox")
+    assert refusal(shop, "--uninstall").startswith("messages in amqp.inbox: 0, dead messages: 2; ")
+    installed.execute("SELECT amqp.discard_dead_messages('audit')")
+    assert run(shop, "--uninstall") == f"outbox and inbox {VERSION} removed"
+
+
+def test_removing_a_version_without_an_inbox(shop: str) -> None:
+    with open_session(shop) as session:
+        with session.transaction():
+            session.execute("CREATE SCHEMA amqp")
+            session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+            session.execute((PROJECT / "tests/upgrade/outbox-1.3.0.sql").read_bytes())
+        assert run(shop, "--uninstall") == "outbox and inbox 1.3.0 removed"
+
+
+def test_removing_what_consumers_use(installed: Session, shop: str) -> None:
+    installed.execute("CREATE FUNCTION app.take(amqp.message) RETURNS void RETURN NULL")
+    before = objects(installed)
+    assert "function app.take(amqp.message)" in refusal(shop, "--uninstall")
+    assert objects(installed) == before
 
 
 def test_removing_beside_somebody_who_publishes(installed: Session, shop: str) -> None:

@@ -58,6 +58,7 @@ UNION ALL
 SELECT t.tgname, concat(pg_get_triggerdef(t.oid), t.tgenabled), NULL,
        obj_description(t.oid, 'pg_trigger')
 FROM member AS m JOIN pg_trigger AS t ON m.classid = 'pg_class'::regclass AND t.tgrelid = m.objid
+WHERE NOT t.tgisinternal
 UNION ALL
 SELECT 'saved by pg_dump: ' || t.t::regclass, e.extcondition[t.nr], NULL, NULL
 FROM pg_extension AS e, unnest(e.extconfig) WITH ORDINALITY AS t (t, nr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from support.roles import role_fixtures
 from support.sessions import Session
 
@@ -20,10 +22,14 @@ def test_functions_are_volatile_and_parallel_unsafe(session: Session) -> None:
         for schema in ("amqp", "amqp_python")
         for what in ("routing_key", "properties")
     } | {"amqp_python.changed_rows_query"}
+    # What only looks at messages, rows and the catalogs.
+    looks = re.compile(r"amqp\.(body_(text|json)|consumer_(?!(check|try)\b)\w+)\(")
     for function, volatility, parallel, leakproof in rows:
         assert not leakproof
         if function.startswith("amqp.outbox_due("):
             assert (volatility, parallel) == ("s", "u")
+        elif looks.match(function):
+            assert (volatility, parallel) == ("s", "s"), function
         elif function.partition("(")[0] not in pure:
             assert (volatility, parallel) == ("v", "u"), function
 

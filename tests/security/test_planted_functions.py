@@ -140,8 +140,8 @@ def definitions(session: Session) -> dict[str, str]:
     def named(match: re.Match[str]) -> str:
         return names.get(match.group(), match.group())
 
-    # Places in the script, and the constants of type regclass and regnamespace.
-    without = r":(?:location|stmt_location|stmt_len) -?\d+|(?<=:consttype )(?:2205|4089) [^}]*"
+    # Places in the script, and the constants of type regclass, regtype and regnamespace.
+    without = r":(?:location|stmt_location|stmt_len) -?\d+|(?<=:consttype )(?:2205|2206|4089) [^}]*"
     without_places = {name: re.sub(without, "", text) for name, text in found.items()}
     # As they stand in a parsed tree: what stands in quotes is a SQLSTATE or the like.
     number = r"(?<=[ (])\d{5,}(?=[ )])"
@@ -182,6 +182,26 @@ def use(session: Session) -> None:
     session.execute("SELECT amqp.retry_dead_letters(), amqp.discard_dead_letters()")
     session.execute("SELECT amqp.outbox_compact()")
     session.execute("INSERT INTO amqp.broker (host) VALUES ('h')")
+    session.execute(
+        """CREATE FUNCTION public.f(amqp.message) RETURNS integer RETURN 1;
+           INSERT INTO amqp.consumer (name, broker_id, queue, target_table, on_conflict)
+           VALUES ('ignored', 1, 'q', 'public.orders', 'ignore');
+           INSERT INTO amqp.consumer (name, broker_id, queue, target_table, columns, deduplicate_by)
+           VALUES ('orders', 1, 'q', 'public.orders',
+                   '{"id": "body.a.0", "note": "mqtt_topic[2]"}', 'body.a');
+           INSERT INTO amqp.consumer (name, broker_id, queue, target_function, stream_offset)
+           VALUES ('calls', 1, 'q', 'public.f', '2026-11-01');
+           INSERT INTO amqp.influxdb (name, url, database) VALUES ('i', 'http://h:1', 'd');
+           INSERT INTO amqp.consumer (name, broker_id, queue, influxdb, measurement)
+           VALUES ('points', 1, 'q', 'i', 'm');
+           UPDATE amqp.consumer SET enabled = true"""
+    )
+    session.execute(
+        "SELECT amqp.consumer_plan(c, false), amqp.inbox_take(c.name) FROM amqp.consumer AS c"
+    )
+    session.execute("SELECT amqp.rewind('calls', 1), amqp.rewind('calls', now())")
+    session.execute("SELECT amqp.inbox_forget('orders', '1 day', 10), amqp.inbox_status()")
+    session.execute("SELECT amqp.retry_dead_messages('a'), amqp.discard_dead_messages('a')")
 
 
 def test_create_extension_in_a_schema_that_holds_them(owned: Session, database: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from pg_amqp_py.wire.consume.delivery import Delivery
 from pg_amqp_py.wire.consume.headers import stream_offset
 from pg_amqp_py.wire.consume.properties import split_properties
+from pg_amqp_py.wire.errors import MalformedError
 
 
 class Batch(NamedTuple):
@@ -30,13 +32,31 @@ class Batch(NamedTuple):
     @property
     def next_offset(self) -> int | None:
         """Of a stream, where the next message is; None if these come from none."""
-        last = stream_offset(split_properties(self.deliveries[-1].properties).headers)
-        return None if last is None else last + 1
+        for behind, delivery in enumerate(reversed(self.deliveries), 1):
+            # The offset of one whose headers cannot be read is at least that of the one before.
+            if (offset := _offset(delivery)) is not None:
+                return offset + behind
+        return None
+
+    @property
+    def offset(self) -> int | None:
+        """Of a stream, where the first one is."""
+        return _offset(self.deliveries[0])
 
     def halves(self) -> tuple[Batch, Batch]:
         """The first and the second half, batches of their own."""
         middle = len(self.deliveries) // 2
         return self._part(slice(0, middle)), self._part(slice(middle, None))
+
+    def only(self, places: Sequence[int]) -> Batch:
+        """Those in these places; under the same id."""
+        dead = None if self.dead is None else [self.dead[at] for at in places]
+        deliveries, received = self.deliveries, self.received
+        return self._replace(
+            deliveries=[deliveries[at] for at in places],
+            received=[received[at] for at in places],
+            dead=dead,
+        )
 
     def _part(self, part: slice) -> Batch:
         dead = None if self.dead is None else self.dead[part]
@@ -51,3 +71,10 @@ def new_batch(
 ) -> Batch:
     """A batch with an id of its own."""
     return Batch(uuid4(), subscription, deliveries, received, dead)
+
+
+def _offset(delivery: Delivery) -> int | None:
+    try:
+        return stream_offset(split_properties(delivery.properties).headers)
+    except MalformedError:
+        return None

@@ -34,7 +34,7 @@ _ADVANCE = """
 INSERT INTO amqp.inbox_offset AS o (consumer, queue, next_offset) VALUES (%s, %s, %s)
 ON CONFLICT (consumer, queue) DO UPDATE
 SET next_offset = EXCLUDED.next_offset, start_at = NULL, changed_at = pg_catalog.now()
-WHERE o.rewinds = %s
+WHERE o.rewinds = %s AND (o.next_offset IS NULL OR o.next_offset <= %s)
 RETURNING 1
 """
 _COUNT = """
@@ -78,12 +78,24 @@ WHERE id = %s
 _ALIVE_AGAIN = "DELETE FROM amqp.inbox_dead WHERE id = ANY (%s::int8[])"
 _ASKED_FOR = """
 SELECT id, redelivered, raw_place, raw_properties, body, pg_catalog.date_part('epoch', received_at)
-FROM amqp.inbox_dead WHERE consumer = %s AND retry ORDER BY id LIMIT %s
+FROM (
+    SELECT d.*, pg_catalog.sum(pg_catalog.octet_length(d.body)) OVER (ORDER BY d.id) AS bytes
+    FROM amqp.inbox_dead AS d WHERE d.consumer = %s AND d.retry ORDER BY d.id LIMIT %s
+) AS d
+WHERE bytes - pg_catalog.octet_length(body) < %s
+ORDER BY id
 """
 _REMEMBER = """
 INSERT INTO amqp.inbox_seen (consumer, message_id) VALUES (%s, %s)
 ON CONFLICT DO NOTHING RETURNING 1
 """
+_STILL_ASKED_FOR = """
+SELECT id FROM amqp.inbox_dead WHERE id = ANY (%s::int8[]) AND retry ORDER BY id FOR UPDATE
+"""
+_MOST_BYTES = 16 << 20
+"""Bytes of dead messages that are tried again at once, unless it is one."""
+_NOBODYS = -1
+"""The number of no subscription: no broker waits for what becomes of them."""
 _REPLY = """
 INSERT INTO amqp.outbox (broker_id, exchange, routing_key, body, correlation_id, content_type)
 VALUES (%s, '', %s, pg_catalog.convert_to(%s::text, 'UTF8'), %s, 'application/json')
@@ -115,7 +127,7 @@ class LostError(Exception):
 
 
 class RewoundError(Exception):
-    """The stream was rewound: what was read before does not count any more."""
+    """The stream is to be read from another place: what was read before does not count any more."""
 
 
 class Inbox:
@@ -179,11 +191,12 @@ class Inbox:
         found = self._database.ask(_PLACE, self._consumer, stream)
         return Place(*found[0]) if found else None
 
-    def advance(self, stream: str, next_offset: int, rewinds: int) -> None:
-        """In a transaction: go on behind what it stores. Raises RewoundError."""
-        if not self._database.ask(
-            _ADVANCE, self._consumer, stream, Int8(next_offset), Int8(rewinds)
-        ):
+    def advance(self, stream: str, offset: int, next_offset: int, rewinds: int) -> None:
+        """In a transaction: go on behind what it stores, from `offset` on. Raises RewoundError."""
+        done = self._database.ask(
+            _ADVANCE, self._consumer, stream, Int8(next_offset), Int8(rewinds), Int8(offset)
+        )
+        if not done:
             raise RewoundError
 
     def count(
@@ -254,20 +267,26 @@ class Inbox:
             _STILL_DEAD, fault.sqlstate, self._database.storable(fault.text), Int8(dead_id)
         )
 
+    def still_asked_for(self, batch: Batch) -> Batch:
+        """In a transaction: those of dead messages that nobody has discarded meanwhile."""
+        assert batch.dead is not None
+        left = {found for (found,) in self._database.ask(_STILL_ASKED_FOR, batch.dead)}
+        return batch.only([at for at, number in enumerate(batch.dead) if number in left])
+
     def revive(self, dead_ids: Sequence[int]) -> None:
         """In a transaction: these are stored."""
         self._database.ask(_ALIVE_AGAIN, list(dead_ids))
 
     def asked_for(self, most: int) -> Batch | None:
         """Dead messages that are to be tried again; None if there are none."""
-        found = self._database.ask(_ASKED_FOR, self._consumer, most)
+        found = self._database.ask(_ASKED_FOR, self._consumer, most, _MOST_BYTES)
         if not found:
             return None
         deliveries = [
             Delivery(0, redelivered, *_split_place(place), properties, body)
             for _, redelivered, place, properties, body, _ in found
         ]
-        return new_batch(0, deliveries, [row[5] for row in found], [row[0] for row in found])
+        return new_batch(_NOBODYS, deliveries, [row[5] for row in found], [row[0] for row in found])
 
     def reply_error(self, broker_id: int, delivery: Delivery, fault: Fault) -> None:
         """In a transaction: tell who asked for a reply what is wrong."""

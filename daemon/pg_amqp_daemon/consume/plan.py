@@ -20,6 +20,7 @@ class Plan:
 
     text: str
     """All of it, as JSON."""
+    is_stream: bool
     name: str
     broker_id: int
     queue: str
@@ -47,16 +48,17 @@ class Plan:
 def read_plan(database: Database, name: str, *, is_stream: bool) -> Plan | None:
     """The plan of an enabled consumer; None if there is none. Raises psycopg.Error."""
     found = database.ask(_PLAN, is_stream, name)
-    return _plan(found[0][0]) if found else None
+    return _plan(found[0][0], is_stream) if found else None
 
 
-def _plan(text: str) -> Plan:
+def _plan(text: str, is_stream: bool) -> Plan:
     plan = json.loads(text)
     row = plan["row"]
     statement = plan.get("statement", "")
     remember = plan.get("remember")
     return Plan(
         text=text,
+        is_stream=is_stream,
         name=row["name"],
         broker_id=row["broker_id"],
         queue=row["queue"],

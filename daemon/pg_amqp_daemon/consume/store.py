@@ -16,13 +16,25 @@ import psycopg
 from pg_amqp_daemon.consume.batch import Batch
 from pg_amqp_daemon.consume.fault import Fault, fault_of
 from pg_amqp_daemon.consume.inbox import Inbox
-from pg_amqp_daemon.consume.plan import Plan
+from pg_amqp_daemon.consume.plan import Plan, read_plan
 from pg_amqp_daemon.consume.stage import CREATE, EMPTY
-from pg_amqp_daemon.runtime.database import Database
+from pg_amqp_daemon.runtime.database import Database, first_line
 from pg_amqp_py.wire.errors import MalformedError
 
 _MALFORMED = "22P03"
 """invalid_binary_representation"""
+
+
+_WHO = """
+SELECT pg_catalog.current_setting('role'), pg_catalog.current_setting('search_path')
+"""
+_BECOME = """
+SELECT pg_catalog.set_config('role', %s, false), pg_catalog.set_config('search_path', %s, false)
+"""
+
+
+class _Changed(psycopg.errors.ObjectNotInPrerequisiteState):
+    """No message is at fault: the next plan is another one."""
 
 
 class Stored(NamedTuple):
@@ -46,14 +58,34 @@ class Store:
     def __init__(self, database: Database, inbox: Inbox) -> None:
         self._database = database
         self._inbox = inbox
+        self._role = self._search_path = ""
 
     def prepare(self) -> None:
         """Make the stage of a new session."""
         self._database.ask(CREATE)
+        ((self._role, self._search_path),) = self._database.ask(_WHO)
 
     def probe(self, plan: Plan) -> None:
         """Have the target take nothing: whatever that raises is not a message's fault."""
-        self._database.ask(plan.statement)
+        ask = self._database.ask
+        # Triggers of the statement may do something even for no row.
+        ask("BEGIN")
+        try:
+            ask(plan.statement)
+        finally:
+            # Where the session is gone, so is the transaction.
+            with suppress(psycopg.Error):
+                ask("ROLLBACK")
+
+    def _exculpate(self, plan: Plan) -> None:
+        """Raise whatever keeps the target from taking anything, and what has changed of it."""
+        self._check_plan(plan)
+        self.probe(plan)
+
+    def _check_plan(self, plan: Plan) -> None:
+        found = read_plan(self._database, plan.name, is_stream=plan.is_stream)
+        if found is None or found.text != plan.text:
+            raise _Changed("the consumer or its target has changed")
 
     def store(self, plan: Plan, batch: Batch, rewinds: int | None) -> Stored:
         """Store a batch. `rewinds` is given where it comes from a stream: see Inbox.advance().
@@ -61,16 +93,18 @@ class Store:
         Raises LostError and RewoundError, having stored nothing.
         """
         try:
-            return self._transaction(batch, plan.queue, rewinds, lambda: self._put(plan, batch))
+            return self._transaction(
+                batch, plan.queue, rewinds, lambda those: self._put(plan, those)
+            )
         except MalformedError:
             pass
         except psycopg.Error as error:
             if fault_of(error) is None:
                 raise
-            self.probe(plan)
+            self._exculpate(plan)
         try:
             return self._transaction(
-                batch, plan.queue, rewinds, lambda: self._sift_parts(plan, batch)
+                batch, plan.queue, rewinds, lambda those: self._sift_all(plan, those)
             )
         except psycopg.Error as error:
             fault = fault_of(error)
@@ -79,21 +113,23 @@ class Store:
         # It is the COMMIT that fails, as a function can have it do: each part gets one of its own.
         if len(batch.deliveries) == 1:
             return self._transaction(
-                batch, plan.queue, rewinds, lambda: self._set_aside(plan, batch, fault)
+                batch, plan.queue, rewinds, lambda one: self._set_aside(plan, one, fault)
             )
         first, second = batch.halves()
         return self.store(plan, first, rewinds) + self.store(plan, second, rewinds)
 
     def _transaction(
-        self, batch: Batch, queue: str, rewinds: int | None, work: Callable[[], Stored]
+        self, batch: Batch, queue: str, rewinds: int | None, work: Callable[[Batch], Stored]
     ) -> Stored:
         ask = self._database.ask
         ask("BEGIN")
         try:
-            done = work()
+            if batch.dead is not None:
+                batch = self._inbox.still_asked_for(batch)
+            done = work(batch) if batch.deliveries else Stored()
             self._inbox.count(done.stored, done.duplicates, done.skipped, done.without_id, batch.id)
-            if rewinds is not None and batch.next_offset is not None:
-                self._inbox.advance(queue, batch.next_offset, rewinds)
+            if rewinds is not None:
+                self._advance(batch, queue, rewinds)
             ask("COMMIT")
         except BaseException:
             # Where the session is gone, so is the transaction.
@@ -102,10 +138,20 @@ class Store:
             raise
         return done
 
+    def _advance(self, batch: Batch, queue: str, rewinds: int) -> None:
+        following = batch.next_offset
+        if following is not None:
+            first = batch.offset
+            self._inbox.advance(queue, following if first is None else first, following, rewinds)
+
     def _put(self, plan: Plan, batch: Batch) -> Stored:
         """In a transaction: stage messages and store them."""
         self._database.copy(plan.stage.copy, plan.stage.rows(batch))
-        ((stored, without_id),) = self._database.ask(plan.statement)
+        ((stored, without_id, is_the_target),) = self._database.ask(plan.statement)
+        # Who a function or a trigger has become would otherwise do the rest, and the next batch.
+        self._database.ask(_BECOME, self._role, self._search_path)
+        if not is_the_target:
+            raise _Changed("the name of the target is another one's by now")
         # What else is checked at the COMMIT must be seen while it can be told whose it is.
         self._database.ask("SET CONSTRAINTS ALL IMMEDIATE")
         if batch.dead is not None:
@@ -113,6 +159,19 @@ class Store:
         return Stored(stored, len(batch.deliveries) - stored, without_id=without_id)
 
     # -- one by one ------------------------------------------------------------------------
+
+    def _sift_all(self, plan: Plan, batch: Batch) -> Stored:
+        """In a transaction: store what can be stored, if the target has stayed what it was."""
+        done = self._sift_parts(plan, batch)
+        if done.dead:
+            try:
+                self._check_plan(plan)
+                self._database.ask(plan.statement)
+            except psycopg.Error as error:
+                if fault_of(error) is None:
+                    raise
+                raise _Changed(first_line(error)) from error
+        return done
 
     def _sift(self, plan: Plan, batch: Batch) -> Stored:
         """Store what can be stored of these messages, and set aside the others."""

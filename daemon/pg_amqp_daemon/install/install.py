@@ -147,16 +147,16 @@ def _refuse_unless_empty(connection: _Connection) -> None:
             " (pg-amqp relay --once, amqp.retry_dead_letters()) or delete them"
             " (TRUNCATE amqp.outbox, amqp.discard_dead_letters())"
         )
-    # 1.3.0 was the last without an inbox.
     if _value(connection, "SELECT to_regclass('amqp.inbox')") is None:
+        # It is of a version that had none.
         return
     connection.execute("LOCK TABLE amqp.inbox, amqp.inbox_dead")
     messages = _value(connection, "SELECT count(*) FROM amqp.inbox")
     dead = _value(connection, "SELECT count(*) FROM amqp.inbox_dead")
     if messages or dead:
         raise InstallError(
-            f"messages in amqp.inbox: {messages}, dead messages: {dead}; read them and delete them"
-            " (TRUNCATE amqp.inbox, amqp.inbox_dead)"
+            f"messages in amqp.inbox: {messages}, dead messages: {dead}; keep them elsewhere or"
+            " delete them (TRUNCATE amqp.inbox, amqp.inbox_dead)"
         )
 
 

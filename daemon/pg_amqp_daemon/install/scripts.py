@@ -71,7 +71,6 @@ _DROP_CONSTRAINT = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS 
 _CREATE = re.compile(rf"^(?:{'|'.join(_REPLACING)})\b", re.M)
 _OBJECT = re.compile(
     r"^CREATE (?:(?P<kind>TABLE|VIEW|TYPE) (?P<name>amqp\.\w+)"
-    r"|TRIGGER (?P<trigger>\w+)[^;]*? ON (?P<table>amqp\.\w+)"
     r"|FUNCTION (?P<function>amqp\.\w+)\((?P<parameters>[^()]*)\))",
     re.M,
 )
@@ -147,8 +146,6 @@ def _replacing(script: str) -> str:
 
 
 def _drop(created: re.Match[str]) -> str:
-    if created["trigger"]:
-        return f"DROP TRIGGER IF EXISTS {created['trigger']} ON {created['table']}"
     if created["kind"]:
         return f"DROP {created['kind']} IF EXISTS {created['name']}"
     parameters = re.sub(r"\s+DEFAULT\s+\w+", "", created["parameters"])

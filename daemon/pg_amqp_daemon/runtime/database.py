@@ -156,7 +156,7 @@ class Database:
     def ask(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         """Execute a query; its rows."""
         with self.asking() as connection:
-            cursor = connection.cursor(binary=True).execute(query.encode(), arguments)
+            cursor = connection.cursor(binary=True).execute(query.encode(), arguments or None)
             return cursor.fetchall() if cursor.description else []
 
     def copy(self, statement: str, data: bytes) -> None:

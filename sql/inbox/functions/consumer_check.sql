@@ -15,6 +15,12 @@ BEGIN
         NEW.target_function_id := NULL;
         RETURN NEW;
     END IF;
+    -- What is disabled because its target is gone must not need one for that.
+    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND NOT NEW.enabled
+       AND (pg_catalog.to_jsonb(NEW) OPERATOR(pg_catalog.-) 'enabled'::pg_catalog.text) OPERATOR(pg_catalog.=)
+           (pg_catalog.to_jsonb(OLD) OPERATOR(pg_catalog.-) 'enabled'::pg_catalog.text) THEN
+        RETURN NEW;
+    END IF;
     -- Of the row as it was, the function stays the same, whatever its name is by now.
     IF NEW.target_function IS NULL THEN
         NEW.target_function_id := NULL;
@@ -27,16 +33,15 @@ BEGIN
         NEW.target_function := amqp.consumer_signature(meant);
     END IF;
     IF NEW.influxdb IS NULL THEN
-        PERFORM amqp.consumer_plan(NEW, false);
+        PERFORM amqp.consumer_try(NEW);
     END IF;
     -- The daemon may do more than whoever writes the row, and shall not do it for them.
     wrong := CASE
-        WHEN NEW.target_table IS NOT NULL
-             AND NOT pg_catalog.has_table_privilege(NEW.target_table::pg_catalog.oid, 'INSERT')
-             AND NOT pg_catalog.has_any_column_privilege(NEW.target_table::pg_catalog.oid, 'INSERT')
-            THEN pg_catalog.format('table %s', NEW.target_table)
-        WHEN NEW.target_table IS NOT NULL AND NEW.on_conflict OPERATOR(pg_catalog.=) 'update'
-             AND NOT pg_catalog.has_any_column_privilege(NEW.target_table::pg_catalog.oid, 'UPDATE')
+        WHEN NEW.target_table IS NOT NULL AND EXISTS (
+                SELECT FROM amqp.consumer_columns(NEW.target_table, NEW.columns) AS k
+                WHERE NOT pg_catalog.has_column_privilege(NEW.target_table::pg_catalog.oid, k.name, 'INSERT')
+                   OR NEW.on_conflict OPERATOR(pg_catalog.=) 'update'
+                      AND NOT pg_catalog.has_column_privilege(NEW.target_table::pg_catalog.oid, k.name, 'UPDATE'))
             THEN pg_catalog.format('table %s', NEW.target_table)
         WHEN NEW.target_function IS NOT NULL
              AND NOT pg_catalog.has_function_privilege(meant::pg_catalog.oid, 'EXECUTE')
@@ -53,5 +58,5 @@ $$;
 
 COMMENT ON FUNCTION amqp.consumer_check() IS
 'Trigger function of amqp.consumer: says what is wrong with a row. Errors: 23514 the row '
-'contradicts itself, 42P01, 42703, 42704, 42883, 42809, 22023 it does not fit its target, 42501 its '
-'writer may not write to the target.';
+'contradicts itself, 42501 its writer may not write to the target, 22023, 23502 and others of class '
+'42 it does not fit its target.';

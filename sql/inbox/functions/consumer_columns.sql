@@ -8,7 +8,9 @@ DECLARE
     unknown text;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = target AND c.relkind IN ('r', 'p', 'v', 'f')) THEN
-        RAISE EXCEPTION 'target_table does not exist, or is no table' USING ERRCODE = 'undefined_table';
+        RAISE EXCEPTION 'target_table "%" does not exist, or is no table', target
+            USING ERRCODE = 'undefined_table',
+                  HINT = 'If it was dropped and created again: UPDATE amqp.consumer SET target_table = its name.';
     END IF;
     SELECT k INTO unknown FROM jsonb_object_keys(columns) AS k
     WHERE NOT EXISTS (SELECT FROM pg_attribute AS a

@@ -5,8 +5,10 @@ BEGIN ATOMIC
     SELECT CASE WHEN count(v.instead) = 0 THEN format('NULL::%s', $2)
                 -- Only for what the message lacks: a sequence has side effects.
                 ELSE format('ROW(%s)::%s', string_agg(CASE
-                    WHEN v.instead IS NULL THEN 'NULL'
-                    ELSE format('CASE WHEN NOT b.body OPERATOR(pg_catalog.?) %L THEN %s END', v.attname, v.instead) END,
+                    -- Of the column's type without a cast, so that no domain looks at it.
+                    WHEN v.instead IS NULL THEN format('(NULL::%s).%I', $2, v.attname)
+                    ELSE format('CASE WHEN b.body OPERATOR(pg_catalog.?) %1$L THEN (NULL::%2$s).%1$I ELSE %3$s END',
+                                v.attname, $2, v.instead) END,
                     ', ' ORDER BY v.attnum), $2) END
     FROM (
         SELECT a.attnum, a.attname,

@@ -42,8 +42,9 @@ BEGIN
             THEN 'other_content must be skip or dead'
         WHEN influx AND consumer.deduplicate_by IS NOT NULL
             THEN 'deduplicate_by means nothing with influxdb: the same point is written to the same place'
-        WHEN consumer.deduplicate_for IS NULL OR consumer.deduplicate_for <= interval '0'
-            THEN 'deduplicate_for must be longer than nothing'
+        WHEN consumer.deduplicate_for IS NULL
+             OR consumer.deduplicate_for <= interval '0' OR consumer.deduplicate_for > interval '100 years'
+            THEN 'deduplicate_for must be longer than nothing, and at most 100 years'
         WHEN consumer.batch_size IS NULL OR consumer.batch_size NOT BETWEEN 1 AND 32767
             THEN 'batch_size must be between 1 and 32767'
         WHEN consumer.batch_timeout IS NULL OR consumer.batch_timeout NOT BETWEEN interval '0' AND interval '1 minute'

@@ -6,12 +6,18 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 DECLARE
     place CONSTANT pg_catalog.text := amqp.consumer_place();
-    name CONSTANT pg_catalog.text := pg_catalog.regexp_replace(target_function, '\s*\([^()]*\)\s*$', '');
+    name CONSTANT pg_catalog.text := pg_catalog.regexp_replace(target_function, '\s*\(\s*amqp\.message\s*\)\s*$', '');
 BEGIN
+    IF name OPERATOR(pg_catalog.~) '\)\s*$' THEN
+        RAISE EXCEPTION 'function % does not take an amqp.message', name USING ERRCODE = 'undefined_function';
+    END IF;
     IF pg_catalog.starts_with(target_function_id, place) THEN
         SELECT p.oid INTO function FROM pg_catalog.pg_proc AS p
         WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.substr(
-            target_function_id, pg_catalog.length(place) OPERATOR(pg_catalog.+) 1)::pg_catalog.oid;
+            target_function_id, pg_catalog.length(place) OPERATOR(pg_catalog.+) 1)::pg_catalog.oid
+          -- A number may be used again.
+          AND p.pronargs OPERATOR(pg_catalog.=) 1
+          AND p.proargtypes[0] OPERATOR(pg_catalog.=) 'amqp.message'::pg_catalog.regtype::pg_catalog.oid;
     ELSE
         function := pg_catalog.to_regprocedure(pg_catalog.concat(name, '(amqp.message)'));
     END IF;

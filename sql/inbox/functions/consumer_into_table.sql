@@ -6,14 +6,18 @@ DECLARE
     target text;
     given record;
     key record;
+    unfilled name;
     -- OFFSET: what is known already is not looked into again, whatever is wrong with it.
     source text := $sql$(
-            SELECT s.*, t.again AS amqp_again
+            SELECT s.*, t.again
             FROM pg_temp.amqp_stage AS s JOIN todo AS t ON t.n OPERATOR(pg_catalog.=) s.n OFFSET 0
         ) AS s$sql$;
     only_new text := '';
     distinct_on text := '';
-    order_by text := 'v.amqp_n';
+    -- Beside the columns of the target, which may have any names.
+    n text := 'n';
+    again text := 'again';
+    order_by text;
     on_conflict text := '';
 BEGIN
     SELECT string_agg(quote_ident(k.name), ', ') AS names,
@@ -26,8 +30,27 @@ BEGIN
         RAISE EXCEPTION 'messages would fill no column of table "%"', consumer.target_table
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT format('%I.%I', n.nspname, c.relname) INTO STRICT target
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = consumer.target_table;
+    WHILE n = ANY (given.columns) LOOP
+        n := n || '_';
+    END LOOP;
+    WHILE again = ANY (given.columns) LOOP
+        again := again || '_';
+    END LOOP;
+    order_by := format('v.%I', n);
+    -- Otherwise each message would be found at fault. What a trigger fills in cannot be known.
+    SELECT a.attname INTO unfilled
+    FROM pg_attribute AS a
+    JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+    WHERE a.attrelid = consumer.target_table AND a.attnum > 0 AND NOT a.attisdropped
+      AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.attname <> ALL (given.columns)
+      AND NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgtype & 7 = 7 AND t.tgenabled <> 'D')
+    ORDER BY a.attnum LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'messages would leave column "%" of table "%" null, which it must not be', unfilled, consumer.target_table
+            USING ERRCODE = 'not_null_violation', HINT = 'Name it in columns, or give it a default.';
+    END IF;
+    SELECT format('%I.%I', ns.nspname, c.relname) INTO STRICT target
+    FROM pg_class AS c JOIN pg_namespace AS ns ON ns.oid = c.relnamespace WHERE c.oid = consumer.target_table;
     key := amqp.consumer_key(consumer.target_table, consumer.conflict_constraint);
 
     -- The body is parsed once a message: OFFSET keeps the planner from doing it for each column.
@@ -56,17 +79,17 @@ BEGIN
         -- One statement cannot update a row twice: of several messages for it, the last one counts.
         SELECT string_agg(format('v.%I', k), ', ') INTO order_by FROM unnest(key.columns) AS k;
         distinct_on := format('DISTINCT ON (%s) ', order_by);
-        order_by := order_by || ', v.amqp_n DESC';
+        order_by := format('%s, v.%I DESC', order_by, n);
         on_conflict := format('ON CONFLICT ON CONSTRAINT %I DO UPDATE SET %s', key.name, given.assignments);
     ELSIF key.columns <@ given.columns THEN
-        only_new := amqp.consumer_identical(consumer, target, key.columns);
+        only_new := amqp.consumer_identical(consumer, target, key.columns, again);
     END IF;
 
     RETURN format(
         $sql$stored AS (
     INSERT INTO %s (%s)
     SELECT %s%s FROM (
-        SELECT s.n AS amqp_n, s.amqp_again, %s
+        SELECT s.n AS %I, s.again AS %I, %s
         FROM %s
     ) AS v%s
     ORDER BY %s
@@ -74,10 +97,10 @@ BEGIN
     RETURNING 1
 )$sql$,
         target, given.names, distinct_on, (SELECT string_agg(format('v.%I', k), ', ') FROM unnest(given.columns) AS k),
-        given.expressions, source, only_new, order_by, on_conflict);
+        n, again, given.expressions, source, only_new, order_by, on_conflict);
 END
 $$;
 
 COMMENT ON FUNCTION amqp.consumer_into_table(amqp.consumer) IS
 'Part of the inbox: SQL that inserts the staged messages that are to be stored into a target '
-'table. Errors: 42P01, 42703, 42704, 22023 the row does not fit the table.';
+'table. Errors: 42P01, 42703, 42704, 22023, 23502 the row does not fit the table.';

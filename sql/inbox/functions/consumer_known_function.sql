@@ -4,7 +4,9 @@ SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT $1
     FROM pg_proc AS p
-    WHERE starts_with($1, amqp.consumer_place()) AND p.oid = substr($1, length(amqp.consumer_place()) + 1)::oid;
+    WHERE starts_with($1, amqp.consumer_place()) AND p.oid = substr($1, length(amqp.consumer_place()) + 1)::oid
+      -- A number may be used again.
+      AND p.pronargs = 1 AND p.proargtypes[0] = 'amqp.message'::regtype;
 END;
 
 COMMENT ON FUNCTION amqp.consumer_known_function(text) IS

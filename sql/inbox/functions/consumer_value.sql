@@ -37,10 +37,8 @@ BEGIN
         WHEN given.kind = 'json path' AND found.base IN ('json'::regtype, 'jsonb'::regtype)
             THEN format('NULLIF(%s, ''null''::pg_catalog.jsonb)', given.expression)
         WHEN given.kind = 'json path' AND found.built
-            THEN format('(pg_catalog.jsonb_populate_record(NULL::%s, pg_catalog.jsonb_build_object(%L, %s))).%I',
-                        (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c
-                         JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = target),
-                        found.attname, given.expression, found.attname)
+            THEN format('(SELECT r.v FROM pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object(''v'', %s)) AS r (v %s))',
+                        given.expression, found.type)
         -- Of a JSON string its text, of anything else its JSON.
         WHEN given.kind = 'json path'
             THEN format('(%s OPERATOR(pg_catalog.#>>) ''{}''::pg_catalog.text[])', given.expression)
