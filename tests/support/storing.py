@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pika.data import encode_table
@@ -16,10 +18,12 @@ from pg_amqp_daemon.consume.inbox import Inbox
 from pg_amqp_daemon.consume.plan import Plan, read_plan
 from pg_amqp_daemon.consume.store import Store, Stored
 from pg_amqp_daemon.consume.worker import consume_database
+from pg_amqp_daemon.runtime.database import Database
 from pg_amqp_py.wire.consume.delivery import Delivery
 from pg_amqp_py.wire.consume.properties import Properties
 from support.sessions import Session
 
+_as_json = partial(json.dumps, ensure_ascii=False)
 ARRIVED = 1_790_000_000.25
 """When all messages arrive, in seconds since 1970."""
 
@@ -81,7 +85,10 @@ def _encoded(given: Mapping[str, Any]) -> bytes:
 class Storing:
     """The one that works a consumer."""
 
-    def __init__(self, inbox: Inbox, store: Store, plan: Callable[[], Plan | None]) -> None:
+    def __init__(
+        self, database: Database, inbox: Inbox, store: Store, plan: Callable[[], Plan | None]
+    ) -> None:
+        self.ask = database.ask
         self.inbox = inbox
         self._store = store
         self._read_plan = plan
@@ -125,7 +132,9 @@ def storing(dsn: str, consumer: str = "c", *, is_stream: bool = False) -> Iterat
         store = Store(database, inbox)
         assert inbox.take()
         store.prepare()
-        yield Storing(inbox, store, lambda: read_plan(database, consumer, is_stream=is_stream))
+        yield Storing(
+            database, inbox, store, lambda: read_plan(database, consumer, is_stream=is_stream)
+        )
 
 
 def consume_into(session: Session, target: str | None = None, **columns: object) -> None:
@@ -142,7 +151,8 @@ def consume_into(session: Session, target: str | None = None, **columns: object)
         sql.SQL("INSERT INTO amqp.consumer ({}) VALUES ({})").format(
             sql.SQL(", ").join(map(sql.Identifier, given)),
             sql.SQL(", ").join(
-                sql.Literal(Jsonb(value) if isinstance(value, dict) else value)
+                # Not every encoding of a database has a place for escapes.
+                sql.Literal(Jsonb(value, _as_json) if isinstance(value, dict) else value)
                 for value in given.values()
             ),
         )

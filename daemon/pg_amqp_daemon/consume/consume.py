@@ -30,6 +30,8 @@ class Consume:
         )
         process.health.register("database", self._database_condition)
         process.health.register("consumers", self._condition)
+        self._shown: set[str] = set()
+        """Consumers of which the metrics say how they are."""
         self._log = structlog.get_logger()
 
     def start(self) -> None:
@@ -80,4 +82,7 @@ class Consume:
             metrics.trouble.labels(name).set(trouble is not None)
             if worker.ready is not None:
                 metrics.ready.labels(name).set(worker.ready)
+        for name in self._shown - workers.keys():
+            metrics.forget(name)
+        self._shown = set(workers)
         return Condition(shown, last)

@@ -85,10 +85,6 @@ FROM (
 WHERE bytes - pg_catalog.octet_length(body) < %s
 ORDER BY id
 """
-_REMEMBER = """
-INSERT INTO amqp.inbox_seen (consumer, message_id) VALUES (%s, %s)
-ON CONFLICT DO NOTHING RETURNING 1
-"""
 _STILL_ASKED_FOR = """
 SELECT id FROM amqp.inbox_dead WHERE id = ANY (%s::int8[]) AND retry ORDER BY id FOR UPDATE
 """
@@ -96,6 +92,10 @@ _MOST_BYTES = 16 << 20
 """Bytes of dead messages that are tried again at once, unless it is one."""
 _NOBODYS = -1
 """The number of no subscription: no broker waits for what becomes of them."""
+_REMEMBER = """
+INSERT INTO amqp.inbox_seen (consumer, message_id) VALUES (%s, %s)
+ON CONFLICT DO NOTHING RETURNING 1
+"""
 _REPLY = """
 INSERT INTO amqp.outbox (broker_id, exchange, routing_key, body, correlation_id, content_type)
 VALUES (%s, '', %s, pg_catalog.convert_to(%s::text, 'UTF8'), %s, 'application/json')
@@ -191,10 +191,21 @@ class Inbox:
         found = self._database.ask(_PLACE, self._consumer, stream)
         return Place(*found[0]) if found else None
 
-    def advance(self, stream: str, offset: int, next_offset: int, rewinds: int) -> None:
-        """In a transaction: go on behind what it stores, from `offset` on. Raises RewoundError."""
+    def advance(self, stream: str, batch: Batch, rewinds: int) -> None:
+        """In a transaction: go on behind what it stores, if all before is stored.
+
+        Raises RewoundError if it is not what comes next.
+        """
+        following, first = batch.next_offset, batch.offset
+        if following is None:
+            return
         done = self._database.ask(
-            _ADVANCE, self._consumer, stream, Int8(next_offset), Int8(rewinds), Int8(offset)
+            _ADVANCE,
+            self._consumer,
+            stream,
+            Int8(following),
+            Int8(rewinds),
+            Int8(following if first is None else first),
         )
         if not done:
             raise RewoundError

@@ -102,12 +102,8 @@ class PointStore:
                 )
             copies = len(found.faults) - dead if batch.dead is None else 0
             self._inbox.count(written, copies, found.skipped, 0, batch.id)
-            following = batch.next_offset
-            if rewinds is not None and following is not None:
-                first = batch.offset
-                self._inbox.advance(
-                    plan.queue, following if first is None else first, following, rewinds
-                )
+            if rewinds is not None:
+                self._inbox.advance(plan.queue, batch, rewinds)
         return Stored(stored=written, duplicates=copies, dead=dead, skipped=found.skipped)
 
     def _prepare(self, plan: Plan) -> None:

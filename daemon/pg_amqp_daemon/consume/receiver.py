@@ -29,6 +29,8 @@ _ANSWER = 10.0
 _TICK = 0.25
 """Seconds between looks at what is to be done beside receiving."""
 _COUNT_INTERVAL = 2.0
+_ANSWERS = 3
+"""To know that nothing is on its way: RabbitMQ's queue and channel are two processes."""
 _MOST_BYTES = 16 << 20
 """Bytes of messages held at which nothing more is received, and of a batch of more than one."""
 _FIRST_BACKOFF = 0.2
@@ -56,8 +58,6 @@ class Receiver:
     def __init__(self, consumer: str, log: Any) -> None:
         self.received = 0
         """Messages since the beginning."""
-        self.ready: int | None = None
-        """Messages in the queue when it was last asked."""
         self._log = log
         self._stopping = threading.Event()
         self._changed = threading.Condition()
@@ -68,6 +68,8 @@ class Receiver:
         """The number of the subscription whose messages are held; 0 if there is none."""
         self._finishing = self._quiet = False
         """Whether no more messages are wanted, and whether none come any more."""
+        self._answered = -1
+        """How many answers there were when it was first asked whether any may still come."""
         self._handed = self._stored = self._acked = 0
         """The last delivery tags that the worker has taken, has stored, and that were told."""
         self._refusal: str | None = None
@@ -103,6 +105,12 @@ class Receiver:
     def connected(self) -> bool:
         """Whether the broker is connected."""
         return self._broker.connected
+
+    @property
+    def ready(self) -> int | None:
+        """Messages in the queue when it was last asked."""
+        channel = self._channel
+        return None if channel is None else channel.ready
 
     @property
     def alive(self) -> bool:
@@ -216,6 +224,7 @@ class Receiver:
         """Guarded: there is no subscription any more."""
         self._wanted = None
         self._finishing = self._quiet = False
+        self._answered = -1
         self._live = self._handed = self._stored = self._acked = 0
         self._held.clear()
         self._changed.notify_all()
@@ -293,9 +302,10 @@ class Receiver:
 
     def _go_on(self, channel: ConsumingChannel, wanted: Subscription) -> None:
         """Acknowledge what is stored, and receive more."""
-        if self._finishing and not self._quiet:
+        if self._finishing and not self._quiet and not channel.cancelled:
             self._end_consumer(channel, wanted)
-        self._acknowledge(channel)
+        else:
+            self._acknowledge(channel)
         if channel.cancelled:
             if not self._held.count and self._handed == self._acked:
                 self._backoff.failed(time.monotonic())
@@ -308,7 +318,7 @@ class Receiver:
             channel.connection.beat()
             return
         with suppress(StalledError):
-            channel.connection.wait(time.monotonic() + _TICK)
+            channel.wait(time.monotonic() + _TICK)
         channel.connection.receive()
         channel.connection.beat()
         self._keep(channel)
@@ -318,13 +328,16 @@ class Receiver:
 
         What is on its way when the consumer is cancelled, RabbitMQ drops and delivers again later,
         and each return counts. So nothing is acknowledged that would set more on its way, until
-        what is has arrived: the answer to a question about the queue comes behind it.
+        what is has arrived: answers to questions about the queue come behind it.
         """
-        for _ in range(3):
-            channel.count(wanted.queue, time.monotonic() + _ANSWER)
-        channel.cancel(time.monotonic() + _ANSWER)
-        self._keep(channel)
-        self._quiet = True
+        if self._answered < 0:
+            self._answered = channel.answers
+            for _ in range(_ANSWERS):
+                channel.ask_count(wanted.queue, time.monotonic() + _ANSWER)
+        elif channel.answers >= self._answered + _ANSWERS:
+            channel.cancel(time.monotonic() + _ANSWER)
+            self._keep(channel)
+            self._quiet = True
 
     def _keep(self, channel: ConsumingChannel) -> None:
         size = channel.pending_bytes
@@ -348,7 +361,7 @@ class Receiver:
         now = time.monotonic()
         if now >= self._next_count:
             self._next_count = now + _COUNT_INTERVAL
-            self.ready = channel.count(wanted.queue, now + _ANSWER)
+            channel.ask_count(wanted.queue, now + _ANSWER)
 
     def _over(self, reason: str | None) -> None:
         """The subscription is lost."""

@@ -93,9 +93,7 @@ class Store:
         Raises LostError and RewoundError, having stored nothing.
         """
         try:
-            return self._transaction(
-                batch, plan.queue, rewinds, lambda those: self._put(plan, those)
-            )
+            return self._transaction(plan, batch, rewinds, lambda those: self._put(plan, those))
         except MalformedError:
             pass
         except psycopg.Error as error:
@@ -104,7 +102,7 @@ class Store:
             self._exculpate(plan)
         try:
             return self._transaction(
-                batch, plan.queue, rewinds, lambda those: self._sift_all(plan, those)
+                plan, batch, rewinds, lambda those: self._sift_all(plan, those)
             )
         except psycopg.Error as error:
             fault = fault_of(error)
@@ -113,36 +111,22 @@ class Store:
         # It is the COMMIT that fails, as a function can have it do: each part gets one of its own.
         if len(batch.deliveries) == 1:
             return self._transaction(
-                batch, plan.queue, rewinds, lambda one: self._set_aside(plan, one, fault)
+                plan, batch, rewinds, lambda one: self._set_aside(plan, one, fault)
             )
         first, second = batch.halves()
         return self.store(plan, first, rewinds) + self.store(plan, second, rewinds)
 
     def _transaction(
-        self, batch: Batch, queue: str, rewinds: int | None, work: Callable[[Batch], Stored]
+        self, plan: Plan, batch: Batch, rewinds: int | None, work: Callable[[Batch], Stored]
     ) -> Stored:
-        ask = self._database.ask
-        ask("BEGIN")
-        try:
+        with self._inbox.transaction():
             if batch.dead is not None:
                 batch = self._inbox.still_asked_for(batch)
             done = work(batch) if batch.deliveries else Stored()
             self._inbox.count(done.stored, done.duplicates, done.skipped, done.without_id, batch.id)
             if rewinds is not None:
-                self._advance(batch, queue, rewinds)
-            ask("COMMIT")
-        except BaseException:
-            # Where the session is gone, so is the transaction.
-            with suppress(psycopg.Error):
-                ask("ROLLBACK")
-            raise
+                self._inbox.advance(plan.queue, batch, rewinds)
         return done
-
-    def _advance(self, batch: Batch, queue: str, rewinds: int) -> None:
-        following = batch.next_offset
-        if following is not None:
-            first = batch.offset
-            self._inbox.advance(queue, following if first is None else first, following, rewinds)
 
     def _put(self, plan: Plan, batch: Batch) -> Stored:
         """In a transaction: stage messages and store them."""

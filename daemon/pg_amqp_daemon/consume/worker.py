@@ -17,6 +17,7 @@ from pg_amqp_daemon.consume.fault import fault_of
 from pg_amqp_daemon.consume.inbox import Inbox, LostError, Place, Report, RewoundError
 from pg_amqp_daemon.consume.influxdb.client import Unavailable
 from pg_amqp_daemon.consume.metrics import ConsumeMetrics
+from pg_amqp_daemon.consume.pace import Pace
 from pg_amqp_daemon.consume.plan import Plan, read_plan
 from pg_amqp_daemon.consume.points import Invalid, PointStore
 from pg_amqp_daemon.consume.receiver import Receiver, Subscription
@@ -34,7 +35,6 @@ _AGAIN = 0.5
 """Seconds between attempts where nobody is at fault but the target."""
 _FORGET = 10_000
 """Messages that are forgotten at once."""
-_MINUTE = 60.0
 _FAREWELL = 1.0
 _SETTINGS = {
     # What targets find by their names, they find as for everybody else of this role.
@@ -78,6 +78,8 @@ class Worker(SessionWorker):
         """Messages in a batch, where a whole one takes too long."""
         self._next_look = self._next_report = self._not_before = 0.0
         self._reported: Report | None = None
+        self._told = 0
+        """Messages that the metrics know to be received."""
         self._pace = Pace()
         self.start()
 
@@ -98,8 +100,8 @@ class Worker(SessionWorker):
 
     @property
     def ready(self) -> int | None:
-        """Messages that wait in the queue, as far as it is known."""
-        return self._receiver.ready
+        """Messages that wait in the queue, as far as it is known; in a stream, all stay."""
+        return None if self._is_stream else self._receiver.ready
 
     @property
     def alive(self) -> bool:
@@ -237,7 +239,6 @@ class Worker(SessionWorker):
         if place is not None and not self._is_stream:
             self._is_stream = True
             self._next_look = 0.0
-        start = _start(place, plan)
         if self._receiver.subscribed and old is not None:
             same = (plan.queue, plan.prefetch) == (old.queue, old.prefetch)
             if same and (place is None or place.rewinds == self._rewinds):
@@ -245,8 +246,10 @@ class Worker(SessionWorker):
             if place is None or place.rewinds == self._rewinds:
                 # What was received by the old row is stored first.
                 self._drain()
+                if not self._fit:
+                    return
                 place = self._inbox.place(plan.queue)
-                start = _start(place, plan)
+        start = _start(place, plan)
         self._rewinds = 0 if place is None else place.rewinds
         self._subscriptions += 1
         self._subscription = Subscription(self._subscriptions, plan.queue, plan.prefetch, start)
@@ -335,13 +338,15 @@ class Worker(SessionWorker):
     def _drain(self) -> None:
         """Have nothing more sent, and store what has come."""
         self._receiver.finish()
-        while not self._receiver.drained and not self._stopping.is_set():
+        while self._fit and not self._receiver.drained and not self._stopping.is_set():
             self._work_on()
+            self._database.prove()
 
     def _finish(self) -> None:
         """End well: what has come is stored and acknowledged, as long as that is possible."""
         self._receiver.finish()
         while self._fit and not self._receiver.drained:
+            self._database.prove()
             plan = self._plan
             batch = self._receiver.get(self._most, 0.05)
             if batch is not None and plan is not None:
@@ -357,10 +362,12 @@ class Worker(SessionWorker):
             return
         self._next_report = now + _REPORT
         receiver = self._receiver
+        self._metrics.received.labels(self._consumer).inc(receiver.received - self._told)
+        self._told = receiver.received
         report = Report(
             receiver.received,
             receiver.unacked,
-            receiver.ready,
+            self.ready,
             receiver.oldest,
             self._pace.rate(),
             self.trouble,
@@ -368,24 +375,6 @@ class Worker(SessionWorker):
         if report != self._reported:
             self._inbox.report(report)
             self._reported = report
-
-
-class Pace:
-    """Messages stored a second, over the last minute."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, int] = {}
-
-    def add(self, messages: int) -> None:
-        """So many were stored now."""
-        second = int(time.monotonic())
-        self._seconds[second] = self._seconds.get(second, 0) + messages
-
-    def rate(self) -> float:
-        """Messages a second."""
-        earliest = time.monotonic() - _MINUTE
-        self._seconds = {at: count for at, count in self._seconds.items() if at >= earliest}
-        return round(sum(self._seconds.values()) / _MINUTE, 2)
 
 
 def _start(place: Place | None, plan: Plan) -> str | int | Timestamp | None:

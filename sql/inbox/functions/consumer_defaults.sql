@@ -7,16 +7,18 @@ BEGIN ATOMIC
                 ELSE format('ROW(%s)::%s', string_agg(CASE
                     -- Of the column's type without a cast, so that no domain looks at it.
                     WHEN v.instead IS NULL THEN format('(NULL::%s).%I', $2, v.attname)
-                    ELSE format('CASE WHEN b.body OPERATOR(pg_catalog.?) %1$L THEN (NULL::%2$s).%1$I ELSE %3$s END',
-                                v.attname, $2, v.instead) END,
+                    ELSE format('CASE WHEN b.body OPERATOR(pg_catalog.?) %1$L THEN (NULL::%2$s).%1$I ELSE CAST(%3$s AS %4$s) END',
+                                v.attname, $2, v.instead, v.type) END,
                     ', ' ORDER BY v.attnum), $2) END
     FROM (
-        SELECT a.attnum, a.attname,
+        SELECT a.attnum, a.attname, format('%I.%I', n.nspname, t.typname) AS type,
                CASE WHEN a.attgenerated <> '' OR a.attidentity = 'a' THEN NULL
                     WHEN a.attidentity = 'd' THEN format('pg_catalog.nextval(%L::pg_catalog.regclass)',
                                                          pg_get_serial_sequence($2, a.attname))
                     ELSE pg_get_expr(d.adbin, d.adrelid) END AS instead
         FROM pg_attribute AS a
+        JOIN pg_type AS t ON t.oid = a.atttypid
+        JOIN pg_namespace AS n ON n.oid = t.typnamespace
         LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
     ) AS v;
