@@ -11,6 +11,8 @@ from pg_amqp_daemon.runtime.process import Process
 from pg_amqp_daemon.runtime.supervisor import Supervisor
 from pg_amqp_daemon.runtime.watcher import Watcher
 
+_LOOK = 0.5
+"""Seconds between looks for rows: a new one shall be worked within a second."""
 _CONSUMERS = "SELECT c.name FROM ONLY amqp.consumer AS c WHERE c.enabled"
 
 
@@ -27,6 +29,7 @@ class Consume:
             self._keep_workers,
             stopping=process.stopping,
             metrics=process.metrics,
+            interval=_LOOK,
         )
         process.health.register("database", self._database_condition)
         process.health.register("consumers", self._condition)

@@ -69,6 +69,8 @@ class Worker(SessionWorker):
         """Whether the target has taken nothing, as it should, since the plan was made."""
         self._is_stream = False
         self._rewinds = 0
+        self._due: int | None = None
+        """The offset that a subscription to a stream must begin with."""
         self._subscription: Subscription | None = None
         self._subscriptions = 0
         self._in_doubt: Batch | None = None
@@ -78,6 +80,8 @@ class Worker(SessionWorker):
         """Messages in a batch, where a whole one takes too long."""
         self._next_look = self._next_report = self._not_before = 0.0
         self._reported: Report | None = None
+        self._noted: str | None = None
+        """What amqp.inbox_status() is to remember, though it is over."""
         self._told = 0
         """Messages that the metrics know to be received."""
         self._pace = Pace()
@@ -251,6 +255,7 @@ class Worker(SessionWorker):
                 place = self._inbox.place(plan.queue)
         start = _start(place, plan)
         self._rewinds = 0 if place is None else place.rewinds
+        self._due = None if place is None else place.next_offset
         self._subscriptions += 1
         self._subscription = Subscription(self._subscriptions, plan.queue, plan.prefetch, start)
         self._receiver.subscribe(self._subscription)
@@ -281,6 +286,9 @@ class Worker(SessionWorker):
             self._next_look = 0.0
             self._receiver.put_back(batch)
             return
+        if self._due is not None and batch.dead is None:
+            self._look_for_loss(self._due, batch)
+            self._due = None
         self._in_doubt = batch
         rewinds = self._rewinds if self._is_stream and batch.dead is None else None
         try:
@@ -301,6 +309,14 @@ class Worker(SessionWorker):
         self._target_trouble = None
         self._well()
         self._count(stored)
+
+    def _look_for_loss(self, due: int, batch: Batch) -> None:
+        """Tell if a stream has dropped what was not read yet: it begins with what it has."""
+        first = batch.offset
+        if first is not None and first > due:
+            text = f"the stream has messages {due} to {first - 1} no more"
+            self._log.warning("messages are lost", error=text, messages=first - due)
+            self._noted = text
 
     def _not_stored(self, error: psycopg.Error | Unavailable, batch: Batch) -> None:
         """Nobody is at fault: try again a little later."""
@@ -370,8 +386,9 @@ class Worker(SessionWorker):
             self.ready,
             receiver.oldest,
             self._pace.rate(),
-            self.trouble,
+            self.trouble or self._noted,
         )
+        self._noted = None
         if report != self._reported:
             self._inbox.report(report)
             self._reported = report
