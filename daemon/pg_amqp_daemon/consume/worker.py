@@ -14,14 +14,14 @@ import structlog
 
 from pg_amqp_daemon.consume.batch import Batch
 from pg_amqp_daemon.consume.fault import fault_of
-from pg_amqp_daemon.consume.inbox import Inbox, LostError, Place, Report, RewoundError
+from pg_amqp_daemon.consume.inbox import Inbox, LostError, Place, RewoundError
 from pg_amqp_daemon.consume.influxdb.client import Unavailable
 from pg_amqp_daemon.consume.metrics import ConsumeMetrics
-from pg_amqp_daemon.consume.pace import Pace
 from pg_amqp_daemon.consume.plan import Plan, read_plan
 from pg_amqp_daemon.consume.points import Invalid, PointStore
 from pg_amqp_daemon.consume.receiver import Receiver, Subscription
-from pg_amqp_daemon.consume.store import Store, Stored
+from pg_amqp_daemon.consume.record import Record
+from pg_amqp_daemon.consume.store import Store
 from pg_amqp_daemon.runtime.brokers import addresses_of_brokers
 from pg_amqp_daemon.runtime.database import Database, first_line
 from pg_amqp_daemon.runtime.session_worker import SessionWorker
@@ -29,7 +29,6 @@ from pg_amqp_py.wire.consume.arguments import Timestamp
 
 _LOOK = 0.5
 """Seconds between looks at the row, the catalogs and what else may have changed."""
-_REPORT = 1.0
 _STAND_BY = 0.5
 _AGAIN = 0.5
 """Seconds between attempts where nobody is at fault but the target."""
@@ -59,7 +58,6 @@ class Worker(SessionWorker):
         self.working = False
         """Whether it is the one that works the consumer."""
         self._consumer = consumer
-        self._metrics = metrics
         self._inbox = Inbox(self._database, consumer)
         self._sql_store = Store(self._database, self._inbox)
         self._point_store = PointStore(self._database, self._inbox)
@@ -78,13 +76,8 @@ class Worker(SessionWorker):
         self._target_trouble: str | None = None
         self._most = 1 << 15
         """Messages in a batch, where a whole one takes too long."""
-        self._next_look = self._next_report = self._not_before = 0.0
-        self._reported: Report | None = None
-        self._noted: str | None = None
-        """What amqp.inbox_status() is to remember, though it is over."""
-        self._told = 0
-        """Messages that the metrics know to be received."""
-        self._pace = Pace()
+        self._next_look = self._not_before = 0.0
+        self._record = Record(consumer, self._inbox, self._receiver, metrics, log)
         self.start()
 
     @property
@@ -120,7 +113,8 @@ class Worker(SessionWorker):
             return
         self._sql_store.prepare()
         self._settle_doubt()
-        self._plan, self._reported = None, None
+        self._plan = None
+        self._record.begin()
         self._next_look = 0.0
         while not self._stopping.is_set():
             try:
@@ -199,7 +193,7 @@ class Worker(SessionWorker):
             self._see_to_subscription()
             self._retry()
             self._forget()
-        self._report()
+        self._record.tell(self.trouble, self.ready)
 
     def _store(self, plan: Plan) -> Store | PointStore:
         return self._sql_store if plan.influxdb is None else self._point_store
@@ -287,7 +281,7 @@ class Worker(SessionWorker):
             self._receiver.put_back(batch)
             return
         if self._due is not None and batch.dead is None:
-            self._look_for_loss(self._due, batch)
+            self._record.note_loss(self._due, batch)
             self._due = None
         self._in_doubt = batch
         rewinds = self._rewinds if self._is_stream and batch.dead is None else None
@@ -308,15 +302,7 @@ class Worker(SessionWorker):
         self._most = min(self._most * 2, 1 << 15)
         self._target_trouble = None
         self._well()
-        self._count(stored)
-
-    def _look_for_loss(self, due: int, batch: Batch) -> None:
-        """Tell if a stream has dropped what was not read yet: it begins with what it has."""
-        first = batch.offset
-        if first is not None and first > due:
-            text = f"the stream has messages {due} to {first - 1} no more"
-            self._log.warning("messages are lost", error=text, messages=first - due)
-            self._noted = text
+        self._record.count(stored)
 
     def _not_stored(self, error: psycopg.Error | Unavailable, batch: Batch) -> None:
         """Nobody is at fault: try again a little later."""
@@ -326,16 +312,6 @@ class Worker(SessionWorker):
             # It took too long, or was cancelled: fewer may do.
             self._most = max(min(self._most, len(batch.deliveries)) // 4, 1)
         self._unfit(error)
-
-    def _count(self, stored: Stored) -> None:
-        metrics, consumer = self._metrics, self._consumer
-        self._pace.add(stored.stored)
-        metrics.stored.labels(consumer).inc(stored.stored)
-        metrics.duplicates.labels(consumer).inc(stored.duplicates)
-        metrics.skipped.labels(consumer).inc(stored.skipped)
-        if stored.dead:
-            metrics.dead.labels(consumer).inc(stored.dead)
-            self._log.warning("messages set aside", messages=stored.dead)
 
     def _retry(self) -> None:
         """Try dead messages again that somebody has asked for."""
@@ -364,34 +340,12 @@ class Worker(SessionWorker):
         while self._fit and not self._receiver.drained:
             self._database.prove()
             plan = self._plan
-            batch = self._receiver.get(self._most, 0.05)
-            if batch is not None and plan is not None:
+            if plan is None:
+                return
+            batch = self._receiver.get(min(plan.batch_size, self._most), 0.05)
+            if batch is not None:
                 with suppress(LostError, RewoundError):
                     self._store_batch(plan, batch)
-
-    # -- telling -----------------------------------------------------------------------------
-
-    def _report(self) -> None:
-        """Tell amqp.inbox_status() how things are, if it is time to and anything is new."""
-        now = time.monotonic()
-        if now < self._next_report:
-            return
-        self._next_report = now + _REPORT
-        receiver = self._receiver
-        self._metrics.received.labels(self._consumer).inc(receiver.received - self._told)
-        self._told = receiver.received
-        report = Report(
-            receiver.received,
-            receiver.unacked,
-            self.ready,
-            receiver.oldest,
-            self._pace.rate(),
-            self.trouble or self._noted,
-        )
-        self._noted = None
-        if report != self._reported:
-            self._inbox.report(report)
-            self._reported = report
 
 
 def _start(place: Place | None, plan: Plan) -> str | int | Timestamp | None:

@@ -10,21 +10,19 @@ BEGIN
     IF wrong IS NOT NULL THEN
         RAISE EXCEPTION 'invalid row for table "amqp.consumer": %', wrong USING ERRCODE = 'check_violation';
     END IF;
-    -- pg_restore: the keys of targets come behind the rows of tables. The daemon looks anyway.
-    IF restoring THEN
-        NEW.target_function_id := NULL;
-        RETURN NEW;
-    END IF;
     -- What is disabled because its target is gone must not need one for that.
     IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND NOT NEW.enabled
        AND (pg_catalog.to_jsonb(NEW) OPERATOR(pg_catalog.-) 'enabled'::pg_catalog.text) OPERATOR(pg_catalog.=)
            (pg_catalog.to_jsonb(OLD) OPERATOR(pg_catalog.-) 'enabled'::pg_catalog.text) THEN
         RETURN NEW;
     END IF;
-    -- Of the row as it was, the function stays the same, whatever its name is by now.
     IF NEW.target_function IS NULL THEN
         NEW.target_function_id := NULL;
+    ELSIF restoring THEN
+        NEW.target_function_id := NULL;
+        meant := pg_catalog.to_regprocedure(NEW.target_function);
     ELSE
+        -- Of the row as it was, the function stays the same, whatever its name is by now.
         SELECT f.function, f.id INTO meant, NEW.target_function_id
         FROM amqp.consumer_function(
             NEW.target_function,
@@ -32,19 +30,24 @@ BEGIN
                  THEN amqp.consumer_known_function(OLD.target_function_id) END) AS f;
         NEW.target_function := amqp.consumer_signature(meant);
     END IF;
-    IF NEW.influxdb IS NULL THEN
+    -- pg_restore: the keys of targets come behind the rows of tables. The daemon looks anyway.
+    IF NOT restoring AND NEW.influxdb IS NULL THEN
         PERFORM amqp.consumer_try(NEW);
     END IF;
     -- The daemon may do more than whoever writes the row, and shall not do it for them.
     wrong := CASE
-        WHEN NEW.target_table IS NOT NULL AND EXISTS (
-                SELECT FROM amqp.consumer_columns(NEW.target_table, NEW.columns) AS k
-                WHERE NOT pg_catalog.has_column_privilege(NEW.target_table::pg_catalog.oid, k.name, 'INSERT')
-                   OR NEW.on_conflict OPERATOR(pg_catalog.=) 'update'
-                      AND NOT pg_catalog.has_column_privilege(NEW.target_table::pg_catalog.oid, k.name, 'UPDATE'))
+        WHEN EXISTS (
+                SELECT FROM pg_catalog.pg_attribute AS a
+                WHERE a.attrelid OPERATOR(pg_catalog.=) NEW.target_table::pg_catalog.oid
+                  AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+                  AND CASE WHEN NEW.columns IS NULL
+                           THEN a.attgenerated OPERATOR(pg_catalog.=) '' AND a.attidentity OPERATOR(pg_catalog.<>) 'a'
+                           ELSE NEW.columns OPERATOR(pg_catalog.?) a.attname::pg_catalog.text END
+                  AND (NOT pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'INSERT')
+                       OR NEW.on_conflict OPERATOR(pg_catalog.=) 'update'
+                          AND NOT pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE')))
             THEN pg_catalog.format('table %s', NEW.target_table)
-        WHEN NEW.target_function IS NOT NULL
-             AND NOT pg_catalog.has_function_privilege(meant::pg_catalog.oid, 'EXECUTE')
+        WHEN NOT pg_catalog.has_function_privilege(meant::pg_catalog.oid, 'EXECUTE')
             THEN pg_catalog.format('function %s', NEW.target_function)
         END;
     IF wrong IS NOT NULL THEN

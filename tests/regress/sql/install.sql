@@ -23,5 +23,5 @@ WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
   AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_amqp_py')
   AND classid IN ('pg_proc'::regclass, 'pg_class'::regclass)
   AND obj_description(objid, classid::regclass::name) IS NULL
-  AND objid NOT IN ('amqp.broker_broker_id_seq'::regclass, 'amqp.outbox_id_seq'::regclass)
+  AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = objid AND c.relkind = 'S')
 ORDER BY 1;
