@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
+from pg_amqp_daemon.consume.influxdb.line import LineWriter
 from servers.influxdb import InfluxDB
 from servers.processes import wait_for
 from servers.relay import ConsumeProcess
@@ -151,6 +153,57 @@ def test_a_changed_row_of_influxdb_counts(
     consumer.wait_until("no trouble", lambda status: status["trouble"] is None)
 
 
-def test_a_row_whose_template_is_wrong_is_told(daemon: ConsumeProcess, consumers: Desk) -> None:
-    consumer = consumers(measurement="{nothing}")
-    consumer.wait_for_trouble("measurement")
+WRONG = [
+    ({"measurement": None}, "measurement"),
+    ({"measurement": "{nothing}"}, "measurement"),
+    ({"measurement": "a{"}, "measurement"),
+    ({"tags": [""]}, "tags"),
+    ({"tags": ["a={b}"]}, "tags"),
+    ({"tags": ["a", "a={routing_key}"]}, "twice"),
+    ({"fields": '{"a": "number"}'}, "fields"),
+    ({"fields": "[]"}, "fields"),
+    ({"fields": '{"a": 1}'}, "fields"),
+    ({"fields": '{"a": "integer"}', "tags": ["a"]}, "must not name a tag"),
+    ({"time": "now"}, "time"),
+    ({"content_types": ["json"]}, "content_types"),
+    ({"deduplicate_by": "message_id"}, "deduplicate_by"),
+]
+RIGHT: list[dict[str, Any]] = [
+    {"measurement": "a {{b}} {headers.x-site} {body.a.b} {type}"},
+    {"tags": ["a.b", "site={headers.site}", "fixed=yes"]},
+    {"fields": '{"a": "integer", "b": "none"}'},
+    {"time": "body.at:ms"},
+    {"time": "timestamp"},
+    {"time": "headers.timestamp_in_ms:ms"},
+    {"content_types": ["application/json", "text/plain=line", "=json"]},
+]
+
+
+@pytest.mark.parametrize(("columns", "words"), WRONG)
+def test_a_row_that_cannot_make_points_is_refused(
+    consumers: Desk, columns: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match=words):
+        consumers(**columns)
+    # The daemon would not take it either.
+    row: dict[str, Any] = {"measurement": "m", **columns}
+    if words != "deduplicate_by" and columns != {"fields": "[]"}:
+        with pytest.raises((ValueError, TypeError, AttributeError)):
+            writer(row)
+
+
+@pytest.mark.parametrize("columns", RIGHT)
+def test_a_row_that_can_is_taken(consumers: Desk, columns: dict[str, Any]) -> None:
+    consumers(**columns)
+    assert writer({"measurement": "m", **columns})
+
+
+def writer(row: dict[str, Any]) -> LineWriter:
+    """What the daemon makes of a row."""
+    return LineWriter(
+        row["measurement"],
+        row.get("tags") or (),
+        json.loads(row.get("fields", "{}")),
+        row.get("time"),
+        row.get("content_types") or ("application/json",),
+    )
