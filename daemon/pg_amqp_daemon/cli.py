@@ -121,7 +121,7 @@ def run(dsn: str, listen_metrics: tuple[str, int] | None) -> None:
     from pg_amqp_daemon.relay.relay import Relay
 
     process = _process()
-    doors = Relay(dsn, process), Consume(dsn, process)
+    doors = Relay(dsn, process), Consume(dsn, process, optional=True)
     _serve(process, listen_metrics)
     process.run(*doors)
 

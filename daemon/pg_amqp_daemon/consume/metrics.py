@@ -36,7 +36,9 @@ class ConsumeMetrics:
             "consumer_unacked", "Messages held that are not stored yet.", _CONSUMER
         )
         self.ready = metrics.gauge(
-            "consumer_ready", "Messages ready in the queue: the lag.", _CONSUMER
+            "consumer_ready",
+            "Messages ready in the queue: the lag. Of a stream, none is told.",
+            _CONSUMER,
         )
         self.trouble = metrics.gauge(
             "consumer_trouble", "1 while something keeps messages from being stored.", _CONSUMER

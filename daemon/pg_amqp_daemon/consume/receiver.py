@@ -29,8 +29,8 @@ _ANSWER = 10.0
 _TICK = 0.25
 """Seconds between looks at what is to be done beside receiving."""
 _COUNT_INTERVAL = 2.0
-_ANSWERS = 3
-"""To know that nothing is on its way: RabbitMQ's queue and channel are two processes."""
+_QUIET = 5
+"""Answers between which nothing has come, before it is believed that nothing will."""
 _MOST_BYTES = 16 << 20
 """Bytes of messages held at which nothing more is received, and of a batch of more than one."""
 _FIRST_BACKOFF = 0.2
@@ -68,8 +68,11 @@ class Receiver:
         """The number of the subscription whose messages are held; 0 if there is none."""
         self._finishing = self._quiet = False
         """Whether no more messages are wanted, and whether none come any more."""
-        self._answered = -1
-        """How many answers there were when it was first asked whether any may still come."""
+        self._asked = (0, 0, 0)
+        """At the end: how often it was asked since anything came, the answers and what was held
+        then."""
+        self._last = 0
+        """The last delivery tag that has come."""
         self._handed = self._stored = self._acked = 0
         """The last delivery tags that the worker has taken, has stored, and that were told."""
         self._refusal: str | None = None
@@ -224,7 +227,8 @@ class Receiver:
         """Guarded: there is no subscription any more."""
         self._wanted = None
         self._finishing = self._quiet = False
-        self._answered = -1
+        self._asked = (0, 0, 0)
+        self._last = 0
         self._live = self._handed = self._stored = self._acked = 0
         self._held.clear()
         self._changed.notify_all()
@@ -324,20 +328,25 @@ class Receiver:
         self._keep(channel)
 
     def _end_consumer(self, channel: ConsumingChannel, wanted: Subscription) -> None:
-        """Have nothing more sent.
+        """Have nothing more sent, when nothing is on its way.
 
-        What is on its way when the consumer is cancelled, RabbitMQ drops and delivers again later,
-        and each return counts. So nothing is acknowledged that would set more on its way, until
-        what is has arrived: answers to questions about the queue come behind it.
+        What is, RabbitMQ drops when the consumer is cancelled, and delivers again later, and each
+        return counts. So nothing is acknowledged that would set more on its way: then it ends when
+        as much is held as the broker sends ahead. Where the queue has less than that, it is asked
+        until nothing more comes between answers.
         """
-        if self._answered < 0:
-            self._answered = channel.answers
-            for _ in range(_ANSWERS):
-                channel.ask_count(wanted.queue, time.monotonic() + _ANSWER)
-        elif channel.answers >= self._answered + _ANSWERS:
+        asked, answers, seen = self._asked
+        if asked and channel.answers == answers:
+            return
+        held = self._last - self._acked
+        if held >= wanted.prefetch or (asked >= _QUIET and held == seen and not channel.ready):
             channel.cancel(time.monotonic() + _ANSWER)
             self._keep(channel)
             self._quiet = True
+            return
+        channel.ask_count(wanted.queue, time.monotonic() + _ANSWER)
+        asked = asked + 1 if held == seen else 1
+        self._asked = asked, channel.answers, held
 
     def _keep(self, channel: ConsumingChannel) -> None:
         size = channel.pending_bytes
@@ -346,6 +355,10 @@ class Receiver:
             with self._changed:
                 # Unless it was given up meanwhile.
                 if self._live:
+                    if not self._last:
+                        # On a channel that was opened again, tags go on.
+                        self._acked = self._handed = self._stored = deliveries[0].tag - 1
+                    self._last = deliveries[-1].tag
                     self.received += len(deliveries)
                     self._held.add(deliveries, time.time(), size)
                     self._changed.notify_all()
