@@ -31,8 +31,12 @@ _TICK = 0.25
 _COUNT_INTERVAL = 2.0
 _QUIET = 5
 """Answers between which nothing has come, before it is believed that nothing will."""
+_CERTAIN = 2
+"""Answers after which a stream has sent something, if it ever will."""
 _MOST_BYTES = 16 << 20
 """Bytes of messages held at which nothing more is received, and of a batch of more than one."""
+_NO_STREAM = "invalid arg 'x-stream-offset'"
+"""What RabbitMQ says if it is asked to begin anywhere in a queue."""
 _FIRST_BACKOFF = 0.2
 _LONGEST_BACKOFF = 5.0
 
@@ -44,8 +48,10 @@ class Subscription(NamedTuple):
     """A new one for every change, so that nobody takes the messages of another."""
     queue: str
     prefetch: int
-    start: str | int | Timestamp | None
+    start: str | int | Timestamp
     """Where to begin in a stream."""
+    due: int | None = None
+    """The offset of what comes next in a stream that was read before: one message earlier."""
 
 
 class Receiver:
@@ -66,6 +72,8 @@ class Receiver:
         self._wanted: Subscription | None = None
         self._live = 0
         """The number of the subscription whose messages are held; 0 if there is none."""
+        self._is_stream: bool | None = None
+        """Whether it is to a stream."""
         self._finishing = self._quiet = False
         """Whether no more messages are wanted, and whether none come any more."""
         self._asked = (0, 0, 0)
@@ -75,6 +83,8 @@ class Receiver:
         """The last delivery tag that has come."""
         self._handed = self._stored = self._acked = 0
         """The last delivery tags that the worker has taken, has stored, and that were told."""
+        self._enough = 0
+        """Answers after which something must have come, if there is anything."""
         self._refusal: str | None = None
         """Why the broker did not let us consume."""
         self._wake_read, self._wake_write = os.pipe()
@@ -102,7 +112,7 @@ class Receiver:
     @property
     def trouble(self) -> str | None:
         """What keeps messages from being received now; None if nothing does."""
-        return self._refusal if self._live else self._broker.trouble or self._refusal
+        return self._shortage() if self._live else self._broker.trouble or self._refusal
 
     @property
     def connected(self) -> bool:
@@ -126,6 +136,11 @@ class Receiver:
         return self._wanted is not None
 
     @property
+    def is_stream(self) -> bool | None:
+        """Whether what is consumed is a stream; None if nothing is."""
+        return self._is_stream
+
+    @property
     def drained(self) -> bool:
         """After finish(): whether all that has come was taken, stored and acknowledged."""
         with self._changed:
@@ -143,6 +158,18 @@ class Receiver:
         """When the first of these arrived."""
         with self._changed:
             return self._held.oldest
+
+    def _shortage(self) -> str | None:
+        """Whether a stream lacks what was had before, so that what is new may never come."""
+        wanted, channel = self._wanted, self._channel
+        if wanted is None or wanted.due is None or self._last or channel is None:
+            return None
+        if not self._is_stream or channel.answers < self._enough or not channel.ready:
+            return None
+        return (
+            f'stream "{wanted.queue}" ends before offset {wanted.due}, where it is to be read on;'
+            " if it is a new one, amqp.rewind() says where to begin"
+        )
 
     def configure(self, addresses: list[Address]) -> None:
         """Use these hosts from the next connection on, and no connection to any other."""
@@ -230,6 +257,7 @@ class Receiver:
         self._asked = (0, 0, 0)
         self._last = 0
         self._live = self._handed = self._stored = self._acked = 0
+        self._is_stream = None
         self._held.clear()
         self._changed.notify_all()
 
@@ -287,9 +315,8 @@ class Receiver:
             self._rest(min(wait, _TICK))
             self._broker.listen()
             return
-        arguments = {} if wanted.start is None else {"x-stream-offset": wanted.start}
         try:
-            channel.consume(wanted.queue, wanted.prefetch, arguments, time.monotonic() + _ANSWER)
+            is_stream = self._consume(channel, wanted)
         except ChannelClosedError as error:
             self._backoff.failed(time.monotonic())
             if self._refusal != str(error):
@@ -297,12 +324,30 @@ class Receiver:
             self._refusal = str(error)
             return
         self._channel = channel
+        self._enough = channel.answers + _CERTAIN
         with self._changed:
             if self._wanted is wanted:
                 self._live = wanted.number
+                self._is_stream = is_stream
         self._backoff.succeeded()
         self._refusal = None
         self._log.info("consuming", queue=wanted.queue)
+
+    def _consume(self, channel: ConsumingChannel, wanted: Subscription) -> bool:
+        """Begin to consume; whether it is a stream.
+
+        That is for RabbitMQ to say: a message's headers are its publisher's, and may come from a
+        stream though the message does not.
+        """
+        start = {"x-stream-offset": wanted.start}
+        try:
+            channel.consume(wanted.queue, wanted.prefetch, start, time.monotonic() + _ANSWER)
+        except ChannelClosedError as error:
+            if _NO_STREAM not in str(error):
+                raise
+            channel.consume(wanted.queue, wanted.prefetch, {}, time.monotonic() + _ANSWER)
+            return False
+        return True
 
     def _go_on(self, channel: ConsumingChannel, wanted: Subscription) -> None:
         """Acknowledge what is stored, and receive more."""
