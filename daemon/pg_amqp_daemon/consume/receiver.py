@@ -69,6 +69,8 @@ class Receiver:
         self._changed = threading.Condition()
         """Guards what follows; told when the worker may find something new."""
         self._held = Held()
+        self._first_came = 0.0
+        """When the first of these did that are not older than the last batch (time.monotonic())."""
         self._wanted: Subscription | None = None
         self._live = 0
         """The number of the subscription whose messages are held; 0 if there is none."""
@@ -202,16 +204,20 @@ class Receiver:
         return batch.subscription == self._live
 
     def get(self, most: int, timeout: float, linger: float = 0.0) -> Batch | None:
-        """The next messages, so many at most; None if none come within `timeout` seconds.
+        """The next messages, so many at most; None if none are due within `timeout` seconds.
 
-        Waits up to `linger` seconds for more of them.
+        Fewer are due when the first of them has been here for `linger` seconds.
         """
         held = self._held
         with self._changed:
             if not held.count:
                 self._changed.wait_for(lambda: held.count, timeout)
-            if held.count and linger:
-                self._changed.wait_for(lambda: held.count >= most, linger)
+            left = self._first_came + linger - time.monotonic()
+            if held.count and left > 0:
+                # Not for longer than the worker may leave everything else alone.
+                self._changed.wait_for(lambda: self._is_enough(most), min(left, timeout))
+                if left > timeout and not self._is_enough(most):
+                    return None
             if not held.count:
                 return None
             was_full = held.size >= _MOST_BYTES
@@ -220,6 +226,11 @@ class Receiver:
         if was_full:
             self._wake()
         return batch
+
+    def _is_enough(self, most: int) -> bool:
+        """Guarded: whether waiting would bring no more for a batch."""
+        held = self._held
+        return held.count >= most or held.size >= _MOST_BYTES or self._finishing
 
     def put_back(self, batch: Batch) -> None:
         """What could not be stored comes next again, unless the broker delivers it anew."""
@@ -405,6 +416,8 @@ class Receiver:
                         self._acked = self._handed = self._stored = deliveries[0].tag - 1
                     self._last = deliveries[-1].tag
                     self.received += len(deliveries)
+                    if not self._held.count:
+                        self._first_came = time.monotonic()
                     self._held.add(deliveries, time.time(), size)
                     self._changed.notify_all()
 
