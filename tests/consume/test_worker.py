@@ -9,7 +9,6 @@ import pytest
 
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
-from servers.proxy import CuttingProxy, Direction
 from servers.rabbitmq import RabbitMQ
 from servers.relay import ConsumeProcess
 from support.consumers import Consumer, desk
@@ -210,29 +209,32 @@ def test_nothing_is_consumed_before_the_database_has_shown_that_it_can_be_stored
 
 
 def test_a_commit_whose_answer_is_lost_stores_nothing_twice(
-    postgres: PostgreSQL, database: str, consumers: Desk
+    daemon: ConsumeProcess, consumers: Desk
 ) -> None:
     consumer = consumers()
-    name = database.partition("dbname=")[2].partition(" ")[0]
-    with CuttingProxy(postgres.port) as proxy:
-        dsn = f"host=127.0.0.1 port={proxy.port} dbname={name} user=postgres"
-        with ConsumeProcess(dsn) as daemon:
-            # Without an id, no ledger tells a copy.
-            consumer.publish("first", message_id=None)
-            consumer.wait_for_stored(1)
-            for number in range(5):
-                proxy.stall(Direction.TO_CLIENT)
-                consumer.publish(str(number), message_id=None)
-                # Each statement awaits the answer to the one before.
-                for _ in range(40):
-                    proxy.pass_all()
-                    proxy.stall(Direction.TO_CLIENT)
-                proxy.reset()
-                proxy.pass_all()
-                consumer.wait_for_stored(number + 2)
-            wait_for(lambda: consumer.ready() == 0, LIMIT, "all to be received")
-            daemon.terminate()
-        assert consumer.inbox() == ["first", "0", "1", "2", "3", "4"]
+    session = consumer.session
+    # Without an id, no ledger tells a copy.
+    consumer.publish("first", message_id=None)
+    consumer.wait_until("all to be told", lambda status: status["rate"] and status["ready"] == 0)
+    session.execute("SET synchronous_commit = local")
+    session.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+    try:
+        session.execute("SELECT pg_reload_conf()")
+        consumer.publish("second", message_id=None)
+        # Committed, but for a standby that there is not, when its session is ended.
+        waiting = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE wait_event = 'SyncRep' AND query = 'COMMIT'"
+        )
+        wait_for(lambda: session.run(waiting), LIMIT, "the batch to be committed")
+    finally:
+        session.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        session.execute("SELECT pg_reload_conf()")
+    consumer.publish("third", message_id=None)
+    consumer.wait_for_stored(3)
+    wait_for(lambda: consumer.ready() == 0, LIMIT, "all to be received")
+    assert consumer.inbox() == ["first", "second", "third"]
+    assert len(daemon.events("working the consumer")) == 2
 
 
 # -- several daemons ----------------------------------------------------------------------
@@ -335,3 +337,32 @@ def test_large_messages_are_held_within_bounds(
     )
     assert peak < 150_000
     assert consumer.session.value("SELECT sum(length(body)) FROM amqp.inbox") == 60 * size + 5
+
+
+@pytest.mark.slow
+def test_a_batch_is_waited_for_no_longer_than_the_row_says(
+    daemon: ConsumeProcess, consumers: Desk
+) -> None:
+    consumer = consumers(batch_size=10, batch_timeout="20 s")
+    consumer.publish(*map(str, range(10)))
+    consumer.wait_for_stored(10)
+    # A batch that is full waits for nothing.
+    batches = "SELECT count(DISTINCT stored_at) FROM amqp.inbox"
+    assert consumer.session.value(batches) == 1
+    consumer.publish("10", "11")
+    consumer.wait_for_stored(12)
+    waited = "SELECT stored_at - received_at FROM amqp.inbox WHERE body = '10'"
+    (wait,) = consumer.session.run(waited)[0]
+    assert 19 < wait.total_seconds() < 40
+    # Meanwhile the session has shown that there is somebody.
+    assert len(daemon.events("working the consumer")) == 1
+
+
+def test_who_is_asked_to_end_waits_for_no_batch(database: str, consumers: Desk) -> None:
+    consumer = consumers(batch_timeout="1 minute")
+    with ConsumeProcess(database) as daemon:
+        daemon.wait_for_event("consuming")
+        consumer.publish("a")
+        consumer.wait_until("it to be held", lambda status: status["unacked"] == 1)
+        assert daemon.terminate(20) == 0
+    assert consumer.inbox() == ["a"]

@@ -77,6 +77,7 @@ class Receiver:
         """The last delivery tags that the worker has taken, has stored, and that were told."""
         self._refusal: str | None = None
         """Why the broker did not let us consume."""
+        self._ended = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -175,18 +176,22 @@ class Receiver:
         return batch.subscription == self._live
 
     def get(self, most: int, timeout: float, linger: float = 0.0) -> Batch | None:
-        """The next messages, so many at most; None if none come within `timeout` seconds.
+        """The next messages, so many at most; None if there are none within `timeout` seconds.
 
-        Waits up to `linger` seconds for more of them.
+        Fewer only if the first of them has waited for `linger` seconds.
         """
         held = self._held
+        deadline = time.monotonic() + timeout
         with self._changed:
-            if not held.count:
-                self._changed.wait_for(lambda: held.count, timeout)
-            if held.count and linger:
-                self._changed.wait_for(lambda: held.count >= most, linger)
-            if not held.count:
-                return None
+            while held.count < most:
+                oldest = held.oldest
+                missing = timeout if oldest is None else oldest + linger - time.time()
+                if missing <= 0:
+                    break
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self._changed.wait(min(missing, left))
             was_full = held.size >= _MOST_BYTES
             batch = new_batch(self._live, *held.take(most, _MOST_BYTES))
             self._handed = batch.tag
@@ -217,11 +222,9 @@ class Receiver:
         self._thread.join(timeout)
 
     def _wake(self) -> None:
-        try:
-            os.write(self._wake_write, b"\0")
-        except OSError:
-            # It is awake, or has ended.
-            pass
+        with self._changed, suppress(BlockingIOError):
+            if not self._ended:
+                os.write(self._wake_write, b"\0")
 
     def _forget(self) -> None:
         """Guarded: there is no subscription any more."""
@@ -250,6 +253,9 @@ class Receiver:
             self._broker.drop()
             with self._changed:
                 self._forget()
+                self._ended = True
+                os.close(self._wake_read)
+                os.close(self._wake_write)
 
     def _turn(self) -> None:
         """Receive what comes next, or do what else is to be done."""
