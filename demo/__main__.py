@@ -1,4 +1,4 @@
-"""`make demo`: rows go into a table, messages come out of RabbitMQ, side by side.
+"""`make demo`: rows become messages, and messages become rows, side by side.
 
 python -m demo          show it and tear everything down
 python -m demo --keep   show it and leave both servers up
@@ -35,6 +35,7 @@ from servers.rabbitmq import RabbitMQ
 # Says where the servers of --keep are, and which processes they are.
 KEPT = Path(__file__).parent.parent / "build" / "demo.json"
 
+_PROGRAM = Path(sys.executable).with_name("pg-amqp")
 LEFT = 49
 RIGHT = 48
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -103,7 +104,7 @@ SELECT amqp.publish(1, 'events', 'report.ready',
 }
 
 
-# With a relay beside it, while RabbitMQ is down.
+# With the daemon beside it, while RabbitMQ is down.
 OUTBOX = """
 CREATE TABLE payments (
   id       integer PRIMARY KEY,
@@ -121,6 +122,41 @@ INSERT INTO payments VALUES (2, 'Dora', 8.00);
 
 SELECT amqp.publish_outbox(1, 'events',
   'day.closed', 'two payments');
+"""
+
+# The other way; the daemon goes on.
+CONSUMING = """
+CREATE TABLE readings (
+  sensor  text,
+  celsius numeric NOT NULL,
+  at      timestamptz DEFAULT now());
+SELECT amqp.queue_declare(1, 'readings');
+
+INSERT INTO amqp.consumer
+  (name, broker_id, queue, target_table)
+  VALUES ('readings', 1, 'readings', 'readings');
+"""
+READINGS = (
+    """{"sensor": "attic", "celsius": 31.5}""",
+    """{"sensor": "attic", "celsius": "warm"}""",
+    """{"sensor": "cellar", "celsius": 12}""",
+)
+BECAME = """
+SELECT sensor, celsius FROM readings;
+
+SELECT error FROM amqp.inbox_dead;
+"""
+ANSWERING = """
+CREATE FUNCTION total_of(m amqp.message)
+  RETURNS jsonb LANGUAGE sql AS $$
+  SELECT jsonb_build_object('total', sum(total))
+  FROM orders
+  WHERE customer = amqp.body_text(m) $$;
+SELECT amqp.queue_declare(1, 'totals');
+
+INSERT INTO amqp.consumer
+  (name, broker_id, queue, target_function)
+  VALUES ('totals', 1, 'totals', 'total_of');
 """
 
 
@@ -163,9 +199,7 @@ def tell(postgres: PostgreSQL, rabbitmq: RabbitMQ) -> None:
     """Run every chapter, and print what SQL did beside what arrived."""
     with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
         _print_title("Once: a broker, an exchange, a queue, a trigger")
-        for statement in _statements(SETUP.replace("{url}", rabbitmq.url())):
-            connection.execute(statement.encode())
-            print(statement)
+        _print_and_execute(connection, SETUP.replace("{url}", rabbitmq.url()))
         print("\n\n" + _row("WHAT SQL DID", "WHAT ARRIVED IN QUEUE orders"))
         with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp:
             channel = amqp.channel()
@@ -177,45 +211,105 @@ def tell(postgres: PostgreSQL, rabbitmq: RabbitMQ) -> None:
                     if not arrived and connection.info.transaction_status == TransactionStatus.IDLE:
                         arrived = ["(nothing)"]
                     _print_rows(statement.splitlines(), arrived)
-        tell_outbox(postgres, rabbitmq, connection)
+        with _daemon(postgres):
+            tell_outbox(rabbitmq, connection)
+            tell_consuming(rabbitmq, connection)
     print()
 
 
-def tell_outbox(
-    postgres: PostgreSQL, rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any, ...]]
-) -> None:
-    """Stop the broker, commit, start it again: a relay delivers what waits in the outbox."""
+def tell_outbox(rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Stop the broker, commit, start it again: the daemon delivers what waits in the outbox."""
     _print_title("The outbox: RabbitMQ is stopped, orders still commit")
-    for statement in _statements(OUTBOX):
+    _print_and_execute(connection, OUTBOX)
+    rabbitmq.stop()
+    print("\n" + _row("$ pg-amqp run &", "(RabbitMQ is stopped)"))
+    for statement in _statements(WHILE_DOWN):
+        connection.execute(statement.encode())
+        _print_rows(statement.splitlines(), ["(nothing)"])
+    _print_pending(connection)
+    rabbitmq.start()
+    wait_for(lambda: _pending(connection) == 0, 60, "the outbox to be delivered")
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp:
+        _print_rows([], ["", "(RabbitMQ is back)", *_arrived(amqp.channel())])
+    _print_pending(connection)
+
+
+def tell_consuming(rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Send messages to queues, and show what the daemon makes of them."""
+    _print_title("The other way: a queue becomes rows, and one bad message stops nobody")
+    _print_and_execute(connection, CONSUMING)
+    print("\n" + _row("WHAT SQL SEES", "WHAT WAS SENT TO QUEUE readings"))
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp:
+        channel = amqp.channel()
+        for body in READINGS:
+            channel.basic_publish("", "readings", body.encode())
+        _wait_until_consumed(connection, "readings", len(READINGS))
+        left = []
+        for statement in _statements(BECAME):
+            rows = connection.execute(statement.encode()).fetchall()
+            shown = [" | ".join(map(str, row)) for row in rows]
+            left += [statement, *_wrapped(*shown, width=LEFT)]
+        _print_rows(left, READINGS)
+
+        _print_title("A function answers requests")
+        left = []
+        for statement in _statements(ANSWERING):
+            connection.execute(statement.encode())
+            left += statement.splitlines()
+        asked = pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id="1")
+        answers = channel.consume("amq.rabbitmq.reply-to", auto_ack=True, inactivity_timeout=60)
+        # It consumes when the first answer is asked for.
+        amqp.call_later(0, lambda: channel.basic_publish("", "totals", b"Ada", asked))
+        _, properties, answer = next(answers)
+        assert properties is not None
+        assert answer is not None
+        right = [_bold("asked: queue totals"), "  reply_to: amq.rabbitmq.reply-to"]
+        right += ["  correlation_id: 1", "  Ada", _bold("answered")]
+        right += [f"  correlation_id: {properties.correlation_id}", f"  {answer.decode()}"]
+        _print_rows(left, right)
+        channel.cancel()
+
+
+def _wait_until_consumed(
+    connection: psycopg.Connection[tuple[Any, ...]], consumer: str, messages: int
+) -> None:
+    query = "SELECT stored + dead FROM amqp.inbox_status() WHERE consumer = %s"
+    wait_for(
+        lambda: connection.execute(query, [consumer]).fetchone() == (messages,),
+        60,
+        "the messages to be stored",
+    )
+
+
+def _print_and_execute(connection: psycopg.Connection[tuple[Any, ...]], script: str) -> None:
+    for statement in _statements(script):
         connection.execute(statement.encode())
         print(statement)
-    with _relay(postgres):
-        rabbitmq.stop()
-        print("\n" + _row("$ pg-amqp relay &", "(RabbitMQ is stopped)"))
-        for statement in _statements(WHILE_DOWN):
-            connection.execute(statement.encode())
-            _print_rows(statement.splitlines(), ["(nothing)"])
-        _print_pending(connection)
-        rabbitmq.start()
-        wait_for(lambda: _pending(connection) == 0, 60, "the outbox to be delivered")
-        with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp:
-            _print_rows([], ["", "(RabbitMQ is back)", *_arrived(amqp.channel())])
-        _print_pending(connection)
 
 
 @contextmanager
-def _relay(postgres: PostgreSQL) -> Iterator[None]:
-    """Have a relay run, and end with us whatever happens."""
-    program = Path(sys.executable).with_name("pg-amqp")
-    relay = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "TERM", program, "relay", "--dsn", postgres.dsn()],
+def _daemon(postgres: PostgreSQL) -> Iterator[None]:
+    """Have the daemon run, and end with us whatever happens."""
+    daemon = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "TERM", _PROGRAM, "run", "--dsn", postgres.dsn()],
         stderr=subprocess.DEVNULL,
     )
     try:
         yield
     finally:
-        relay.terminate()
-        relay.wait()
+        daemon.terminate()
+        daemon.wait()
+
+
+def _wrapped(*lines: str, width: int) -> list[str]:
+    """Indented below what stands before them."""
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(
+            line, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+        )
+    ]
 
 
 def _print_pending(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
@@ -255,9 +349,10 @@ def how_to_reach(postgres: PostgreSQL, rabbitmq: RabbitMQ) -> str:
     """Return what a person needs to go on with the servers that are left up."""
     return "\n".join(
         [
-            "Both servers stay up:",
+            "Both servers stay up, and the daemon can be started:",
             f"  PostgreSQL  {postgres.bindir / 'psql'} -h 127.0.0.1 -p {postgres.port} -U postgres",
             f"  RabbitMQ    {rabbitmq.url()}",
+            f'  the daemon  {_PROGRAM} run --dsn "{postgres.dsn()}"',
             "  stop both   make demo-stop",
         ]
     )
@@ -285,10 +380,7 @@ def _arrived(channel: BlockingChannel) -> Iterator[str]:
         yield _bold(f"{delivery.exchange} / {delivery.routing_key}")
         given = {name: value for name, value in vars(properties).items() if value is not None}
         for name, value in given.items():
-            line = f"{name}: {value}"
-            yield from textwrap.wrap(
-                line, RIGHT, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-            )
+            yield from _wrapped(f"{name}: {value}", width=RIGHT)
         text = body.decode()
         if properties.content_type == "application/json":
             # Lines break only between the members of an object.

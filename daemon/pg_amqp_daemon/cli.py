@@ -47,9 +47,9 @@ _dsn_option = click.option("--dsn", default="", callback=_checked_dsn, help=_DSN
 
 @main.command()
 @_dsn_option
-@click.option("--uninstall", is_flag=True, help="Remove it, if no message is in it.")
-def install_outbox(dsn: str, uninstall: bool) -> None:
-    """Install the outbox without the extension, or upgrade it.
+@click.option("--uninstall", is_flag=True, help="Remove them, if no message is in them.")
+def install(dsn: str, uninstall: bool) -> None:
+    """Install outbox and inbox without the extension, or upgrade them.
 
     For databases that must do without PL/Python: plain SQL, which needs no superuser, only CREATE
     on the database. In schema amqp.
@@ -60,6 +60,12 @@ def install_outbox(dsn: str, uninstall: bool) -> None:
         click.echo(install.uninstall(dsn) if uninstall else install.install(dsn))
     except install.InstallError as error:
         raise click.ClickException(str(error)) from None
+
+
+# What it was called when the outbox was all that there was.
+main.add_command(
+    click.Command("install-outbox", params=install.params, callback=install.callback, hidden=True)
+)
 
 
 _metrics_option = click.option(
@@ -115,7 +121,7 @@ def run(dsn: str, listen_metrics: tuple[str, int] | None) -> None:
     from pg_amqp_daemon.relay.relay import Relay
 
     process = _process()
-    doors = Relay(dsn, process), Consume(dsn, process)
+    doors = Relay(dsn, process), Consume(dsn, process, optional=True)
     _serve(process, listen_metrics)
     process.run(*doors)
 

@@ -18,7 +18,7 @@ BEGIN
         RAISE EXCEPTION 'the outbox is installed in this database without the extension'
             USING ERRCODE = 'duplicate_object',
                   DETAIL = 'Both own schema "amqp" and tables "amqp.broker" and "amqp.outbox".',
-                  HINT = 'Save the rows of amqp.broker, deliver what is in the outbox, remove it with pg-amqp install-outbox --uninstall, and create this extension, which brings an outbox of its own.';
+                  HINT = 'Save the rows of amqp.broker, deliver what is in the outbox, remove it with pg-amqp install --uninstall, and create this extension, which brings an outbox of its own.';
     END IF;
     SELECT n.nspname INTO schema_name
     FROM pg_catalog.pg_namespace AS n

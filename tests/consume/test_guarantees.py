@@ -10,12 +10,13 @@ messages there are in each queue.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pika
 import pytest
@@ -24,7 +25,7 @@ from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.proxy import CuttingProxy, Direction
 from servers.rabbitmq import RabbitMQ
-from servers.relay import DaemonProcess
+from servers.relay import ConsumeProcess, DaemonProcess
 from support.arrivals import Lot, producer, publish
 from support.patience import LIMIT
 from support.sessions import Session, open_session
@@ -223,3 +224,50 @@ def test_rows_are_the_good_messages_and_dead_ones_the_poison_whatever_fails(
             account.check(session)
             account.check_replies(session)
             print(session.run("SELECT * FROM amqp.inbox_status()"))
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_standby_is_promoted(rabbitmq: RabbitMQ) -> None:
+    with PostgreSQL(durable=True) as primary, ExitStack() as stack:
+        with open_session(primary.dsn()) as session:
+            session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
+            session.execute("CREATE TABLE taken (id integer)")
+            session.add_broker(rabbitmq.url())
+            session.execute(
+                "INSERT INTO amqp.consumer (name, broker_id, queue, target_table, columns,"
+                " batch_size) VALUES ('c', 1, 'c', 'taken', '{\"id\": \"body.id\"}', 50)"
+            )
+        standby = stack.enter_context(PostgreSQL(durable=True, standby_of=primary))
+        with open_session(primary.dsn()) as session:
+            session.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            session.execute("SELECT pg_reload_conf()")
+            wait_for(
+                lambda: session.run("SELECT FROM pg_stat_replication WHERE sync_state = 'sync'"),
+                LIMIT,
+                "the standby to be synchronous",
+            )
+        with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as connection:
+            connection.channel().queue_declare("c", durable=True)
+        lot = Lot("promotion", 10_000)
+        with producer(rabbitmq.url()) as sending:
+            publish(sending, "", "c", lot.arrivals)
+        daemon = stack.enter_context(ConsumeProcess(primary.dsn_with(standby)))
+        with open_session(primary.dsn()) as session:
+            stored = "SELECT stored FROM amqp.inbox_status()"
+            wait_for(lambda: session.value(stored) > 1000, LIMIT, "a part to be stored")
+        primary.kill()
+        standby.promote()
+        with open_session(standby.dsn()) as session:
+            expected = {*lot.good}
+            for arrival in lot.arrivals:
+                # Of the poison, what is wrong may be what is not stored here.
+                with suppress(ValueError, TypeError, KeyError):
+                    body = json.loads(arrival.body)
+                    if "\0" not in body["note"]:
+                        expected.add(int(body["id"]))
+            count = "SELECT count(*) FROM taken"
+            wait_for(lambda: session.value(count) >= len(expected), LONG, "all to be stored")
+            found = session.run("SELECT id FROM taken ORDER BY id")
+            assert [row[0] for row in found] == sorted(expected)
+        assert daemon.terminate() == 0

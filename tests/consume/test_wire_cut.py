@@ -21,6 +21,7 @@ from support.consuming import (
     receive,
     soon,
 )
+from support.counting import count
 from support.deliveries import seeded
 from support.fix_servers import VHost
 
@@ -67,7 +68,7 @@ def test_a_connection_cut_at_random_loses_nothing(
     proxy.pass_all()
     with consuming(address_of(broker)) as consumer:
         consumer.consume("q", 1000, {}, soon())
-        while consumer.count("q", soon()):
+        while count(consumer, "q"):
             received.update(delivery.body for delivery in receive(consumer))
         received.update(delivery.body for delivery in consumer.take())
     assert received == set(sent)

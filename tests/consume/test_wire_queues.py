@@ -35,6 +35,7 @@ from support.consuming import (
     soon,
     wait_for_count,
 )
+from support.counting import count
 from support.deliveries import random_properties, seeded
 from support.fix_servers import VHost
 
@@ -151,7 +152,7 @@ def test_no_more_comes_than_the_prefetch(
     declare_filled(channel, broker, kind, numbered(100))
     consumer.consume("q", 10, {}, soon())
     assert bodies(receive_many(consumer, 10)) == numbered(10)
-    assert consumer.count("q", soon()) == 90
+    assert count(consumer, "q") == 90
     # Of all up to the fourth.
     consumer.ack(4, soon())
     assert bodies(receive_many(consumer, 4)) == numbered(4, first=10)
@@ -177,7 +178,7 @@ def test_what_was_not_acknowledged_comes_again(
         assert [delivery.redelivered for delivery in deliveries] == [True] * 10 + [False] * 3
         second.ack(13, soon())
         second.cancel(soon())
-        assert second.count("q", soon()) == 0
+        assert count(second, "q") == 0
 
 
 def test_a_reader_that_stops_holds_no_more(
@@ -244,7 +245,7 @@ def assert_refused(consumer: ConsumingChannel, queue: str, code: int, text: str)
         consumer.consume(queue, 10, {}, soon())
     assert (caught.value.code, consumer.consuming) == (code, False)
     with pytest.raises(ChannelClosedError, match=text):
-        consumer.count(queue, soon())
+        count(consumer, queue)
     consumer.consume("q", 10, {}, soon())
     assert bodies(receive_many(consumer, 3)) == numbered(3)
 
@@ -300,7 +301,7 @@ def test_a_refusal_ends_the_consumer_there_is(
     consumer.consume("q", 10, {}, soon())
     receive_many(consumer, 3)
     with pytest.raises(ChannelClosedError):
-        consumer.count("nowhere", soon())
+        count(consumer, "nowhere")
     assert not consumer.consuming
     # Acknowledging them now would acknowledge what comes again.
     consumer.ack(3, soon())
@@ -310,7 +311,7 @@ def test_a_refusal_ends_the_consumer_there_is(
     assert [delivery.tag for delivery in deliveries] == [4, 5, 6]
     consumer.ack(6, soon())
     consumer.cancel(soon())
-    assert consumer.count("q", soon()) == 0
+    assert count(consumer, "q") == 0
 
 
 # -- time ----------------------------------------------------------------------------------------

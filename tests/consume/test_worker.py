@@ -14,6 +14,7 @@ from servers.rabbitmq import RabbitMQ
 from servers.relay import ConsumeProcess
 from support.consumers import Consumer, desk
 from support.fix_servers import VHost
+from support.messages import Inbox
 from support.patience import LIMIT
 from support.sessions import open_session
 
@@ -163,6 +164,31 @@ def test_while_postgresql_is_away_messages_are_held_and_none_goes_back(
                     again = "SELECT count(*) FROM amqp.inbox WHERE redelivered"
                     assert session.value(again) == 0
                 assert len(daemon.events("consuming")) == 1
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_a_crash_loop_while_postgresql_is_away_uses_up_no_delivery_limit(broker: VHost) -> None:
+    with PostgreSQL() as server:
+        with open_session(server.dsn()) as session:
+            session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
+        with desk(server.dsn(), broker) as make:
+            limited = {"x-delivery-limit": 20, "x-dead-letter-exchange": "amq.fanout"}
+            consumer = make(queue_type="quorum", arguments=limited)
+            grave = Inbox(consumer.channel, "amq.fanout", "")
+            consumer.publish("a")
+            server.stop()
+            with ConsumeProcess(server.dsn()) as daemon:
+                for crash in range(1, 26):
+                    daemon.wait_for_event("database not usable", crash)
+                    daemon.kill()
+                    daemon.start()
+                server.start()
+                with open_session(server.dsn()) as session:
+                    consumer.session = session
+                    consumer.wait_for_stored(1)
+                    assert session.run("SELECT redelivered FROM amqp.inbox") == [(False,)]
+            assert grave.drain() == []
 
 
 @pytest.mark.server

@@ -1,4 +1,4 @@
-"""pg-amqp install-outbox: the outbox without the extension, by a role that is nobody special."""
+"""pg-amqp install: outbox and inbox without the extension, by a role that is nobody special."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def installed(shop: str) -> Iterator[Session]:
 
 
 def invoke(dsn: str, *options: str) -> Result:
-    return CliRunner().invoke(main, ["install-outbox", "--dsn", dsn, *options])
+    return CliRunner().invoke(main, ["install", "--dsn", dsn, *options])
 
 
 def run(dsn: str, *options: str) -> str:
@@ -115,7 +115,7 @@ def bodies(session: Session) -> list[str]:
 
 
 def test_installing(shop: str) -> None:
-    assert run(shop) == f"outbox {VERSION} installed"
+    assert run(shop) == f"outbox and inbox {VERSION} installed"
     with open_session(shop, autocommit=False) as session:
         assert value(session, "SELECT amqp.outbox_version()") == VERSION
         assert value(session, "SELECT count(*) FROM pg_language WHERE lanname ~ 'python'") == 0
@@ -129,7 +129,7 @@ def test_installing_again_changes_nothing(shop: str) -> None:
     with open_session(shop) as session:
         before = objects(session)
         publish(session, "stays")
-        assert run(shop) == f"outbox {VERSION} is already up to date"
+        assert run(shop) == f"outbox and inbox {VERSION} are already up to date"
         assert objects(session) == before
         assert bodies(session) == ["stays"]
 
@@ -145,7 +145,7 @@ def test_every_object_has_a_comment(installed: Session) -> None:
 def test_a_schema_that_was_made_for_the_role(bare: str) -> None:
     with open_session(bare) as admin:
         admin.execute("CREATE SCHEMA amqp AUTHORIZATION clerk")
-    assert run(f"{bare} user=clerk") == f"outbox {VERSION} installed"
+    assert run(f"{bare} user=clerk") == f"outbox and inbox {VERSION} installed"
 
 
 def test_what_is_not_qualified_is_postgresql_s_own(bare: str, shop: str) -> None:
@@ -189,14 +189,14 @@ def test_two_who_install_at_once(shop: str, bare: str) -> None:
         )
         first.commit()
         second.join()
-    assert said == [f"outbox {VERSION} is already up to date"]
+    assert said == [f"outbox and inbox {VERSION} are already up to date"]
 
 
 @pytest.mark.slow
 def test_a_lock_that_is_never_let_go_is_not_waited_for_for_ever(shop: str, bare: str) -> None:
     with open_session(bare) as somebody:
         somebody.execute("SELECT pg_advisory_lock(1634562418, 0)")
-        assert refusal(shop) == "somebody has held a lock on the outbox for 5 s: try again"
+        assert refusal(shop) == "somebody has held a lock for 5 s: try again"
 
 
 def test_every_statement_that_creates_is_known_to_upgrade_and_removal() -> None:
@@ -331,7 +331,7 @@ def test_upgrade_in_place(installed: Session, shop: str, version: str) -> None:
     publish(installed, "waits")
     installed.execute("INSERT INTO app.orders VALUES (1)")
     installed.execute("INSERT INTO amqp.broker (host) VALUES ('rabbit.test')")
-    assert run(shop) == f"outbox upgraded from {version} to {VERSION}"
+    assert run(shop) == f"outbox and inbox upgraded from {version} to {VERSION}"
     assert definitions(installed) == newest
     installed.execute("INSERT INTO app.orders VALUES (2)")
     first, second, third = bodies(installed)
@@ -339,7 +339,7 @@ def test_upgrade_in_place(installed: Session, shop: str, version: str) -> None:
     assert '"id": 1' in second
     assert '"id": 2' in third
     assert value(installed, "SELECT host FROM amqp.broker") == "rabbit.test"
-    assert run(shop) == f"outbox {VERSION} is already up to date"
+    assert run(shop) == f"outbox and inbox {VERSION} are already up to date"
 
 
 def test_upgrade_that_fails_changes_nothing(installed: Session, shop: str) -> None:
@@ -367,7 +367,7 @@ def test_publishers_are_not_kept_waiting_for_long(installed: Session, shop: str)
     make_older(installed)
     with open_session(shop, autocommit=False) as publisher:
         publish(publisher, "not committed")
-        assert refusal(shop).startswith("somebody has held a lock on the outbox")
+        assert refusal(shop).startswith("somebody has held a lock")
 
 
 # ---- Removing ----
@@ -375,10 +375,10 @@ def test_publishers_are_not_kept_waiting_for_long(installed: Session, shop: str)
 
 def test_removing(installed: Session, shop: str) -> None:
     installed.execute("INSERT INTO amqp.broker (host) VALUES ('rabbit.test')")
-    assert run(shop, "--uninstall") == f"outbox {VERSION} removed"
+    assert run(shop, "--uninstall") == f"outbox and inbox {VERSION} removed"
     assert value(installed, "SELECT to_regnamespace('amqp')") is None
-    assert run(shop, "--uninstall") == "the outbox is not installed"
-    assert run(shop) == f"outbox {VERSION} installed"
+    assert run(shop, "--uninstall") == "outbox and inbox are not installed"
+    assert run(shop) == f"outbox and inbox {VERSION} installed"
 
 
 def test_removing_with_messages(installed: Session, shop: str) -> None:
@@ -395,7 +395,14 @@ def test_removing_with_messages(installed: Session, shop: str) -> None:
     installed.execute("TRUNCATE amqp.outbox")
     assert refusal(shop, "--uninstall").startswith("undelivered messages: 0, dead letters: 1; ")
     installed.execute("SELECT amqp.discard_dead_letters()")
-    assert run(shop, "--uninstall") == f"outbox {VERSION} removed"
+    assert run(shop, "--uninstall") == f"outbox and inbox {VERSION} removed"
+
+
+def test_the_name_that_the_command_had_works_and_is_not_shown(shop: str) -> None:
+    runner = CliRunner()
+    said = runner.invoke(main, ["install-outbox", "--dsn", shop])
+    assert said.stdout == f"outbox and inbox {VERSION} installed\n"
+    assert "install-outbox" not in runner.invoke(main, ["--help"]).stdout
 
 
 def test_removing_with_messages_that_came_in(installed: Session, shop: str) -> None:
@@ -411,7 +418,7 @@ def test_removing_with_messages_that_came_in(installed: Session, shop: str) -> N
     installed.execute("TRUNCATE amqp.inbox")
     assert refusal(shop, "--uninstall").startswith("messages in amqp.inbox: 0, dead messages: 2; ")
     installed.execute("SELECT amqp.discard_dead_messages('audit')")
-    assert run(shop, "--uninstall") == f"outbox {VERSION} removed"
+    assert run(shop, "--uninstall") == f"outbox and inbox {VERSION} removed"
 
 
 def test_removing_a_version_without_an_inbox(shop: str) -> None:
@@ -420,7 +427,7 @@ def test_removing_a_version_without_an_inbox(shop: str) -> None:
             session.execute("CREATE SCHEMA amqp")
             session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
             session.execute((PROJECT / "tests/upgrade/outbox-1.3.0.sql").read_bytes())
-        assert run(shop, "--uninstall") == "outbox 1.3.0 removed"
+        assert run(shop, "--uninstall") == "outbox and inbox 1.3.0 removed"
 
 
 def test_removing_what_consumers_use(installed: Session, shop: str) -> None:
@@ -462,7 +469,7 @@ def test_removing_what_triggers_use(installed: Session, shop: str) -> None:
 def test_removing_leaves_what_is_not_its_own(installed: Session, shop: str) -> None:
     installed.execute("CREATE FUNCTION amqp.publish_outbox(x integer) RETURNS integer RETURN x")
     said = run(shop, "--uninstall")
-    assert said == f"outbox {VERSION} removed; schema amqp stays, it holds other objects"
+    assert said == f"outbox and inbox {VERSION} removed; schema amqp stays, it holds other objects"
     assert value(installed, "SELECT amqp.publish_outbox(7)") == 7
     assert {kind for kind, name in _names(installed)} == {"function"}
 
@@ -481,7 +488,7 @@ def _names(session: Session) -> list[tuple[str, str]]:
 
 def test_beside_the_extension(database: str) -> None:
     assert "extension pg_amqp_py" in refusal(database)
-    assert "it brings the outbox" in refusal(database)
+    assert "it brings outbox and inbox" in refusal(database)
     assert "extension pg_amqp_py" in refusal(database, "--uninstall")
 
 
@@ -489,7 +496,7 @@ def test_the_extension_beside_it(installed: Session, bare: str) -> None:
     with open_session(bare) as admin:
         with pytest.raises(errors.DuplicateObject) as caught:
             admin.execute("CREATE EXTENSION pg_amqp_py CASCADE")
-        assert "pg-amqp install-outbox --uninstall" in str(caught.value.diag.message_hint)
+        assert "pg-amqp install --uninstall" in str(caught.value.diag.message_hint)
         publish(installed, "still works")
 
 

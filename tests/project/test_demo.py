@@ -73,6 +73,10 @@ def test_demo_shows_what_was_committed_and_clears_up(folder: Path) -> None:
     assert "pending: 3" in shown
     assert "pending: 0" in shown
     assert "two payments" in arrived.split("RabbitMQ is back")[1]
+    left = [line.partition(" |")[0].strip() for line in shown.splitlines()]
+    assert {"attic", "cellar"} < set(left)
+    assert 'invalid input syntax for type numeric: "warm"' in left
+    assert '{"total": 24.50}' in arrived.split("answered")[1]
     assert_nothing_left(folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,40 +10,18 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from servers.postgres import PostgreSQL
 from servers.processes import free_port
 from servers.relay import PROGRAM, RelayProcess
-from support.examples import examples, psql
+from support.examples import commands, examples, here, psql
 from support.fix_servers import VHost
 from support.messages import Inbox
 from support.outbox import put, wait_until_empty
 from support.sessions import open_session
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/how-to/outbox.md").read_text()
-
-
-def commands() -> Iterator[list[str]]:
-    """The command lines of the document, each as its arguments."""
-    for block in re.findall(r"^```sh\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
-            program, *arguments = shlex.split(line, comments=True)
-            assert program == "pg-amqp"
-            yield arguments
-
-
-def here(dsn: str, postgres: PostgreSQL, database: str) -> str:
-    """A connection string of the document, made to lead to this database."""
-    given = conninfo_to_dict(dsn)
-    hosts = str(given["host"]).split(",")
-    return make_conninfo(
-        dsn,
-        host=",".join(["127.0.0.1"] * len(hosts)),
-        port=",".join([str(postgres.port)] * len(hosts)),
-        dbname=conninfo_to_dict(database)["dbname"],
-        user=given["user"] if given["user"] == "amqp_relay" else "postgres",
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +37,7 @@ def _roles(postgres: PostgreSQL, database: str) -> Iterator[None]:
 
 
 def test_there_are_commands_to_try() -> None:
-    assert [arguments[0] for arguments in commands()].count("relay") == 4
+    assert [arguments[0] for arguments in commands(DOCUMENT)].count("relay") == 4
 
 
 def test_the_examples(database: str, broker: VHost, postgres: PostgreSQL) -> None:
@@ -80,9 +57,9 @@ def test_the_relay_can_do_its_work_with_the_privileges_that_are_granted(
         session.execute("ALTER ROLE amqp_relay SET amqp.max_attempts = 1")
         put(session, "delivered")
         put(session, "dead", exchange="no-such-exchange")
-        for arguments in commands():
+        for arguments in commands(DOCUMENT):
             if arguments[0] == "relay" and "--dsn" in arguments:
-                dsn = here(arguments[-1], postgres, database)
+                dsn = here(arguments[-1], postgres, database, "amqp_relay")
                 with RelayProcess(dsn) as relay:
                     relay.wait_for_event("working the outbox")
                     wait_until_empty(session)
@@ -99,7 +76,7 @@ def test_the_commands_that_take_everything_from_the_environment(
     for name, value in conninfo_to_dict(database).items():
         monkeypatch.setenv({"dbname": "PGDATABASE"}.get(name, f"PG{name.upper()}"), str(value))
     once, metrics = (
-        next(arguments for arguments in commands() if option in arguments)
+        next(arguments for arguments in commands(DOCUMENT) if option in arguments)
         for option in ("--once", "--listen-metrics")
     )
     with open_session(database, broker) as session:
@@ -115,7 +92,7 @@ def test_the_commands_that_take_everything_from_the_environment(
 
 
 def test_installing_the_outbox_alone(postgres: PostgreSQL) -> None:
-    (arguments,) = (arguments for arguments in commands() if arguments[0] == "install-outbox")
+    (arguments,) = (arguments for arguments in commands(DOCUMENT) if arguments[0] == "install")
     with open_session(postgres.dsn()) as connection:
         connection.execute("CREATE DATABASE alone")
         dsn = here(arguments[-1], postgres, postgres.dsn("alone"))

@@ -1,15 +1,20 @@
-"""docs/reference/functions.md is what the extension's own comments say."""
+"""The pages of docs/reference are what the code says of itself: comments in SQL, and metrics."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from prometheus_client import Counter, Gauge
+
+from pg_amqp_daemon.consume.metrics import ConsumeMetrics
+from pg_amqp_daemon.relay.metrics import RelayMetrics
+from pg_amqp_daemon.runtime.metrics import Metrics
 from support.sessions import Session
 
 PROJECT = Path(__file__).parents[2]
-PAGE = "docs/reference/functions.md"
-HEAD = """# Functions
+FUNCTIONS_HEAD = """# Functions
 
 What `\\df+` shows: made of the comments in `sql/`, which is where to change them.
 """
@@ -25,11 +30,49 @@ ORDER BY p.proname, p.oid
 """
 
 
-def page(session: Session) -> str:
-    """The page: functions of one name and one comment stand together."""
+TABLES_HEAD = """# Tables
+
+What `\\d+` shows: made of the comments in `sql/`, which is where to change them.
+The tables of the outbox are described in [its page](../how-to/outbox.md).
+"""
+TABLES = (
+    "broker",
+    "consumer",
+    "influxdb",
+    "message",
+    "inbox",
+    "inbox_dead",
+    "inbox_seen",
+    "inbox_offset",
+    "inbox_state",
+)
+TABLE = "SELECT obj_description(to_regclass(%s)), obj_description(to_regtype(%s))"
+COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid),
+       a.attnotnull, col_description(a.attrelid, a.attnum)
+FROM pg_attribute AS a
+JOIN pg_class AS c ON c.oid = a.attrelid
+LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE c.relnamespace = 'amqp'::regnamespace AND c.relname = %s AND a.attnum > 0
+  AND NOT a.attisdropped
+ORDER BY a.attnum
+"""
+
+METRICS_HEAD = """# Metrics
+
+What `pg-amqp run`, `relay` and `consume` answer at `/metrics`, for Prometheus.
+Made of the code, `metrics.py` of each door.
+
+| metric | labels | |
+| --- | --- | --- |
+"""
+
+
+def functions_page(session: Session) -> str:
+    """Functions of one name and one comment stand together."""
     heads: dict[tuple[str, str], list[str]] = {}
     for name, arguments, result, comment in session.execute(FUNCTIONS):
-        given = re.sub(r"NULL::[a-z ]+", "NULL", arguments)
+        given = re.sub(r"NULL::[a-z ]+(\[\])?", "NULL", arguments)
         if len(given) > 60:
             given = "\n    " + given.replace(", ", ",\n    ") + "\n"
         heads.setdefault((name, comment), []).append(f"amqp.{name}({given}) RETURNS {result}")
@@ -39,11 +82,76 @@ def page(session: Session) -> str:
         )
         for (name, comment), calls in heads.items()
     ]
-    return HEAD + "".join(sections)
+    return FUNCTIONS_HEAD + "".join(sections)
 
 
-def test_the_page_is_up_to_date(session: Session) -> None:
-    found = page(session)
-    made = PROJECT / "build" / "functions.md"
+def tables_page(session: Session) -> str:
+    """What tables share with amqp.message is told once."""
+    message = {row[0] for row in session.execute(COLUMNS, ["message"])}
+    page = TABLES_HEAD
+    for table in TABLES:
+        name = f"amqp.{table}"
+        ((of_table, of_type),) = session.execute(TABLE, [name, name])
+        comment = (of_table or of_type).replace(". ", ".\n")
+        page += f"\n## {table}\n\n{comment}\n\n| column | type | |\n| --- | --- | --- |\n"
+        shared = table.startswith("inbox")
+        rows = session.execute(COLUMNS, [table]).fetchall()
+        for column, kind, default, not_null, what in rows:
+            if shared and column in message and {row[0] for row in rows} >= message:
+                if column == "broker_id":
+                    page += "| `broker_id` ... `stream_offset` | | all of [message](#message) |\n"
+                continue
+            words = kind.replace("timestamp with time zone", "timestamptz")
+            if default is not None:
+                words += f" = {re.sub(r'::[a-z ]+', '', default)}"
+            elif not_null:
+                words += ", not null"
+            page += f"| `{column}` | {words} | {what or ''} |\n".replace("|  |", "| |")
+    return page
+
+
+class DeclaredMetrics(Metrics):
+    """Keeps a row of the page for each metric that is declared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[str] = []
+
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        self._declare(f"{name}_total", text, labels)
+        return super().counter(name, text, labels)
+
+    def gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+        self._declare(name, text, labels)
+        return super().gauge(name, text, labels)
+
+    def _declare(self, name: str, text: str, labels: Sequence[str]) -> None:
+        self.rows.append(f"| `pg_amqp_{name}` | {', '.join(labels)} | {text} |\n")
+
+
+def metrics_page() -> str:
+    metrics = DeclaredMetrics()
+    RelayMetrics(metrics)
+    ConsumeMetrics(metrics)
+    assert metrics.database_up
+    return METRICS_HEAD + "".join(metrics.rows).replace("|  |", "| |")
+
+
+def assert_up_to_date(name: str, found: str) -> None:
+    made = PROJECT / "build" / name
     made.write_text(found)
-    assert (PROJECT / PAGE).read_text() == found, f"cp {made.relative_to(PROJECT)} {PAGE}"
+    page = f"docs/reference/{name}"
+    is_there = (PROJECT / page).exists() and (PROJECT / page).read_text()
+    assert is_there == found, f"cp {made.relative_to(PROJECT)} {page}"
+
+
+def test_the_page_of_functions_is_up_to_date(session: Session) -> None:
+    assert_up_to_date("functions.md", functions_page(session))
+
+
+def test_the_page_of_tables_is_up_to_date(session: Session) -> None:
+    assert_up_to_date("tables.md", tables_page(session))
+
+
+def test_the_page_of_metrics_is_up_to_date() -> None:
+    assert_up_to_date("metrics.md", metrics_page())

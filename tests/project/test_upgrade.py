@@ -197,14 +197,14 @@ def test_update_from_1_1_0_keeps_every_message(other: str) -> None:
         check_messages(session)
 
 
-def test_install_outbox_keeps_every_message(other: str) -> None:
+def test_installing_again_keeps_every_message(other: str) -> None:
     with open_session(other) as session:
         with session.transaction():
             session.execute("CREATE SCHEMA amqp")
             session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
             session.execute((PROJECT / "tests/upgrade/outbox-1.1.0.sql").read_bytes())
         session.execute(MESSAGES)
-        assert install(other).startswith("outbox upgraded from 1.1.0 to ")
+        assert install(other).startswith("outbox and inbox upgraded from 1.1.0 to ")
         check_messages(session)
 
 
@@ -255,7 +255,7 @@ def test_update_from_1_2_0_touches_no_row(other: str, alone: bool) -> None:
         before = rows_of_all_tables(session)
         assert [len(rows) for rows in before.values()] == [3, 1, 1, 1, 1, 1]
         if alone:
-            assert install(other).startswith("outbox upgraded from 1.2.0 to ")
+            assert install(other).startswith("outbox and inbox upgraded from 1.2.0 to ")
         else:
             session.execute("ALTER EXTENSION pg_amqp_py UPDATE")
         assert rows_of_all_tables(session) == before

@@ -74,6 +74,6 @@ def test_the_program_installs_the_outbox(
     with open_session(postgres.dsn()) as admin:
         admin.execute("CREATE DATABASE from_wheel")
     dsn = postgres.dsn("from_wheel")
-    assert " installed" in run(pg_amqp, "install-outbox", "--dsn", dsn, cwd=tmp_path)
+    assert " installed" in run(pg_amqp, "install", "--dsn", dsn, cwd=tmp_path)
     with open_session(dsn, autocommit=False) as session:
         session.execute("SELECT amqp.publish_outbox(1, 'amq.topic', 'key', 'text')")

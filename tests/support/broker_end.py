@@ -31,7 +31,7 @@ class FarEnd:
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
         self.answers: list[object] = []
-        """What it says on the channel one by one, as it is waited for."""
+        """What it says on the channel one by one, as it is waited for; a list is said at once."""
 
     def say(self, *said: object, number: int = 1) -> None:
         """Send methods on the channel, or on another one."""
@@ -62,7 +62,8 @@ class AnsweredTransport(Transport):
     def wait(self, deadline: float, *, sending: bool = False) -> None:
         """Let the peer answer first."""
         if self.peer.answers:
-            self.peer.say(self.peer.answers.pop(0))
+            answer = self.peer.answers.pop(0)
+            self.peer.say(*(answer if isinstance(answer, list) else [answer]))
         super().wait(deadline, sending=sending)
 
 

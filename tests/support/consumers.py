@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -27,13 +27,14 @@ class Consumer:
         channel: BlockingChannel,
         *,
         queue_type: str = "classic",
+        arguments: Mapping[str, object] | None = None,
         broker_id: int = 1,
         **columns: Any,
     ) -> None:
         self.session = session
         self.channel = channel
         self.name = self.queue = f"consumer-{next(_numbers)}"
-        self.declare(queue_type)
+        self.declare(queue_type, arguments)
         self.columns = {
             "name": self.name,
             "broker_id": broker_id,
@@ -46,9 +47,12 @@ class Consumer:
             f"INSERT INTO amqp.consumer ({names}) VALUES ({places})", *self.columns.values()
         )
 
-    def declare(self, queue_type: str = "classic") -> None:
+    def declare(
+        self, queue_type: str = "classic", arguments: Mapping[str, object] | None = None
+    ) -> None:
         """Have the queue."""
-        self.channel.queue_declare(self.queue, durable=True, arguments={"x-queue-type": queue_type})
+        given = {"x-queue-type": queue_type, **(arguments or {})}
+        self.channel.queue_declare(self.queue, durable=True, arguments=given)
 
     def publish(self, *bodies: str | bytes, **properties: Any) -> None:
         """Put messages into the queue; each has an id, unless one is given."""

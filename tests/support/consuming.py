@@ -16,6 +16,7 @@ from pg_amqp_py.wire.consume.delivery import Delivery
 from pg_amqp_py.wire.message import Envelope
 from pg_amqp_py.wire.pump import Patience, write
 from servers.processes import wait_for
+from support.counting import count
 from support.fix_servers import VHost
 from support.patience import LIMIT
 
@@ -93,6 +94,6 @@ def numbered(count: int, first: int = 0) -> list[bytes]:
     return [b"%d" % number for number in range(first, first + count)]
 
 
-def wait_for_count(channel: ConsumingChannel, count: int, queue: str = "q") -> None:
+def wait_for_count(channel: ConsumingChannel, ready: int, queue: str = "q") -> None:
     """Wait until so many messages are ready to be delivered."""
-    wait_for(lambda: channel.count(queue, soon()) == count, LIMIT, f"{count} ready messages")
+    wait_for(lambda: count(channel, queue) == ready, LIMIT, f"{ready} ready messages")

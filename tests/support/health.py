@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from servers.processes import wait_for
-from servers.relay import RelayProcess
+from servers.relay import DaemonProcess
 from support.patience import LIMIT
 
 
-class WatchedRelay(RelayProcess):
-    """A relay that answers /metrics and /health."""
+class Watched(DaemonProcess):
+    """A daemon that answers /metrics and /health."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn, "--listen-metrics", "127.0.0.1:0")
@@ -47,6 +47,12 @@ class WatchedRelay(RelayProcess):
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+
+class WatchedRelay(Watched):
+    """A relay that does."""
+
+    command = "relay"
 
 
 @contextmanager

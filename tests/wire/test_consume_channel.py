@@ -18,9 +18,15 @@ from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.consume import methods as own
 from pg_amqp_py.wire.consume.arguments import encode_arguments
 from pg_amqp_py.wire.consume.channel import ConsumingChannel, connect_consumer
-from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError, StalledError
+from pg_amqp_py.wire.errors import (
+    ChannelClosedError,
+    ConnectionLostError,
+    NotAMQPError,
+    StalledError,
+)
 from pg_amqp_py.wire.transport import Transport
 from support.broker_end import AnsweredTransport, FarEnd
+from support.counting import count
 from support.deliveries import TAG, Sent, stream
 from support.handshake import OPENED, method
 from support.patience import LIMIT
@@ -104,7 +110,7 @@ def test_what_comes_with_an_answer_is_not_waited_for(
 ) -> None:
     peer.say(spec.Queue.DeclareOk("q", 7, 0))
     peer.say_bytes(stream([X]))
-    channel.count("q", soon())
+    count(channel, "q")
     channel.wait(time.monotonic())
     assert bodies(channel) == [b"x"]
     with pytest.raises(StalledError):
@@ -187,7 +193,7 @@ def test_a_refused_consumer(peer: FarEnd, channel: ConsumingChannel) -> None:
     assert peer.heard().endswith(REOPENING)
     # The channel is open again.
     peer.answers.append(spec.Queue.DeclareOk("q", 7, 0))
-    assert channel.count("q", soon()) == 7
+    assert count(channel, "q") == 7
 
 
 def test_a_channel_that_the_broker_closes(peer: FarEnd, channel: ConsumingChannel) -> None:
@@ -232,10 +238,20 @@ def test_after_it_was_opened_again_old_deliveries_are_not_acknowledged(
     assert peer.heard() == own.acknowledge(1)
 
 
+def test_what_was_answered_before_the_channel_was_closed_is_not_answered_later(
+    peer: FarEnd, channel: ConsumingChannel
+) -> None:
+    peer.answers += [[spec.Queue.DeclareOk("q", 7, 0), TIMED_OUT], spec.Channel.OpenOk()]
+    with pytest.raises(ChannelClosedError):
+        count(channel, "q")
+    peer.answers.append(spec.Queue.DeclareOk("q", 8, 0))
+    assert count(channel, "q") == 8
+
+
 def test_a_count(peer: FarEnd, channel: ConsumingChannel) -> None:
     peer.say_bytes(stream([X]))
     peer.answers.append(spec.Queue.DeclareOk("a name", 1 << 31, 3))
-    assert channel.count("q", soon()) == 1 << 31
+    assert count(channel, "q") == 1 << 31
     assert peer.heard() == own.look_for_queue("q")
     assert bodies(channel) == [b"x"]
 
@@ -324,7 +340,7 @@ def test_a_reply_is_waited_for_while_the_bell_rings(
 ) -> None:
     os.eventfd_write(bell, 1)
     # Without rest, it would be waited for thousands of times.
-    answer = threading.Timer(0.3, peer.say, [spec.Queue.DeclareOk("q", 7, 0)])
+    answer = threading.Timer(0.3, peer.say, [spec.Basic.CancelOk(TAG)])
     answer.start()
     waits = 0
     wait = channel.connection.wait
@@ -335,7 +351,7 @@ def test_a_reply_is_waited_for_while_the_bell_rings(
         wait(deadline, sending=sending)
 
     channel.connection.wait = counted  # type: ignore[method-assign]
-    assert channel.count("q", soon()) == 7
+    channel.cancel(soon())
     assert waits < 10
     # And it ends the next one.
     wait(soon())
@@ -392,3 +408,9 @@ def test_what_a_role_says_of_itself(
     told = {"product": "test", "capabilities": dict.fromkeys(capabilities.split(), True)}
     start_ok = method(spec.Connection.StartOk(told, "PLAIN", "\0u\0p", "en_US"))
     assert start_ok in streams.recv(1 << 16)
+
+
+def test_a_peer_that_speaks_something_else(streams: socket.socket) -> None:
+    streams.sendall(b"HTTP/1.1 400 Bad Request\r\n")
+    with pytest.raises(NotAMQPError, match=r'greets with "HTTP/1\.1 400 Bad'):
+        connect_consumer(ADDRESS, {}, 5, nothing)

@@ -23,7 +23,6 @@ FULL = Sent(
     redelivered=True,
 )
 DELIVER, HEADER, BODY = FULL.frames(1)
-CHUNK = 1 << 16
 
 
 def bits(data: bytes, at: int, value: bytes) -> bytes:
@@ -128,6 +127,10 @@ LONGER = Sent().frames(1, consumer="pg-amqp-10")[0]
 VIOLATIONS = {
     "content without a delivery": (HEADER, "content that was not asked for"),
     "a body without a delivery": (BODY, "content that was not asked for"),
+    "a body of nothing without a delivery": (
+        pika.frame.Body(1, b"").marshal(),
+        "content that was not asked for",
+    ),
     "a body without a header": (DELIVER + BODY, "content that was not asked for"),
     "a second header": (DELIVER + HEADER + HEADER, "content that was not asked for"),
     "another delivery before the content": (DELIVER + DELIVER, "a method where content was due"),
@@ -192,14 +195,25 @@ VIOLATIONS = {
 
 @pytest.mark.parametrize("name", VIOLATIONS)
 @pytest.mark.parametrize("size", [None, 1])
-def test_a_violation_ends_the_connection(name: str, size: int | None) -> None:
+@pytest.mark.parametrize("rest", [b"", BODY + stream([FULL] * 2, first=2)], ids=["", "followed"])
+def test_a_violation_ends_the_connection(name: str, size: int | None, rest: bytes) -> None:
     data, text = VIOLATIONS[name]
     reader = reading()
     if text is None:
         # Known from the length alone: nothing of the frame has come.
         text, data = "a frame of 4089 bytes", data + b"\0"
     with pytest.raises(ConnectionLostError, match=text):
-        feed(reader, data, size)
+        feed(reader, data + rest, size)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Sent(b"x" * 4089), Sent(b"x", spec.BasicProperties(headers={"k": "x" * 5000}))],
+    ids=["body", "header"],
+)
+def test_a_whole_frame_larger_than_was_agreed(message: Sent) -> None:
+    with pytest.raises(ConnectionLostError, match="received a frame of"):
+        feed(reading(), stream([message], frame_max=8192))
 
 
 @pytest.mark.parametrize("size", [None, 1])
@@ -255,7 +269,7 @@ def test_a_length_is_not_believed_before_the_bytes_are_there() -> None:
 
 
 def test_a_body_in_tiny_frames_takes_no_more_than_its_bytes() -> None:
-    size = 200_000
+    size = 50_000
     data = DELIVER + bits(HEADER, 11, size.to_bytes(8))
     piece = pika.frame.Body(1, b"x").marshal() * 1000
     reader = reading()
@@ -270,18 +284,54 @@ def test_a_body_in_tiny_frames_takes_no_more_than_its_bytes() -> None:
     assert peak < 4 * size
 
 
-@pytest.mark.parametrize("size", [None, 40_000])
-def test_more_than_was_asked_for_is_not_taken(size: int | None) -> None:
+def test_a_frame_that_trickles_in_is_not_copied_for_every_byte() -> None:
+    message = Sent(b"x" * 100_000)
+    data = stream([message], frame_max=1 << 17)
+    reader = reading(frame_max=1 << 17)
+    feed(reader, data[:-10])
+    tracemalloc.start()
+    feed(reader, data[-10:-1], 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 150_000
+    feed(reader, data[-1:])
+    assert reader.take() == [message.delivery(1)]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker stores five messages of a stream together at most."""
+    monkeypatch.setattr("pg_amqp_py.wire.consume.reader._CHUNK", 5)
+
+
+@pytest.mark.parametrize("size", [None, 100])
+def test_more_than_was_asked_for_is_not_taken(small_chunks: None, size: int | None) -> None:
     # A stream's broker sends together what it has stored together, so a little more is.
-    most = 10 + CHUNK
-    small = Sent(b"", exchange="", routing_key="")
     reader = reading(10)
-    feed(reader, stream([small] * (most - 1)), size)
-    reader.acknowledge(5)
-    feed(reader, stream([small] * 6, first=most), size)
-    assert len(reader.take()) == most + 5
+    feed(reader, stream([FULL] * 15), size)
+    assert reader.acknowledge(3) == 3
+    feed(reader, stream([FULL] * 3, first=16), size)
     with pytest.raises(ConnectionLostError, match="more deliveries than were asked for"):
-        feed(reader, stream([small], first=most + 6))
+        feed(reader, stream([FULL], first=19), size)
+    assert len(reader.take()) == 18
+
+
+def test_any_number_may_be_asked_for(small_chunks: None) -> None:
+    reader = reading(0)
+    feed(reader, stream([FULL] * 50))
+    assert len(reader.take()) == 50
+
+
+def test_what_an_earlier_consumer_left_unacknowledged_does_not_count(small_chunks: None) -> None:
+    reader = reading(20)
+    feed(reader, stream([FULL] * 25))
+    reader.end()
+    reader.begin(TAG, 1)
+    feed(reader, stream([FULL] * 5, first=26))
+    reader.acknowledge(10)
+    feed(reader, stream([FULL], first=31))
+    with pytest.raises(ConnectionLostError, match="more deliveries than were asked for"):
+        feed(reader, stream([FULL], first=32))
 
 
 # -- tags ----------------------------------------------------------------------------------------
@@ -305,4 +355,4 @@ def test_tags_go_on_when_the_channel_is_opened_again(size: int | None) -> None:
     feed(reader, stream([FULL] * 2), size)
     assert [delivery.tag for delivery in reader.take()] == [4, 5]
     # What was delivered before is no delivery of this channel.
-    assert [reader.acknowledge(tag) for tag in (3, 5)] == [0, 2]
+    assert [reader.acknowledge(tag) for tag in (2, 3, 5)] == [0, 0, 2]

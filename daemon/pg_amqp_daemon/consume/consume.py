@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import structlog
 
 from pg_amqp_daemon.consume.metrics import ConsumeMetrics
@@ -11,14 +13,31 @@ from pg_amqp_daemon.runtime.process import Process
 from pg_amqp_daemon.runtime.supervisor import Supervisor
 from pg_amqp_daemon.runtime.watcher import Watcher
 
+_LOOK = 0.5
+"""Seconds between looks for rows: a new one shall be worked within a second."""
+_FORGET_INTERVAL = 60.0
+_MAY_LOOK = """
+SELECT pg_catalog.has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class AS c
+WHERE c.oid = pg_catalog.to_regclass('amqp.consumer')
+"""
+# What a worker forgets by itself, it forgets sooner.
+_FORGET = """
+SELECT amqp.inbox_forget(s.consumer, COALESCE(c.deduplicate_for, '1 day'), 10000)
+FROM amqp.inbox_state AS s LEFT JOIN amqp.consumer AS c ON c.name = s.consumer
+WHERE c.enabled IS NOT TRUE
+"""
 _CONSUMERS = "SELECT c.name FROM ONLY amqp.consumer AS c WHERE c.enabled"
 
 
 class Consume:
-    """All consumers of a database, as a door of a process."""
+    """All consumers of a database, as a door of a process.
 
-    def __init__(self, dsn: str, process: Process) -> None:
+    Where this is `optional`, a role that may not see any has none.
+    """
+
+    def __init__(self, dsn: str, process: Process, *, optional: bool = False) -> None:
         self._dsn = dsn
+        self._optional = optional
         self._metrics = ConsumeMetrics(process.metrics)
         self._database = consume_database(dsn, " (rows)")
         self._supervisor: Supervisor[str, Worker] = Supervisor(self._begin)
@@ -27,9 +46,13 @@ class Consume:
             self._keep_workers,
             stopping=process.stopping,
             metrics=process.metrics,
+            interval=_LOOK,
         )
         process.health.register("database", self._database_condition)
         process.health.register("consumers", self._condition)
+        self._next_forgetting = 0.0
+        self._shown: set[str] = set()
+        """Consumers of which the metrics say how they are."""
         self._log = structlog.get_logger()
 
     def start(self) -> None:
@@ -54,7 +77,18 @@ class Consume:
     # -- in the watcher's thread -------------------------------------------------------------
 
     def _keep_workers(self) -> None:
-        self._supervisor.keep({name for (name,) in self._database.ask(_CONSUMERS)})
+        names = set()
+        if not self._optional or self._database.ask(_MAY_LOOK) == [(True,)]:
+            names = {name for (name,) in self._database.ask(_CONSUMERS)}
+            self._forget()
+        self._supervisor.keep(names)
+
+    def _forget(self) -> None:
+        """Let the ledger forget what nobody works any more, if it is time to look."""
+        now = time.monotonic()
+        if now >= self._next_forgetting:
+            self._next_forgetting = now + _FORGET_INTERVAL
+            self._database.ask(_FORGET)
 
     def _begin(self, name: str) -> Worker:
         return Worker(self._dsn, name, self._metrics)
@@ -80,4 +114,7 @@ class Consume:
             metrics.trouble.labels(name).set(trouble is not None)
             if worker.ready is not None:
                 metrics.ready.labels(name).set(worker.ready)
+        for name in self._shown - workers.keys():
+            metrics.forget(name)
+        self._shown = set(workers)
         return Condition(shown, last)

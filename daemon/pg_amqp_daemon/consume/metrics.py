@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pg_amqp_daemon.runtime.metrics import Metrics
 
 _CONSUMER = ["consumer"]
@@ -34,8 +36,16 @@ class ConsumeMetrics:
             "consumer_unacked", "Messages held that are not stored yet.", _CONSUMER
         )
         self.ready = metrics.gauge(
-            "consumer_ready", "Messages ready in the queue: the lag.", _CONSUMER
+            "consumer_ready",
+            "Messages ready in the queue: the lag. Of a stream, none is told.",
+            _CONSUMER,
         )
         self.trouble = metrics.gauge(
             "consumer_trouble", "1 while something keeps messages from being stored.", _CONSUMER
         )
+
+    def forget(self, consumer: str) -> None:
+        """It is not worked any more: say no longer how it is."""
+        for gauge in (self.working, self.connected, self.unacked, self.ready, self.trouble):
+            with suppress(KeyError):
+                gauge.remove(consumer)

@@ -6,11 +6,14 @@ written is written again. Messages at fault are set aside as those of other targ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import fields
 from functools import partial
 from typing import Any, NamedTuple
+
+import psycopg
 
 from pg_amqp_daemon.consume.batch import Batch
 from pg_amqp_daemon.consume.fault import Fault
@@ -76,21 +79,19 @@ class PointStore:
         self._plan: Plan | None = None
         self._writer: LineWriter | None = None
         self._client: client.InfluxDB | None = None
-        # A request may take longer than the database lets a session be silent.
-        self._thread = ThreadPoolExecutor(1, "influxdb")
 
     def probe(self, plan: Plan) -> None:
         """Have InfluxDB say whether it takes anything. Raises Invalid, too."""
         if plan is not self._plan:
             self._prepare(plan)
         assert self._client is not None
-        self._wait_for(self._thread.submit(self._client.check))
+        self._wait_for(self._client.check)
 
     def store(self, plan: Plan, batch: Batch, rewinds: int | None) -> Stored:
         """Write a batch, and note in the database what became of it."""
         assert self._client is not None
         found = self._sort(plan, batch)
-        refused = self._wait_for(self._thread.submit(self._client.write, found.lines))
+        refused = self._wait_for(partial(self._client.write, found.lines))
         for at, fault in refused:
             found.faults[found.places[at]] = Fault(fault.sqlstate, str(fault))
         written = len(found.lines) - len(refused)
@@ -128,15 +129,33 @@ class PointStore:
             raise Invalid(str(error)) from None
         self._plan = plan
 
-    def _wait_for(self, request: Future[Any]) -> Any:
-        """The result of a request; proves meanwhile to the database that there is somebody."""
+    def _wait_for(self, ask: Callable[[], Any]) -> Any:
+        """The result of a request; proves meanwhile to the database that there is somebody.
+
+        A request may take longer than the database lets a session be silent. In a thread that does
+        not keep the program from ending.
+        """
+        result: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                result.set_result(ask())
+            except Exception as error:
+                result.set_exception(error)
+
+        threading.Thread(target=work, name="influxdb", daemon=True).start()
         while True:
             try:
-                return request.result(_PROOF)
+                return result.result(_PROOF)
             except TimeoutError:
-                if request.done():
+                if result.done():
                     raise
-                self._database.prove()
+                try:
+                    self._database.prove()
+                except psycopg.Error:
+                    # The request goes on, on a connection that is used for nothing else.
+                    self._plan = self._client = None
+                    raise
 
     def _sort(self, plan: Plan, batch: Batch) -> _Sorted:
         """Make lines of messages, as far as they are any."""

@@ -29,6 +29,8 @@ _ANSWER = 10.0
 _TICK = 0.25
 """Seconds between looks at what is to be done beside receiving."""
 _COUNT_INTERVAL = 2.0
+_QUIET = 5
+"""Answers between which nothing has come, before it is believed that nothing will."""
 _MOST_BYTES = 16 << 20
 """Bytes of messages held at which nothing more is received, and of a batch of more than one."""
 _FIRST_BACKOFF = 0.2
@@ -56,8 +58,6 @@ class Receiver:
     def __init__(self, consumer: str, log: Any) -> None:
         self.received = 0
         """Messages since the beginning."""
-        self.ready: int | None = None
-        """Messages in the queue when it was last asked."""
         self._log = log
         self._stopping = threading.Event()
         self._changed = threading.Condition()
@@ -68,6 +68,11 @@ class Receiver:
         """The number of the subscription whose messages are held; 0 if there is none."""
         self._finishing = self._quiet = False
         """Whether no more messages are wanted, and whether none come any more."""
+        self._asked = (0, 0, 0)
+        """At the end: how often it was asked since anything came, the answers and what was held
+        then."""
+        self._last = 0
+        """The last delivery tag that has come."""
         self._handed = self._stored = self._acked = 0
         """The last delivery tags that the worker has taken, has stored, and that were told."""
         self._refusal: str | None = None
@@ -103,6 +108,12 @@ class Receiver:
     def connected(self) -> bool:
         """Whether the broker is connected."""
         return self._broker.connected
+
+    @property
+    def ready(self) -> int | None:
+        """Messages in the queue when it was last asked."""
+        channel = self._channel
+        return None if channel is None else channel.ready
 
     @property
     def alive(self) -> bool:
@@ -216,6 +227,8 @@ class Receiver:
         """Guarded: there is no subscription any more."""
         self._wanted = None
         self._finishing = self._quiet = False
+        self._asked = (0, 0, 0)
+        self._last = 0
         self._live = self._handed = self._stored = self._acked = 0
         self._held.clear()
         self._changed.notify_all()
@@ -293,9 +306,10 @@ class Receiver:
 
     def _go_on(self, channel: ConsumingChannel, wanted: Subscription) -> None:
         """Acknowledge what is stored, and receive more."""
-        if self._finishing and not self._quiet:
+        if self._finishing and not self._quiet and not channel.cancelled:
             self._end_consumer(channel, wanted)
-        self._acknowledge(channel)
+        else:
+            self._acknowledge(channel)
         if channel.cancelled:
             if not self._held.count and self._handed == self._acked:
                 self._backoff.failed(time.monotonic())
@@ -308,23 +322,31 @@ class Receiver:
             channel.connection.beat()
             return
         with suppress(StalledError):
-            channel.connection.wait(time.monotonic() + _TICK)
+            channel.wait(time.monotonic() + _TICK)
         channel.connection.receive()
         channel.connection.beat()
         self._keep(channel)
 
     def _end_consumer(self, channel: ConsumingChannel, wanted: Subscription) -> None:
-        """Have nothing more sent.
+        """Have nothing more sent, when nothing is on its way.
 
-        What is on its way when the consumer is cancelled, RabbitMQ drops and delivers again later,
-        and each return counts. So nothing is acknowledged that would set more on its way, until
-        what is has arrived: the answer to a question about the queue comes behind it.
+        What is, RabbitMQ drops when the consumer is cancelled, and delivers again later, and each
+        return counts. So nothing is acknowledged that would set more on its way: then it ends when
+        as much is held as the broker sends ahead. Where the queue has less than that, it is asked
+        until nothing more comes between answers.
         """
-        for _ in range(3):
-            channel.count(wanted.queue, time.monotonic() + _ANSWER)
-        channel.cancel(time.monotonic() + _ANSWER)
-        self._keep(channel)
-        self._quiet = True
+        asked, answers, seen = self._asked
+        if asked and channel.answers == answers:
+            return
+        held = self._last - self._acked
+        if held >= wanted.prefetch or (asked >= _QUIET and held == seen and not channel.ready):
+            channel.cancel(time.monotonic() + _ANSWER)
+            self._keep(channel)
+            self._quiet = True
+            return
+        channel.ask_count(wanted.queue, time.monotonic() + _ANSWER)
+        asked = asked + 1 if held == seen else 1
+        self._asked = asked, channel.answers, held
 
     def _keep(self, channel: ConsumingChannel) -> None:
         size = channel.pending_bytes
@@ -333,6 +355,10 @@ class Receiver:
             with self._changed:
                 # Unless it was given up meanwhile.
                 if self._live:
+                    if not self._last:
+                        # On a channel that was opened again, tags go on.
+                        self._acked = self._handed = self._stored = deliveries[0].tag - 1
+                    self._last = deliveries[-1].tag
                     self.received += len(deliveries)
                     self._held.add(deliveries, time.time(), size)
                     self._changed.notify_all()
@@ -348,7 +374,7 @@ class Receiver:
         now = time.monotonic()
         if now >= self._next_count:
             self._next_count = now + _COUNT_INTERVAL
-            self.ready = channel.count(wanted.queue, now + _ANSWER)
+            channel.ask_count(wanted.queue, now + _ANSWER)
 
     def _over(self, reason: str | None) -> None:
         """The subscription is lost."""

@@ -33,6 +33,12 @@ SELECT pg_catalog.set_config('role', %s, false), pg_catalog.set_config('search_p
 """
 
 
+_DURABLE = """
+SELECT pg_catalog.set_config('synchronous_commit', 'on', false)
+WHERE pg_catalog.current_setting('synchronous_commit') = 'off'
+"""
+
+
 class _Changed(psycopg.errors.ObjectNotInPrerequisiteState):
     """No message is at fault: the next plan is another one."""
 
@@ -63,6 +69,8 @@ class Store:
     def prepare(self) -> None:
         """Make the stage of a new session."""
         self._database.ask(CREATE)
+        # What a crash of the server could take back must not be acknowledged.
+        self._database.ask(_DURABLE)
         ((self._role, self._search_path),) = self._database.ask(_WHO)
 
     def probe(self, plan: Plan) -> None:

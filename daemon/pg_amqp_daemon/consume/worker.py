@@ -14,13 +14,14 @@ import structlog
 
 from pg_amqp_daemon.consume.batch import Batch
 from pg_amqp_daemon.consume.fault import fault_of
-from pg_amqp_daemon.consume.inbox import Inbox, LostError, Place, Report, RewoundError
+from pg_amqp_daemon.consume.inbox import Inbox, LostError, Place, RewoundError
 from pg_amqp_daemon.consume.influxdb.client import Unavailable
 from pg_amqp_daemon.consume.metrics import ConsumeMetrics
 from pg_amqp_daemon.consume.plan import Plan, read_plan
 from pg_amqp_daemon.consume.points import Invalid, PointStore
 from pg_amqp_daemon.consume.receiver import Receiver, Subscription
-from pg_amqp_daemon.consume.store import Store, Stored
+from pg_amqp_daemon.consume.record import Record
+from pg_amqp_daemon.consume.store import Store
 from pg_amqp_daemon.runtime.brokers import addresses_of_brokers
 from pg_amqp_daemon.runtime.database import Database, first_line
 from pg_amqp_daemon.runtime.session_worker import SessionWorker
@@ -28,13 +29,11 @@ from pg_amqp_py.wire.consume.arguments import Timestamp
 
 _LOOK = 0.5
 """Seconds between looks at the row, the catalogs and what else may have changed."""
-_REPORT = 1.0
 _STAND_BY = 0.5
 _AGAIN = 0.5
 """Seconds between attempts where nobody is at fault but the target."""
 _FORGET = 10_000
 """Messages that are forgotten at once."""
-_MINUTE = 60.0
 _FAREWELL = 1.0
 _SETTINGS = {
     # What targets find by their names, they find as for everybody else of this role.
@@ -59,7 +58,6 @@ class Worker(SessionWorker):
         self.working = False
         """Whether it is the one that works the consumer."""
         self._consumer = consumer
-        self._metrics = metrics
         self._inbox = Inbox(self._database, consumer)
         self._sql_store = Store(self._database, self._inbox)
         self._point_store = PointStore(self._database, self._inbox)
@@ -69,6 +67,8 @@ class Worker(SessionWorker):
         """Whether the target has taken nothing, as it should, since the plan was made."""
         self._is_stream = False
         self._rewinds = 0
+        self._due: int | None = None
+        """The offset that a subscription to a stream must begin with."""
         self._subscription: Subscription | None = None
         self._subscriptions = 0
         self._in_doubt: Batch | None = None
@@ -76,9 +76,8 @@ class Worker(SessionWorker):
         self._target_trouble: str | None = None
         self._most = 1 << 15
         """Messages in a batch, where a whole one takes too long."""
-        self._next_look = self._next_report = self._not_before = 0.0
-        self._reported: Report | None = None
-        self._pace = Pace()
+        self._next_look = self._not_before = 0.0
+        self._record = Record(consumer, self._inbox, self._receiver, metrics, log)
         self.start()
 
     @property
@@ -98,8 +97,8 @@ class Worker(SessionWorker):
 
     @property
     def ready(self) -> int | None:
-        """Messages that wait in the queue, as far as it is known."""
-        return self._receiver.ready
+        """Messages that wait in the queue, as far as it is known; in a stream, all stay."""
+        return None if self._is_stream else self._receiver.ready
 
     @property
     def alive(self) -> bool:
@@ -114,7 +113,8 @@ class Worker(SessionWorker):
             return
         self._sql_store.prepare()
         self._settle_doubt()
-        self._plan, self._reported = None, None
+        self._plan = None
+        self._record.begin()
         self._next_look = 0.0
         while not self._stopping.is_set():
             try:
@@ -193,7 +193,7 @@ class Worker(SessionWorker):
             self._see_to_subscription()
             self._retry()
             self._forget()
-        self._report()
+        self._record.tell(self.trouble, self.ready)
 
     def _store(self, plan: Plan) -> Store | PointStore:
         return self._sql_store if plan.influxdb is None else self._point_store
@@ -237,7 +237,6 @@ class Worker(SessionWorker):
         if place is not None and not self._is_stream:
             self._is_stream = True
             self._next_look = 0.0
-        start = _start(place, plan)
         if self._receiver.subscribed and old is not None:
             same = (plan.queue, plan.prefetch) == (old.queue, old.prefetch)
             if same and (place is None or place.rewinds == self._rewinds):
@@ -245,9 +244,12 @@ class Worker(SessionWorker):
             if place is None or place.rewinds == self._rewinds:
                 # What was received by the old row is stored first.
                 self._drain()
+                if not self._fit:
+                    return
                 place = self._inbox.place(plan.queue)
-                start = _start(place, plan)
+        start = _start(place, plan)
         self._rewinds = 0 if place is None else place.rewinds
+        self._due = None if place is None else place.next_offset
         self._subscriptions += 1
         self._subscription = Subscription(self._subscriptions, plan.queue, plan.prefetch, start)
         self._receiver.subscribe(self._subscription)
@@ -278,6 +280,9 @@ class Worker(SessionWorker):
             self._next_look = 0.0
             self._receiver.put_back(batch)
             return
+        if self._due is not None and batch.dead is None:
+            self._record.note_loss(self._due, batch)
+            self._due = None
         self._in_doubt = batch
         rewinds = self._rewinds if self._is_stream and batch.dead is None else None
         try:
@@ -297,7 +302,7 @@ class Worker(SessionWorker):
         self._most = min(self._most * 2, 1 << 15)
         self._target_trouble = None
         self._well()
-        self._count(stored)
+        self._record.count(stored)
 
     def _not_stored(self, error: psycopg.Error | Unavailable, batch: Batch) -> None:
         """Nobody is at fault: try again a little later."""
@@ -307,16 +312,6 @@ class Worker(SessionWorker):
             # It took too long, or was cancelled: fewer may do.
             self._most = max(min(self._most, len(batch.deliveries)) // 4, 1)
         self._unfit(error)
-
-    def _count(self, stored: Stored) -> None:
-        metrics, consumer = self._metrics, self._consumer
-        self._pace.add(stored.stored)
-        metrics.stored.labels(consumer).inc(stored.stored)
-        metrics.duplicates.labels(consumer).inc(stored.duplicates)
-        metrics.skipped.labels(consumer).inc(stored.skipped)
-        if stored.dead:
-            metrics.dead.labels(consumer).inc(stored.dead)
-            self._log.warning("messages set aside", messages=stored.dead)
 
     def _retry(self) -> None:
         """Try dead messages again that somebody has asked for."""
@@ -335,57 +330,22 @@ class Worker(SessionWorker):
     def _drain(self) -> None:
         """Have nothing more sent, and store what has come."""
         self._receiver.finish()
-        while not self._receiver.drained and not self._stopping.is_set():
+        while self._fit and not self._receiver.drained and not self._stopping.is_set():
             self._work_on()
+            self._database.prove()
 
     def _finish(self) -> None:
         """End well: what has come is stored and acknowledged, as long as that is possible."""
         self._receiver.finish()
         while self._fit and not self._receiver.drained:
+            self._database.prove()
             plan = self._plan
-            batch = self._receiver.get(self._most, 0.05)
-            if batch is not None and plan is not None:
+            if plan is None:
+                return
+            batch = self._receiver.get(min(plan.batch_size, self._most), 0.05)
+            if batch is not None:
                 with suppress(LostError, RewoundError):
                     self._store_batch(plan, batch)
-
-    # -- telling -----------------------------------------------------------------------------
-
-    def _report(self) -> None:
-        """Tell amqp.inbox_status() how things are, if it is time to and anything is new."""
-        now = time.monotonic()
-        if now < self._next_report:
-            return
-        self._next_report = now + _REPORT
-        receiver = self._receiver
-        report = Report(
-            receiver.received,
-            receiver.unacked,
-            receiver.ready,
-            receiver.oldest,
-            self._pace.rate(),
-            self.trouble,
-        )
-        if report != self._reported:
-            self._inbox.report(report)
-            self._reported = report
-
-
-class Pace:
-    """Messages stored a second, over the last minute."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, int] = {}
-
-    def add(self, messages: int) -> None:
-        """So many were stored now."""
-        second = int(time.monotonic())
-        self._seconds[second] = self._seconds.get(second, 0) + messages
-
-    def rate(self) -> float:
-        """Messages a second."""
-        earliest = time.monotonic() - _MINUTE
-        self._seconds = {at: count for at, count in self._seconds.items() if at >= earliest}
-        return round(sum(self._seconds.values()) / _MINUTE, 2)
 
 
 def _start(place: Place | None, plan: Plan) -> str | int | Timestamp | None:

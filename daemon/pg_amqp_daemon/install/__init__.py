@@ -1,1 +1,1 @@
-"""The door by which the outbox comes into a database without the extension."""
+"""The door by which outbox and inbox come into a database without the extension."""

@@ -1,4 +1,4 @@
-"""pg-amqp install-outbox: the outbox in a database that must do without PL/Python.
+"""pg-amqp install: outbox and inbox in a database that must do without PL/Python.
 
 Everything is done in one transaction, by the owner of schema amqp, who need be nobody special. Not
 by a superuser for somebody else: he would run functions that the owner may have put there.
@@ -30,7 +30,7 @@ class InstallError(Exception):
 
 
 def install(dsn: str) -> str:
-    """Install the outbox, or bring an earlier one to this version; return what was done.
+    """Install outbox and inbox, or bring earlier ones to this version; return what was done.
 
     Raises InstallError.
     """
@@ -38,18 +38,18 @@ def install(dsn: str) -> str:
         has_schema = _may_use_schema(connection)
         installed = _installed_version(connection)
         if installed == scripts.VERSION:
-            return f"outbox {installed} is already up to date"
+            return f"outbox and inbox {installed} are already up to date"
         if not has_schema:
             _create_schema(connection)
         for script in scripts.outbox() if installed is None else scripts.outbox_upgrade(installed):
             _execute(connection, script)
         if installed is None:
-            return f"outbox {scripts.VERSION} installed"
-        return f"outbox upgraded from {installed} to {scripts.VERSION}"
+            return f"outbox and inbox {scripts.VERSION} installed"
+        return f"outbox and inbox upgraded from {installed} to {scripts.VERSION}"
 
 
 def uninstall(dsn: str) -> str:
-    """Remove the outbox, and the inbox with it, if no message is in them; return what was done.
+    """Remove outbox and inbox, if no message is in them; return what was done.
 
     Raises InstallError.
     """
@@ -57,7 +57,7 @@ def uninstall(dsn: str) -> str:
         _may_use_schema(connection)
         installed = _installed_version(connection)
         if installed is None:
-            return "the outbox is not installed"
+            return "outbox and inbox are not installed"
         _refuse_unless_empty(connection)
         for statement in scripts.outbox_removal():
             _execute(connection, statement)
@@ -65,15 +65,17 @@ def uninstall(dsn: str) -> str:
             with connection.transaction():
                 connection.execute("DROP SCHEMA amqp")
         except errors.DependentObjectsStillExist:
-            return f"outbox {installed} removed; schema amqp stays, it holds other objects"
-        return f"outbox {installed} removed"
+            return (
+                f"outbox and inbox {installed} removed; schema amqp stays, it holds other objects"
+            )
+        return f"outbox and inbox {installed} removed"
 
 
 @contextmanager
 def _transaction(dsn: str) -> Iterator[_Connection]:
     """A transaction in which nothing else is installed; PostgreSQL's errors become ours."""
     try:
-        with psycopg.connect(dsn, fallback_application_name="pg-amqp install-outbox") as connection:
+        with psycopg.connect(dsn, fallback_application_name="pg-amqp install") as connection:
             if connection.info.server_version < OLDEST_SERVER * 10000:
                 raise InstallError(f"the server is older than PostgreSQL {OLDEST_SERVER}")
             # To see what another installation has done while this one waited.
@@ -85,7 +87,7 @@ def _transaction(dsn: str) -> Iterator[_Connection]:
             connection.execute(_ONE_AT_A_TIME)
             yield connection
     except errors.LockNotAvailable:
-        raise InstallError("somebody has held a lock on the outbox for 5 s: try again") from None
+        raise InstallError("somebody has held a lock for 5 s: try again") from None
     except psycopg.Error as error:
         raise InstallError(_one_line(error)) from None
 
@@ -96,7 +98,7 @@ def _may_use_schema(connection: _Connection) -> bool:
         "SELECT extname FROM pg_extension WHERE extname IN ('amqp', 'pg_amqp_py')"
     ).fetchall()
     if ("pg_amqp_py",) in extensions:
-        raise InstallError("extension pg_amqp_py is in this database: it brings the outbox")
+        raise InstallError("extension pg_amqp_py is in this database: it brings outbox and inbox")
     if extensions:
         raise InstallError("extension amqp is in this database, and schema amqp is its own")
     schema = connection.execute(
@@ -135,7 +137,7 @@ def _create_schema(connection: _Connection) -> None:
 
 
 def _refuse_unless_empty(connection: _Connection) -> None:
-    # Nobody publishes between the look and the end.
+    # Nobody adds a message between the look and the end.
     connection.execute("LOCK TABLE amqp.outbox, amqp.outbox_dead")
     messages = _value(connection, "SELECT count(*) FROM amqp.outbox")
     dead = _value(connection, "SELECT count(*) FROM amqp.outbox_dead")

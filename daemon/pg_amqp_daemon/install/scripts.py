@@ -1,12 +1,12 @@
 """Every SQL script of the project, made from the files in sql/: one object a file, in order.
 
-Operations: the script of the extension and its upgrades, for the Makefile; the outbox alone, its
-upgrade and its removal, for `pg-amqp install-outbox`. Goal: what they have in common stands in one
+Operations: the script of the extension and its upgrades, for the Makefile; outbox and inbox alone,
+their upgrade and their removal, for `pg-amqp install`. Goal: what they have in common stands in one
 file. The Makefile runs this module as a program, with a Python that has no other packages:
 
     python scripts.py extension            CREATE EXTENSION
     python scripts.py upgrade 1.0.0        ALTER EXTENSION ... UPDATE, from this version
-    python scripts.py outbox               the outbox without the extension
+    python scripts.py outbox               outbox and inbox without the extension
 
 A folder of sql/ is a component; its order.txt names its files, and the functions below say in which
 scripts it is. In all files @PYTHON@ (sql/templates/python.txt) and the names of _EXTENSION or
@@ -97,7 +97,7 @@ def extension_upgrade(installed: str) -> list[str]:
 
 
 def outbox() -> list[str]:
-    """What creates the outbox in an empty schema amqp, in order."""
+    """What creates outbox and inbox in an empty schema amqp, in order."""
     return [*_components(_ALONE, "core", "outbox", "inbox", "triggers"), _version_function()]
 
 
@@ -137,7 +137,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{VERSION}';
 
 COMMENT ON FUNCTION amqp.outbox_version() IS
-'Version of the outbox in this schema, put there by pg-amqp install-outbox.';
+'Version of outbox and inbox in this schema, put there by pg-amqp install.';
 """
 
 

@@ -12,7 +12,7 @@ from pg_amqp_daemon.runtime.database import Database, first_line
 from pg_amqp_daemon.runtime.metrics import Metrics
 
 _LOOK = 1.0
-"""Seconds between looks, and between sessions."""
+"""Seconds between looks, unless a door wants another interval, and between sessions."""
 
 
 class Watcher:
@@ -24,12 +24,14 @@ class Watcher:
         *looks: Callable[[], None],
         stopping: threading.Event,
         metrics: Metrics,
+        interval: float = _LOOK,
     ) -> None:
         self.error: str | None = "not connected yet"
         """Why the last look failed; None if it did not."""
         self._database = database
         self._looks = looks
         self._stopping = stopping
+        self._interval = interval
         self._up = metrics.database_up
         self._log = structlog.get_logger()
 
@@ -60,4 +62,4 @@ class Watcher:
                 look()
                 self.error = None
                 self._up.set(1)
-            self._stopping.wait(_LOOK)
+            self._stopping.wait(self._interval)

@@ -28,20 +28,12 @@ BEGIN
             THEN 'conflict_constraint needs on_conflict = update'
         WHEN consumer.reply_errors IS NULL THEN 'reply_errors must not be null'
         WHEN consumer.reply_errors AND consumer.target_function IS NULL THEN 'reply_errors needs target_function'
-        WHEN influx AND COALESCE(consumer.measurement, '') = '' THEN 'influxdb needs measurement'
+        WHEN influx AND amqp.consumer_points_fault(consumer) IS NOT NULL THEN amqp.consumer_points_fault(consumer)
         WHEN NOT influx AND num_nonnulls(consumer.measurement, consumer.tags, consumer.fields, consumer."time",
                                          consumer.content_types) > 0
             THEN 'measurement, tags, fields, time and content_types need influxdb'
-        WHEN array_position(consumer.tags, NULL) IS NOT NULL OR '' = ANY (consumer.tags)
-            THEN 'tags must not hold an empty or null one'
-        WHEN jsonb_typeof(consumer.fields) <> 'object'
-             OR jsonb_path_exists(consumer.fields, 'strict $.* ? (@ != "integer" && @ != "float")')
-            THEN 'fields must be a JSON object of types, which are integer and float'
-        WHEN array_position(consumer.content_types, NULL) IS NOT NULL THEN 'content_types must not hold a null one'
         WHEN consumer.other_content IS NULL OR consumer.other_content NOT IN ('skip', 'dead')
             THEN 'other_content must be skip or dead'
-        WHEN influx AND consumer.deduplicate_by IS NOT NULL
-            THEN 'deduplicate_by means nothing with influxdb: the same point is written to the same place'
         WHEN consumer.deduplicate_for IS NULL
              OR consumer.deduplicate_for <= interval '0' OR consumer.deduplicate_for > interval '100 years'
             THEN 'deduplicate_for must be longer than nothing, and at most 100 years'

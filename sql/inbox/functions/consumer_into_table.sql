@@ -62,7 +62,10 @@ BEGIN
     END IF;
     IF consumer.columns IS NULL THEN
         source := source || format($sql$
-        CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(%s, b.body) AS j$sql$,
+        CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(
+            %s,
+            CASE pg_catalog.jsonb_typeof(b.body) WHEN 'object' THEN b.body ELSE amqp.consumer_no_object(b.body) END
+        ) AS j$sql$,
             amqp.consumer_defaults(consumer.target_table, target));
     END IF;
 

@@ -52,7 +52,7 @@ BEGIN
     ELSE
         RAISE EXCEPTION 'invalid source of a value: "%"', source
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Sources are body, body.PATH, headers.NAME, the properties, exchange, routing_key, redelivered, stream_offset, mqtt_topic, mqtt_topic[LEVEL] and now.';
+                  HINT = 'Sources are body, body.PATH, headers, headers.NAME, the properties, exchange, routing_key, redelivered, stream_offset, mqtt_topic, mqtt_topic[LEVEL] and now.';
     END IF;
 END
 $$;

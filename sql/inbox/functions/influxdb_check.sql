@@ -14,8 +14,9 @@ DECLARE
         WHEN NEW.api OPERATOR(pg_catalog.=) 'v1' AND pg_catalog.num_nonnulls(NEW.org, NEW.bucket, NEW.token) OPERATOR(pg_catalog.>) 0
             THEN 'org, bucket and token belong to api v2'
         WHEN NEW.password IS NOT NULL AND NEW.username IS NULL THEN 'password needs username'
-        WHEN NEW.api OPERATOR(pg_catalog.=) 'v2' AND (COALESCE(NEW.bucket, '') OPERATOR(pg_catalog.=) '' OR NEW.token IS NULL)
-            THEN 'api v2 needs bucket and token'
+        WHEN NEW.api OPERATOR(pg_catalog.=) 'v2' AND (COALESCE(NEW.org, '') OPERATOR(pg_catalog.=) '' OR COALESCE(NEW.bucket, '') OPERATOR(pg_catalog.=) ''
+                  OR COALESCE(NEW.token, '') OPERATOR(pg_catalog.=) '')
+            THEN 'api v2 needs org, bucket and token'
         WHEN NEW.api OPERATOR(pg_catalog.=) 'v2'
              AND pg_catalog.num_nonnulls(NEW.database, NEW.retention_policy, NEW.username) OPERATOR(pg_catalog.>) 0
             THEN 'database, retention_policy and username belong to api v1'

@@ -70,16 +70,17 @@ COMMENT ON COLUMN amqp.consumer.measurement IS
 'With influxdb: a template such as {routing_key} or pages_{headers.site}.';
 COMMENT ON COLUMN amqp.consumer.tags IS
 'With influxdb: keys of the body (paths with dots) that become tags of that name and no fields; or '
-'NAME=TEMPLATE, such as site={headers.site}.';
+'NAME=TEMPLATE, such as ARRAY[''site={headers.site}''].';
 COMMENT ON COLUMN amqp.consumer.fields IS
-'With influxdb: a JSON object of fields and their types: {"count": "integer"}. All other numbers '
-'are written as float.';
+'With influxdb: a JSON object of keys of the body and what they are: integer, float, string, or none '
+'to leave them out, such as {"count": "integer"}. All other numbers are written as float.';
 COMMENT ON COLUMN amqp.consumer."time" IS
-'With influxdb: where the time of a point comes from: body.PATH:UNIT with unit s, ms, us or ns, or '
-'body.PATH with ISO 8601 text. NULL: the message''s timestamp, or if it has none, the time of '
-'arrival.';
+'With influxdb: where the time of a point comes from: a property, headers.NAME or body.PATH, with a '
+'unit behind it, such as body.at:ms (s, ms, us or ns), or as ISO 8601 text. NULL: the message''s '
+'timestamp, or if it has none, the time of arrival.';
 COMMENT ON COLUMN amqp.consumer.content_types IS
-'With influxdb: content types that are written; NULL is application/json.';
+'With influxdb: content types that are written; NULL is application/json. TYPE=line is that of bodies '
+'which are line protocol already, =json and =line those of messages that have no content type.';
 COMMENT ON COLUMN amqp.consumer.other_content IS
 'With influxdb: what becomes of messages of other content types: skip (acknowledged and counted) '
 'or dead (set aside in amqp.inbox_dead).';

@@ -3,7 +3,7 @@ CREATE TABLE amqp.inbox_dead (
     consumer       text        NOT NULL,
     sqlstate       text        NOT NULL,
     error          text        NOT NULL,
-    LIKE amqp.message,
+    LIKE amqp.message INCLUDING COMMENTS,
     died_at        timestamptz NOT NULL DEFAULT pg_catalog.now(),
     attempts       integer     NOT NULL DEFAULT 1,
     retry          boolean     NOT NULL DEFAULT false,
@@ -26,3 +26,6 @@ COMMENT ON COLUMN amqp.inbox_dead.raw_place IS
 'Exchange and routing key as short strings (AMQP 0-9-1, section 4.2.5.3).';
 COMMENT ON COLUMN amqp.inbox_dead.raw_properties IS
 'Property flags and list with the headers (AMQP 0-9-1, section 4.2.6.1).';
+COMMENT ON COLUMN amqp.inbox_dead.id IS 'In the order in which they died.';
+COMMENT ON COLUMN amqp.inbox_dead.consumer IS 'amqp.consumer.name.';
+COMMENT ON COLUMN amqp.inbox_dead.died_at IS 'Start of the transaction that set it aside.';

@@ -16,3 +16,6 @@ COMMENT ON COLUMN amqp.inbox_offset.start_at IS
 'Instead of next_offset, after amqp.rewind(): the time from which on messages are read.';
 COMMENT ON COLUMN amqp.inbox_offset.rewinds IS
 'How often it was rewound: a batch that was read before does not count any more.';
+COMMENT ON COLUMN amqp.inbox_offset.consumer IS 'amqp.consumer.name.';
+COMMENT ON COLUMN amqp.inbox_offset.queue IS 'The stream.';
+COMMENT ON COLUMN amqp.inbox_offset.changed_at IS 'When it last went on, or was rewound.';

@@ -18,3 +18,5 @@ COMMENT ON TABLE amqp.inbox_seen IS
 'What each consumer has had in the last amqp.consumer.deduplicate_for, written in the transaction '
 'that stored it: a copy is told by it.';
 COMMENT ON COLUMN amqp.inbox_seen.message_id IS 'What amqp.consumer.deduplicate_by names.';
+COMMENT ON COLUMN amqp.inbox_seen.consumer IS 'amqp.consumer.name.';
+COMMENT ON COLUMN amqp.inbox_seen.seen_at IS 'Start of the transaction that stored it.';

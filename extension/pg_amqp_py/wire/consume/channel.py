@@ -49,6 +49,12 @@ class ConsumingChannel:
         """Whether deliveries may come."""
         self.cancelled = False
         """Whether the broker has ended the last consumer: its queue was deleted, or failed over."""
+        self.ready: int | None = None
+        """Messages that were ready in the queue that ask_count() has last asked for."""
+        self.answers = 0
+        """How many answers to ask_count() have come."""
+        self._asked = 0
+        """How many are missing."""
         self._reader = DeliveryReader()
         self._tag = ""
         self._consumers = 0
@@ -66,7 +72,6 @@ class ConsumingChannel:
     def reopen(self, deadline: float) -> None:
         """Open the channel again after a ChannelClosedError; there is no consumer then."""
         if self._shut:
-            self.connection.forget_replies()
             self.connection.send(methods.CONFIRM_CLOSED_CHANNEL, deadline)
             self.open(deadline)
 
@@ -130,16 +135,15 @@ class ConsumingChannel:
 
     # -- questions ---------------------------------------------------------------------
 
-    def count(self, queue: str, deadline: float) -> int:
-        """How many messages of a queue are ready to be delivered.
+    def ask_count(self, queue: str, deadline: float) -> None:
+        """Ask how many messages of a queue are ready: see `ready`, when `answers` has grown.
 
-        Raises ChannelClosedError if the broker refuses; the channel is open again then, without a
-        consumer.
+        The answer is not awaited, as it comes behind all deliveries that are on their way. If the
+        broker refuses, receive() raises ChannelClosedError, and there is no consumer any more.
         """
-        reply = self._ask(own.look_for_queue(queue), own.QUEUE_DECLARE_OK, deadline)
-        _, at = reply.text(0)
-        (ready,) = reply.unpack(">I", at)
-        return int(ready)
+        self.reopen(deadline)
+        self.connection.send(own.look_for_queue(queue), deadline)
+        self._asked += 1
 
     def _ask(self, request: bytes, reply: int, deadline: float) -> Method:
         self.reopen(deadline)
@@ -165,6 +169,11 @@ class ConsumingChannel:
             self._shut = True
             self._forget()
             return ChannelClosedError(*frame.reply())
+        elif frame.index == own.QUEUE_DECLARE_OK and self._asked:
+            _, at = frame.text(0)
+            (self.ready,) = frame.unpack(">I", at)
+            self._asked -= 1
+            self.answers += 1
         elif frame.index == own.BASIC_CANCEL:
             if frame.text(0)[0] != self._tag:
                 raise ConnectionLostError("received a cancel for a consumer that there is not")
@@ -183,4 +192,5 @@ class ConsumingChannel:
 
     def _forget(self) -> None:
         self._reader.forget()
+        self._asked = 0
         self.consuming = False

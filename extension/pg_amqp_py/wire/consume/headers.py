@@ -80,20 +80,19 @@ def _decode_table(raw: bytes, at: int, end: int) -> dict[str, Any]:
             at = begin + size
             table[key] = raw[begin:at].decode("utf-8", "surrogateescape")
         else:
-            table[key], at = _decode_value(raw, behind, end)
+            table[key], at = _decode_value(raw, behind)
     if at != end:
         raise MalformedError("the headers are cut short")
     return table
 
 
-def _decode_value(raw: bytes, at: int, end: int) -> tuple[Any, int]:
+def _decode_value(raw: bytes, at: int) -> tuple[Any, int]:
     kind, at = raw[at], at + 1
     if kind in _SIZED:
+        # A value that ends too late is noticed where its table or array ends.
         begin = at + 4
         (size,) = _length(raw, at)
         behind = begin + size
-        if behind > end:
-            raise MalformedError("the headers are cut short")
         if kind == _text:
             return raw[begin:behind].decode("utf-8", "surrogateescape"), behind
         if kind == _table:
@@ -117,7 +116,7 @@ def _decode_value(raw: bytes, at: int, end: int) -> tuple[Any, int]:
 def _decode_array(raw: bytes, at: int, end: int) -> list[Any]:
     items = []
     while at < end:
-        item, at = _decode_value(raw, at, end)
+        item, at = _decode_value(raw, at)
         items.append(item)
     if at != end:
         raise MalformedError("the headers are cut short")
@@ -238,7 +237,7 @@ def stream_offset(raw: bytes | None) -> int | None:
     try:
         while at < end:
             behind = at + 1 + raw[at]
-            value, next_at = _decode_value(raw, behind, end)
+            value, next_at = _decode_value(raw, behind)
             if raw[at:behind] == _OFFSET:
                 return value if type(value) is int else None
             at = next_at

@@ -85,6 +85,6 @@ def split_properties(raw: bytes) -> Properties:
 def _steps(flags: bytes) -> tuple[tuple[int, int], ...]:
     """The position in Properties and the kind of each value that these flags announce."""
     bits = int.from_bytes(flags)
-    if len(flags) < 2 or bits & ~_KNOWN:
+    if bits & ~_KNOWN:
         raise MalformedError(f"the property flags are {flags.hex()}")
     return tuple((position, kind) for bit, position, kind in _LAYOUT if bits & bit)

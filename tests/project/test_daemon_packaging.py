@@ -1,4 +1,4 @@
-"""packaging/: the systemd unit and the Dockerfile of the relay."""
+"""packaging/: the systemd unit and the Dockerfile of the daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from pg_amqp_daemon.cli import main
 
 PROJECT = Path(__file__).parents[2]
-UNIT = PROJECT / "packaging" / "pg-amqp-relay.service"
+UNIT = PROJECT / "packaging" / "pg-amqp.service"
 DOCKERFILE = PROJECT / "packaging" / "Dockerfile"
 
 
@@ -33,14 +33,14 @@ def command_lines() -> list[list[str]]:
 @pytest.mark.parametrize("line", command_lines(), ids=["Dockerfile", "unit"])
 def test_the_program_understands_how_it_is_called(line: list[str]) -> None:
     program, name, *arguments = line
-    assert Path(program).name == "pg-amqp"
+    assert (Path(program).name, name) == ("pg-amqp", "run")
     command = main.commands[name]
     # Parses and checks the options without running anything.
     context = command.make_context(name, arguments, parent=click.Context(main))
     assert context.params["listen_metrics"][1] == 9810
 
 
-def test_the_relay_tells_its_health_on_the_port_that_the_image_asks() -> None:
+def test_the_daemon_tells_its_health_on_the_port_that_the_image_asks() -> None:
     assert docker("EXPOSE") == ["9810"]
     (check,) = docker("HEALTHCHECK")
     assert ":9810/health" in check
