@@ -67,11 +67,13 @@ def test_a_message_arrives_with_all_that_it_had(consumers: Desk, queue_type: str
     )
     assert row == [(headers, 1_790_000_000, b"\0\xff", 0 if queue_type == "stream" else None)]
     place = ("", consumer.queue, False, consumer.queue)
+    # RabbitMQ's streams have no place for it.
+    cluster = None if queue_type == "stream" else "cl"
     texts = "content_type, content_encoding, delivery_mode, priority, correlation_id, reply_to"
     assert session.run(
         f"SELECT {texts}, expiration, message_id, type, user_id, app_id, cluster_id, exchange,"
         " routing_key, redelivered, queue FROM amqp.inbox"
-    ) == [(*"a/b gzip".split(), 2, 3, *"ü r 100000 m t guest a cl".split(), *place)]
+    ) == [("a/b", "gzip", 2, 3, "ü", "r", "100000", "m", "t", "guest", "a", cluster, *place)]
 
 
 @pytest.mark.usefixtures("daemon")
@@ -122,7 +124,7 @@ def test_bodies_of_every_size_arrive(consumers: Desk) -> None:
 BROKEN = {
     "dropped": ("ALTER TABLE t RENAME TO t2; CREATE TABLE t (id integer); DROP TABLE t2", None),
     "no privilege": ("REVOKE ALL ON t FROM PUBLIC, worker", "GRANT SELECT, INSERT ON t TO worker"),
-    "a column": ("ALTER TABLE t ADD must text NOT NULL", "ALTER TABLE t DROP must"),
+    "a column": ("TRUNCATE t; ALTER TABLE t ADD must text NOT NULL", "ALTER TABLE t DROP must"),
     "no key": ("ALTER TABLE t DROP CONSTRAINT t_pkey", "ALTER TABLE t ADD PRIMARY KEY (id)"),
 }
 
