@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pika
 import pytest
@@ -11,24 +11,8 @@ import pytest
 from pg_amqp_py.wire.consume.properties import split_properties
 from servers.relay import ConsumeProcess
 from support.arrivals import MARK, NO_UTF8, Arrival, producer, properties, publish, spoiled
-from support.consumers import Consumer, desk
+from support.consumers import Consumer, Desk
 from support.fix_servers import VHost
-
-Desk = Callable[..., Consumer]
-
-
-@pytest.fixture
-def consumers(database: str, broker: VHost) -> Iterator[Desk]:
-    """Makes consumers."""
-    with desk(database, broker) as make:
-        yield make
-
-
-@pytest.fixture
-def daemon(database: str) -> Iterator[ConsumeProcess]:
-    """A daemon that runs."""
-    with ConsumeProcess(database) as process:
-        yield process
 
 
 def a_consumer(consumers: Desk, queue_type: str) -> Consumer:

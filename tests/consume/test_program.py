@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-import pytest
 from psycopg.conninfo import make_conninfo
 
 from servers.processes import wait_for
 from servers.relay import ConsumeProcess, DaemonProcess
-from support.consumers import Consumer, desk
-from support.fix_servers import VHost
+from support.consumers import Desk
 from support.health import Watched
 from support.messages import Inbox
 from support.patience import LIMIT
-
-Desk = Callable[..., Consumer]
-
-
-@pytest.fixture
-def consumers(database: str, broker: VHost) -> Iterator[Desk]:
-    """Makes consumers."""
-    with desk(database, broker) as make:
-        yield make
 
 
 class WatchedConsume(Watched):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,28 +11,11 @@ from servers.postgres import PostgreSQL
 from servers.processes import wait_for
 from servers.rabbitmq import RabbitMQ
 from servers.relay import ConsumeProcess
-from support.consumers import Consumer, desk
+from support.consumers import Desk, desk
 from support.fix_servers import VHost
 from support.messages import Inbox
 from support.patience import LIMIT
 from support.sessions import open_session
-
-Desk = Callable[..., Consumer]
-
-
-@pytest.fixture
-def consumers(database: str, broker: VHost) -> Iterator[Desk]:
-    """Makes consumers."""
-    with desk(database, broker) as make:
-        yield make
-
-
-@pytest.fixture
-def daemon(database: str) -> Iterator[ConsumeProcess]:
-    """A daemon that runs."""
-    with ConsumeProcess(database) as process:
-        yield process
-
 
 # -- what changes -----------------------------------------------------------------------------
 
