@@ -117,6 +117,53 @@ def test_a_broker_without_a_row_is_told_and_awaited(
     consumer.wait_for_stored(1)
 
 
+FORGED = {"x-stream-offset": 7}
+
+
+def test_a_queue_is_no_stream_whatever_a_publisher_says(
+    daemon: ConsumeProcess, consumers: Desk
+) -> None:
+    consumer = consumers()
+    consumer.publish("a", "b", message_id="same", headers=FORGED)
+    consumer.publish("c", headers=FORGED)
+    consumer.wait_for_stored(2)
+    consumer.publish("d", message_id="same", headers=FORGED)
+    consumer.wait_until("the copies", lambda status: status["duplicates"] == 2)
+    assert consumer.inbox() == ["a", "c"]
+    assert consumer.session.run("SELECT * FROM amqp.inbox_offset") == []
+    wait_for(lambda: consumer.ready() == 0, LIMIT, "all to be received")
+
+
+def test_a_stream_is_known_without_being_called_one(
+    daemon: ConsumeProcess, consumers: Desk
+) -> None:
+    consumer = consumers(queue_type="stream")
+    daemon.wait_for_event("consuming")
+    consumer.publish(*map(str, range(100)), message_id="same")
+    consumer.wait_for_stored(100)
+    assert consumer.inbox() == list(map(str, range(100)))
+    place = "SELECT next_offset FROM amqp.inbox_offset"
+    assert consumer.session.run(place) == [(100,)]
+    # And it ends, though there are always messages in it.
+    consumer.change(enabled=False)
+    wait_for(lambda: consumer.status()["running"] is None, LIMIT, "it to be let go")
+
+
+def test_what_takes_the_place_of_a_stream_is_consumed(
+    daemon: ConsumeProcess, consumers: Desk
+) -> None:
+    consumer = consumers(queue_type="stream")
+    daemon.wait_for_event("consuming")
+    consumer.publish("a")
+    consumer.wait_for_stored(1)
+    consumer.channel.queue_delete(consumer.queue)
+    consumer.declare("classic")
+    consumer.publish("b", message_id="b")
+    consumer.publish("b", message_id="b")
+    consumer.wait_until("both", lambda status: status["stored"] + status["duplicates"] == 3)
+    assert consumer.inbox() == ["a", "b"]
+
+
 # -- when something is away ---------------------------------------------------------------------
 
 

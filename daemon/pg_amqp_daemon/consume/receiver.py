@@ -29,6 +29,7 @@ _ANSWER = 10.0
 _TICK = 0.25
 """Seconds between looks at what is to be done beside receiving."""
 _COUNT_INTERVAL = 2.0
+_PRECONDITION_FAILED = 406
 _QUIET = 5
 """Answers between which nothing has come, before it is believed that nothing will."""
 _MOST_BYTES = 16 << 20
@@ -45,7 +46,9 @@ class Subscription(NamedTuple):
     queue: str
     prefetch: int
     start: str | int | Timestamp | None
-    """Where to begin in a stream."""
+    """Where to begin, if it is a stream; None: it may be a queue as well."""
+    insists: bool
+    """Whether it must be a stream."""
 
 
 class Receiver:
@@ -75,6 +78,8 @@ class Receiver:
         """The last delivery tag that has come."""
         self._handed = self._stored = self._acked = 0
         """The last delivery tags that the worker has taken, has stored, and that were told."""
+        self.is_stream: bool | None = None
+        """Whether what is consumed is a stream, as the broker says; None if it was not asked."""
         self._refusal: str | None = None
         """Why the broker did not let us consume."""
         self._ended = False
@@ -230,6 +235,7 @@ class Receiver:
         """Guarded: there is no subscription any more."""
         self._wanted = None
         self._finishing = self._quiet = False
+        self.is_stream = None
         self._asked = (0, 0, 0)
         self._last = 0
         self._live = self._handed = self._stored = self._acked = 0
@@ -293,9 +299,8 @@ class Receiver:
             self._rest(min(wait, _TICK))
             self._broker.listen()
             return
-        arguments = {} if wanted.start is None else {"x-stream-offset": wanted.start}
         try:
-            channel.consume(wanted.queue, wanted.prefetch, arguments, time.monotonic() + _ANSWER)
+            is_stream = self._consume(channel, wanted)
         except ChannelClosedError as error:
             self._backoff.failed(time.monotonic())
             if self._refusal != str(error):
@@ -305,10 +310,25 @@ class Receiver:
         self._channel = channel
         with self._changed:
             if self._wanted is wanted:
-                self._live = wanted.number
+                self._live, self.is_stream = wanted.number, is_stream
         self._backoff.succeeded()
         self._refusal = None
         self._log.info("consuming", queue=wanted.queue)
+
+    def _consume(self, channel: ConsumingChannel, wanted: Subscription) -> bool | None:
+        """Begin; whether it is a stream, if that is known."""
+        queue, prefetch = wanted.queue, wanted.prefetch
+        if wanted.start is not None:
+            arguments = {"x-stream-offset": wanted.start}
+            try:
+                channel.consume(queue, prefetch, arguments, time.monotonic() + _ANSWER)
+                return True
+            except ChannelClosedError as error:
+                # That a queue has no offsets. A header alone, which anybody can send, says nothing.
+                if error.code != _PRECONDITION_FAILED or wanted.insists:
+                    raise
+        channel.consume(queue, prefetch, {}, time.monotonic() + _ANSWER)
+        return None if wanted.start is None else False
 
     def _go_on(self, channel: ConsumingChannel, wanted: Subscription) -> None:
         """Acknowledge what is stored, and receive more."""
@@ -338,14 +358,14 @@ class Receiver:
 
         What is, RabbitMQ drops when the consumer is cancelled, and delivers again later, and each
         return counts. So nothing is acknowledged that would set more on its way: then it ends when
-        as much is held as the broker sends ahead. Where the queue has less than that, it is asked
-        until nothing more comes between answers.
+        as much is held as the broker sends ahead. Where it sends less, it is asked until nothing
+        more comes between answers.
         """
         asked, answers, seen = self._asked
         if asked and channel.answers == answers:
             return
         held = self._last - self._acked
-        if held >= wanted.prefetch or (asked >= _QUIET and held == seen and not channel.ready):
+        if held >= wanted.prefetch or (asked >= _QUIET and held == seen):
             channel.cancel(time.monotonic() + _ANSWER)
             self._keep(channel)
             self._quiet = True

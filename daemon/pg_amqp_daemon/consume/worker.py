@@ -65,7 +65,8 @@ class Worker(SessionWorker):
         self._plan: Plan | None = None
         self._fit = False
         """Whether the target has taken nothing, as it should, since the plan was made."""
-        self._is_stream = False
+        self._claimed: int | None = None
+        """The offset of a message that came from a stream, if its header says the truth."""
         self._rewinds = 0
         self._due: int | None = None
         """The offset that a subscription to a stream must begin with."""
@@ -98,7 +99,7 @@ class Worker(SessionWorker):
     @property
     def ready(self) -> int | None:
         """Messages that wait in the queue, as far as it is known; in a stream, all stay."""
-        return None if self._is_stream else self._receiver.ready
+        return None if self._receiver.is_stream else self._receiver.ready
 
     @property
     def alive(self) -> bool:
@@ -173,7 +174,9 @@ class Worker(SessionWorker):
             return
         self._next_look = now + _LOOK
         try:
-            plan = read_plan(self._database, self._consumer, is_stream=self._is_stream)
+            plan = read_plan(
+                self._database, self._consumer, is_stream=self._receiver.is_stream is True
+            )
         except psycopg.Error as error:
             if fault_of(error) is None:
                 raise
@@ -234,9 +237,6 @@ class Worker(SessionWorker):
         assert self._plan is not None
         plan, old = self._plan, self._subscription
         place = self._inbox.place(plan.queue)
-        if place is not None and not self._is_stream:
-            self._is_stream = True
-            self._next_look = 0.0
         if self._receiver.subscribed and old is not None:
             same = (plan.queue, plan.prefetch) == (old.queue, old.prefetch)
             if same and (place is None or place.rewinds == self._rewinds):
@@ -248,14 +248,18 @@ class Worker(SessionWorker):
                     return
                 place = self._inbox.place(plan.queue)
         start = _start(place, plan)
+        if start is None:
+            start, self._claimed = self._claimed, None
         self._rewinds = 0 if place is None else place.rewinds
         self._due = None if place is None else place.next_offset
         self._subscriptions += 1
-        self._subscription = Subscription(self._subscriptions, plan.queue, plan.prefetch, start)
+        self._subscription = Subscription(
+            self._subscriptions, plan.queue, plan.prefetch, start, plan.start is not None
+        )
         self._receiver.subscribe(self._subscription)
 
     def _resubscribe(self) -> None:
-        """Begin again where the stream was rewound to."""
+        """Begin again, where the stream was rewound to."""
         self._receiver.abandon()
         self._next_look = 0.0
 
@@ -274,17 +278,22 @@ class Worker(SessionWorker):
 
     def _store_batch(self, plan: Plan, batch: Batch) -> None:
         """Store messages and acknowledge them; where nobody is at fault, they come again."""
-        if batch.dead is None and self._is_stream != (batch.next_offset is not None):
-            # Now it is known whether the queue is a stream: the plan is another one.
-            self._is_stream = not self._is_stream
-            self._next_look = 0.0
+        is_stream = self._receiver.is_stream
+        if batch.dead is None and plan.is_stream != (is_stream is True):
             self._receiver.put_back(batch)
+            self._next_look = 0.0
+            return
+        following = batch.next_offset if is_stream is None and batch.dead is None else None
+        if following is not None:
+            # It seems to be a stream: begin again there, which a queue refuses.
+            self._claimed = max(following - len(batch.deliveries), 0)
+            self._resubscribe()
             return
         if self._due is not None and batch.dead is None:
             self._record.note_loss(self._due, batch)
             self._due = None
         self._in_doubt = batch
-        rewinds = self._rewinds if self._is_stream and batch.dead is None else None
+        rewinds = self._rewinds if is_stream and batch.dead is None else None
         try:
             stored = self._store(plan).store(plan, batch, rewinds)
         except (LostError, RewoundError):
@@ -340,7 +349,7 @@ class Worker(SessionWorker):
         while self._fit and not self._receiver.drained:
             self._database.prove()
             plan = self._plan
-            if plan is None:
+            if plan is None or plan.is_stream != (self._receiver.is_stream is True):
                 return
             batch = self._receiver.get(min(plan.batch_size, self._most), 0.05)
             if batch is not None:
