@@ -75,6 +75,8 @@ class Worker(SessionWorker):
         self._in_doubt: Batch | None = None
         """A batch during whose COMMIT the session was lost."""
         self._target_trouble: str | None = None
+        self._batch_trouble: str | None = None
+        """Why a batch is not stored, though the target takes nothing without an error."""
         self._most = 1 << 15
         """Messages in a batch, where a whole one takes too long."""
         self._next_look = self._not_before = 0.0
@@ -84,7 +86,8 @@ class Worker(SessionWorker):
     @property
     def trouble(self) -> str | None:
         """What keeps messages from being received or stored now."""
-        return self.session_trouble or self._target_trouble or self._receiver.trouble
+        ours = self.session_trouble or self._target_trouble or self._batch_trouble
+        return ours or self._receiver.trouble
 
     @property
     def connected(self) -> bool:
@@ -223,14 +226,18 @@ class Worker(SessionWorker):
 
     def _unfit(self, error: Exception) -> None:
         """The target takes nothing now, whatever it is given: look again a little later."""
-        text = first_line(error) if isinstance(error, psycopg.Error) else str(error)
+        text = self._put_off(error)
         if text != self._target_trouble:
             self._log.warning("the target does not take anything", error=text)
         self._target_trouble = text
+
+    def _put_off(self, error: Exception) -> str:
+        """Store nothing for a little while; what the error says."""
         self._fit = False
         pause = error.retry_after if isinstance(error, Unavailable) else None
         self._not_before = time.monotonic() + max(pause or 0.0, _AGAIN)
         self._well()
+        return first_line(error) if isinstance(error, psycopg.Error) else str(error)
 
     def _see_to_subscription(self) -> None:
         """Consume what the plan says, from where the stream was left."""
@@ -309,7 +316,7 @@ class Worker(SessionWorker):
         if batch.dead is None:
             self._receiver.ack(batch)
         self._most = min(self._most * 2, 1 << 15)
-        self._target_trouble = None
+        self._target_trouble = self._batch_trouble = None
         self._well()
         self._record.count(stored)
 
@@ -320,7 +327,10 @@ class Worker(SessionWorker):
         if isinstance(error, psycopg.errors.QueryCanceled):
             # It took too long, or was cancelled: fewer may do.
             self._most = max(min(self._most, len(batch.deliveries)) // 4, 1)
-        self._unfit(error)
+        text = self._put_off(error)
+        if text != self._batch_trouble:
+            self._log.warning("messages are not stored, and tried again", error=text)
+        self._batch_trouble = text
 
     def _retry(self) -> None:
         """Try dead messages again that somebody has asked for."""
@@ -329,6 +339,9 @@ class Worker(SessionWorker):
         if batch is not None:
             self._store_batch(self._plan, batch)
             self._next_look = 0.0
+        elif not self._receiver.unacked:
+            # Whoever had messages that could not be stored has them no more.
+            self._batch_trouble = None
 
     def _forget(self) -> None:
         """Let the ledger forget what is too long ago."""
