@@ -15,6 +15,7 @@ from psycopg.types.numeric import Int8
 
 from pg_amqp_daemon.consume.batch import Batch, new_batch
 from pg_amqp_daemon.consume.fault import Fault
+from pg_amqp_daemon.consume.plan import Plan
 from pg_amqp_daemon.runtime.database import Database
 from pg_amqp_py.wire.consume.delivery import Delivery
 from pg_amqp_py.wire.consume.headers import readable_headers_as_json, stream_offset
@@ -246,9 +247,7 @@ class Inbox:
             return True
         return bool(self._database.ask(_REMEMBER, self._consumer, message_id))
 
-    def set_aside(
-        self, broker_id: int, queue: str, delivery: Delivery, received: float, fault: Fault
-    ) -> None:
+    def set_aside(self, plan: Plan, delivery: Delivery, received: float, fault: Fault) -> None:
         """In a transaction: keep a message that cannot be stored, whole."""
         try:
             properties = split_properties(delivery.properties)
@@ -262,14 +261,14 @@ class Inbox:
             _short_string(delivery.exchange) + _short_string(delivery.routing_key),
             delivery.properties,
             received,
-            broker_id,
-            queue,
+            plan.broker_id,
+            plan.queue,
             self._readable(delivery.exchange),
             self._readable(delivery.routing_key),
             delivery.redelivered,
             *map(self._property, Properties._fields, properties),
             delivery.body,
-            _offset(properties),
+            _offset(properties) if plan.is_stream else None,
         )
 
     def set_aside_again(self, dead_id: int, fault: Fault) -> None:

@@ -69,9 +69,9 @@ def _plan(text: str, is_stream: bool) -> Plan:
         deduplicate_for=row["deduplicate_for"],
         reply_errors=row["reply_errors"],
         statement=statement,
-        stage=Stage(statement),
+        stage=Stage(statement, is_stream=is_stream),
         remember=remember,
-        remember_stage=None if remember is None else Stage(remember),
+        remember_stage=None if remember is None else Stage(remember, is_stream=is_stream),
         row=row,
         influxdb=plan.get("influxdb"),
     )

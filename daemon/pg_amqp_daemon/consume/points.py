@@ -189,9 +189,7 @@ class PointStore:
             if batch.dead is not None:
                 self._inbox.set_aside_again(batch.dead[at], fault)
             elif self._inbox.is_new(batch.deliveries[at]):
-                self._inbox.set_aside(
-                    plan.broker_id, plan.queue, batch.deliveries[at], batch.received[at], fault
-                )
+                self._inbox.set_aside(plan, batch.deliveries[at], batch.received[at], fault)
                 dead += 1
         return dead
 

@@ -29,11 +29,14 @@ _ANSWER = 10.0
 _TICK = 0.25
 """Seconds between looks at what is to be done beside receiving."""
 _COUNT_INTERVAL = 2.0
-_PRECONDITION_FAILED = 406
 _QUIET = 5
 """Answers between which nothing has come, before it is believed that nothing will."""
+_CERTAIN = 2
+"""Answers after which a stream has sent something, if it ever will."""
 _MOST_BYTES = 16 << 20
 """Bytes of messages held at which nothing more is received, and of a batch of more than one."""
+_NO_STREAM = "invalid arg 'x-stream-offset'"
+"""What RabbitMQ says if it is asked to begin anywhere in a queue."""
 _FIRST_BACKOFF = 0.2
 _LONGEST_BACKOFF = 5.0
 
@@ -45,10 +48,10 @@ class Subscription(NamedTuple):
     """A new one for every change, so that nobody takes the messages of another."""
     queue: str
     prefetch: int
-    start: str | int | Timestamp | None
-    """Where to begin, if it is a stream; None: it may be a queue as well."""
-    insists: bool
-    """Whether it must be a stream."""
+    start: str | int | Timestamp
+    """Where to begin in a stream."""
+    due: int | None = None
+    """The offset of what comes next in a stream that was read before: one message earlier."""
 
 
 class Receiver:
@@ -69,6 +72,8 @@ class Receiver:
         self._wanted: Subscription | None = None
         self._live = 0
         """The number of the subscription whose messages are held; 0 if there is none."""
+        self._is_stream: bool | None = None
+        """Whether it is to a stream."""
         self._finishing = self._quiet = False
         """Whether no more messages are wanted, and whether none come any more."""
         self._asked = (0, 0, 0)
@@ -78,8 +83,8 @@ class Receiver:
         """The last delivery tag that has come."""
         self._handed = self._stored = self._acked = 0
         """The last delivery tags that the worker has taken, has stored, and that were told."""
-        self.is_stream: bool | None = None
-        """Whether what is consumed is a stream, as the broker says; None if it was not asked."""
+        self._enough = 0
+        """Answers after which something must have come, if there is anything."""
         self._refusal: str | None = None
         """Why the broker did not let us consume."""
         self._ended = False
@@ -108,7 +113,7 @@ class Receiver:
     @property
     def trouble(self) -> str | None:
         """What keeps messages from being received now; None if nothing does."""
-        return self._refusal if self._live else self._broker.trouble or self._refusal
+        return self._shortage() if self._live else self._broker.trouble or self._refusal
 
     @property
     def connected(self) -> bool:
@@ -132,6 +137,11 @@ class Receiver:
         return self._wanted is not None
 
     @property
+    def is_stream(self) -> bool | None:
+        """Whether what is consumed is a stream; None if nothing is."""
+        return self._is_stream
+
+    @property
     def drained(self) -> bool:
         """After finish(): whether all that has come was taken, stored and acknowledged."""
         with self._changed:
@@ -149,6 +159,18 @@ class Receiver:
         """When the first of these arrived."""
         with self._changed:
             return self._held.oldest
+
+    def _shortage(self) -> str | None:
+        """Whether a stream lacks what was had before, so that what is new may never come."""
+        wanted, channel = self._wanted, self._channel
+        if wanted is None or wanted.due is None or self._last or channel is None:
+            return None
+        if not self._is_stream or channel.answers < self._enough or not channel.ready:
+            return None
+        return (
+            f'stream "{wanted.queue}" ends before offset {wanted.due}, where it is to be read on;'
+            " if it is a new one, amqp.rewind() says where to begin"
+        )
 
     def configure(self, addresses: list[Address]) -> None:
         """Use these hosts from the next connection on, and no connection to any other."""
@@ -235,10 +257,10 @@ class Receiver:
         """Guarded: there is no subscription any more."""
         self._wanted = None
         self._finishing = self._quiet = False
-        self.is_stream = None
         self._asked = (0, 0, 0)
         self._last = 0
         self._live = self._handed = self._stored = self._acked = 0
+        self._is_stream = None
         self._held.clear()
         self._changed.notify_all()
 
@@ -308,27 +330,30 @@ class Receiver:
             self._refusal = str(error)
             return
         self._channel = channel
+        self._enough = channel.answers + _CERTAIN
         with self._changed:
             if self._wanted is wanted:
-                self._live, self.is_stream = wanted.number, is_stream
+                self._live = wanted.number
+                self._is_stream = is_stream
         self._backoff.succeeded()
         self._refusal = None
         self._log.info("consuming", queue=wanted.queue)
 
-    def _consume(self, channel: ConsumingChannel, wanted: Subscription) -> bool | None:
-        """Begin; whether it is a stream, if that is known."""
-        queue, prefetch = wanted.queue, wanted.prefetch
-        if wanted.start is not None:
-            arguments = {"x-stream-offset": wanted.start}
-            try:
-                channel.consume(queue, prefetch, arguments, time.monotonic() + _ANSWER)
-                return True
-            except ChannelClosedError as error:
-                # That a queue has no offsets. A header alone, which anybody can send, says nothing.
-                if error.code != _PRECONDITION_FAILED or wanted.insists:
-                    raise
-        channel.consume(queue, prefetch, {}, time.monotonic() + _ANSWER)
-        return None if wanted.start is None else False
+    def _consume(self, channel: ConsumingChannel, wanted: Subscription) -> bool:
+        """Begin to consume; whether it is a stream.
+
+        That is for RabbitMQ to say: a message's headers are its publisher's, and may come from a
+        stream though the message does not.
+        """
+        start = {"x-stream-offset": wanted.start}
+        try:
+            channel.consume(wanted.queue, wanted.prefetch, start, time.monotonic() + _ANSWER)
+        except ChannelClosedError as error:
+            if _NO_STREAM not in str(error):
+                raise
+            channel.consume(wanted.queue, wanted.prefetch, {}, time.monotonic() + _ANSWER)
+            return False
+        return True
 
     def _go_on(self, channel: ConsumingChannel, wanted: Subscription) -> None:
         """Acknowledge what is stored, and receive more."""

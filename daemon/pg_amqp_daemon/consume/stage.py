@@ -101,8 +101,11 @@ _ENCODERS: dict[str, _Encode] = {
 class Stage:
     """The columns that a statement reads of the stage, and how to fill them."""
 
-    def __init__(self, statement: str) -> None:
+    def __init__(self, statement: str, *, is_stream: bool) -> None:
         used = set(_USED.findall(statement))
+        if not is_stream:
+            # A publisher may have written one into its headers.
+            used.discard("stream_offset")
         names = [name for name in _ENCODERS if name in used]
         self._encoders = [_ENCODERS[name] for name in names]
         self._has_body = "body" in used

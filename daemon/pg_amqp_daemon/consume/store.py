@@ -201,7 +201,7 @@ class Store:
             return Stored()
         if self._is_known(plan, batch):
             return Stored(duplicates=1)
-        self._inbox.set_aside(plan.broker_id, plan.queue, delivery, received, fault)
+        self._inbox.set_aside(plan, delivery, received, fault)
         if plan.reply_errors:
             self._if_possible(lambda: self._inbox.reply_error(plan.broker_id, delivery, fault))
         return Stored(dead=1)

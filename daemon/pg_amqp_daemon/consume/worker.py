@@ -65,8 +65,8 @@ class Worker(SessionWorker):
         self._plan: Plan | None = None
         self._fit = False
         """Whether the target has taken nothing, as it should, since the plan was made."""
-        self._claimed: int | None = None
-        """The offset of a message that came from a stream, if its header says the truth."""
+        self._is_stream = False
+        """Whether the queue is a stream, as far as it is known."""
         self._rewinds = 0
         self._due: int | None = None
         """The offset that a subscription to a stream must begin with."""
@@ -176,10 +176,10 @@ class Worker(SessionWorker):
         if now < self._next_look:
             return
         self._next_look = now + _LOOK
+        if self._receiver.is_stream is not None:
+            self._is_stream = self._receiver.is_stream
         try:
-            plan = read_plan(
-                self._database, self._consumer, is_stream=self._receiver.is_stream is True
-            )
+            plan = read_plan(self._database, self._consumer, is_stream=self._is_stream)
         except psycopg.Error as error:
             if fault_of(error) is None:
                 raise
@@ -243,7 +243,7 @@ class Worker(SessionWorker):
         """Consume what the plan says, from where the stream was left."""
         assert self._plan is not None
         plan, old = self._plan, self._subscription
-        place = self._inbox.place(plan.queue)
+        place = self._place(plan)
         if self._receiver.subscribed and old is not None:
             same = (plan.queue, plan.prefetch) == (old.queue, old.prefetch)
             if same and (place is None or place.rewinds == self._rewinds):
@@ -253,17 +253,18 @@ class Worker(SessionWorker):
                 self._drain()
                 if not self._fit:
                     return
-                place = self._inbox.place(plan.queue)
-        start = _start(place, plan)
-        if start is None:
-            start, self._claimed = self._claimed, None
+                place = self._place(plan)
         self._rewinds = 0 if place is None else place.rewinds
         self._due = None if place is None else place.next_offset
         self._subscriptions += 1
         self._subscription = Subscription(
-            self._subscriptions, plan.queue, plan.prefetch, start, plan.start is not None
+            self._subscriptions, plan.queue, plan.prefetch, _start(place, plan), self._due
         )
         self._receiver.subscribe(self._subscription)
+
+    def _place(self, plan: Plan) -> Place | None:
+        """Where it is in the stream, unless the queue is none by now."""
+        return None if self._receiver.is_stream is False else self._inbox.place(plan.queue)
 
     def _resubscribe(self) -> None:
         """Begin again, where the stream was rewound to."""
@@ -286,19 +287,17 @@ class Worker(SessionWorker):
     def _store_batch(self, plan: Plan, batch: Batch) -> None:
         """Store messages and acknowledge them; where nobody is at fault, they come again."""
         is_stream = self._receiver.is_stream
-        if batch.dead is None and plan.is_stream != (is_stream is True):
-            self._receiver.put_back(batch)
+        if batch.dead is None and is_stream is not None and self._is_stream != is_stream:
+            # Now it is known: the plan is another one.
+            self._fit = False
             self._next_look = 0.0
-            return
-        following = batch.next_offset if is_stream is None and batch.dead is None else None
-        if following is not None:
-            # It seems to be a stream: begin again there, which a queue refuses.
-            self._claimed = max(following - len(batch.deliveries), 0)
-            self._resubscribe()
+            self._receiver.put_back(batch)
             return
         if self._due is not None and batch.dead is None:
-            self._record.note_loss(self._due, batch)
+            batch = self._begin_with(self._due, batch)
             self._due = None
+            if not batch.deliveries:
+                return
         self._in_doubt = batch
         rewinds = self._rewinds if is_stream and batch.dead is None else None
         try:
@@ -319,6 +318,15 @@ class Worker(SessionWorker):
         self._target_trouble = self._batch_trouble = None
         self._well()
         self._record.count(stored)
+
+    def _begin_with(self, due: int, batch: Batch) -> Batch:
+        """What is due of the first messages from a stream that was read before."""
+        first = batch.offset
+        if first is not None and first < due:
+            self._receiver.ack(batch.only([0]))
+            return batch.only(range(1, len(batch.deliveries)))
+        self._record.note_loss(due, batch)
+        return batch
 
     def _not_stored(self, error: psycopg.Error | Unavailable, batch: Batch) -> None:
         """Nobody is at fault: try again a little later."""
@@ -370,12 +378,13 @@ class Worker(SessionWorker):
                     self._store_batch(plan, batch)
 
 
-def _start(place: Place | None, plan: Plan) -> str | int | Timestamp | None:
+def _start(place: Place | None, plan: Plan) -> str | int | Timestamp:
     """Where a stream is to begin."""
     if place is not None and place.next_offset is not None:
-        return place.next_offset
+        # One that was had before shows that the stream is the same, and reaches as far as it did.
+        return max(place.next_offset - 1, 0)
     if place is not None and place.start_at is not None:
         return Timestamp(place.start_at)
     if isinstance(plan.start, dict):
         return Timestamp(plan.start["timestamp"])
-    return plan.start
+    return "next" if plan.start is None else plan.start
