@@ -188,7 +188,7 @@ class Worker(SessionWorker):
         if plan is None:
             # It is disabled or gone, which the watcher is to see, or does not fit its target.
             self._fit = False
-        elif self._plan is None or plan.text != self._plan.text:
+        elif self._plan is None or not plan.is_like(self._plan):
             self._plan, self._fit = plan, False
         if plan is not None and not self._fit:
             self._probe(plan)
