@@ -31,6 +31,14 @@ class Sizes:
     """Of 20 calls each."""
     relay_messages: int
     latency_messages: int
+    consume_messages: int
+    consume_one_by_one: int
+    """For who makes a transaction of each message."""
+    consume_points: int
+    consume_pending: int
+    consume_large: int
+    """Messages of 100 KB."""
+    consume_latency: int
     outbox_rows: int
     outbox_clients: tuple[int, ...]
     size_bytes: int
@@ -60,6 +68,12 @@ FULL = Sizes(
     down_blocks=50,
     relay_messages=200_000,
     latency_messages=101,
+    consume_messages=100_000,
+    consume_one_by_one=5_000,
+    consume_points=100_000,
+    consume_pending=1_000_000,
+    consume_large=2_000,
+    consume_latency=201,
     outbox_rows=100_000,
     outbox_clients=(1, 8, 64),
     size_bytes=100_000_000,
@@ -87,6 +101,12 @@ QUICK = Sizes(
     down_blocks=5,
     relay_messages=20_000,
     latency_messages=21,
+    consume_messages=5_000,
+    consume_one_by_one=300,
+    consume_points=5_000,
+    consume_pending=20_000,
+    consume_large=100,
+    consume_latency=21,
     outbox_rows=10_000,
     outbox_clients=(1, 8),
     size_bytes=10_000_000,

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from mutants import backend, daemon, sql, wire, wire_consume
+from mutants import backend, consume, daemon, sql, wire, wire_consume
 
-SLIPS = [*wire.SLIPS, *wire_consume.SLIPS, *backend.SLIPS, *daemon.SLIPS, *sql.SLIPS]
+SLIPS = [
+    *wire.SLIPS,
+    *wire_consume.SLIPS,
+    *backend.SLIPS,
+    *daemon.SLIPS,
+    *sql.SLIPS,
+    *consume.SLIPS,
+]

@@ -68,6 +68,8 @@ class RabbitMQ(Server):
             "listeners.tcp.1": f"127.0.0.1:{self.amqp_port}",
             # A small disk must not block publishers: little is stored here, and briefly.
             "disk_free_limit.absolute": "1MB",
+            # What RabbitMQ took before 4.0, which takes 16 MiB: large messages are tested, too.
+            "max_message_size": "134217728",
             "log.console": "false",
             **self._tls_config(tls),
             **self._plugin_config(),

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["support.fix_servers", "support.fix_sessions"]
+pytest_plugins = ["support.fix_servers", "support.fix_sessions", "support.fix_consumers"]
 
 SERVERS = {"postgres", "rabbitmq", "influxdb"}
 """Fixtures that are servers: whoever asks for one, or for what is in it, needs them."""

@@ -130,6 +130,18 @@ def test_a_copy_of_a_dead_message_is_no_second_one(session: Session, database: s
     assert counted(session) == (1, 4, 1)
 
 
+def test_a_copy_of_a_message_that_cannot_even_be_staged_is_no_second_one(
+    session: Session, database: str
+) -> None:
+    consume_into(session)
+    bad = message("bad", message_id="a", app_id=b"\xff")
+    with storing(database) as one:
+        done = one.put(bad, message(), bad)
+        assert (done.stored, done.dead, done.duplicates) == (1, 1, 1)
+        assert one.put(bad).duplicates == 1
+    assert dead(session, "body") == [b"bad"]
+
+
 def test_a_duplicate_is_not_looked_into(session: Session, database: str) -> None:
     session.run("CREATE TABLE t (id integer)")
     consume_into(session, "t")

@@ -92,7 +92,7 @@ class Account:
             for queue in QUEUES:
                 asks = {"reply_to": "replies"} if queue == "quorum" else {}
                 lot = self.lots[queue] = Lot(
-                    f"{seed} {queue}", count, large=2, nested=queue != "stream", **asks
+                    f"{seed} {queue}", count, large=2, of_stream=queue == "stream", **asks
                 )
                 publish(sending, "", queue, lot.arrivals)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -13,11 +13,10 @@ from pg_amqp_daemon.consume.influxdb.line import LineWriter
 from servers.influxdb import InfluxDB
 from servers.processes import wait_for
 from servers.relay import ConsumeProcess
-from support.consumers import Consumer, desk
+from support.consumers import Consumer, Desk, desk
 from support.fix_servers import VHost
 from support.patience import LIMIT
 
-Desk = Callable[..., Consumer]
 PAGE = {"duration": 4.52, "uri": "/example", "user_id": "arthurdent"}
 
 
@@ -37,13 +36,6 @@ def consumers(
             influx_database,
         )
         yield to_influxdb
-
-
-@pytest.fixture
-def daemon(database: str) -> Iterator[ConsumeProcess]:
-    """A daemon that runs."""
-    with ConsumeProcess(database) as process:
-        yield process
 
 
 def say(consumer: Consumer, body: object, **properties: Any) -> None:

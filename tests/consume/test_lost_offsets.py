@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 
 import pika
 import pytest
 
 from servers.processes import wait_for
 from servers.relay import ConsumeProcess
-from support.consumers import Consumer, desk
+from support.consumers import Desk
 from support.fix_servers import VHost
 from support.patience import LIMIT
-
-Desk = Callable[..., Consumer]
-
-
-@pytest.fixture
-def consumers(database: str, broker: VHost) -> Iterator[Desk]:
-    """Makes consumers."""
-    with desk(database, broker) as make:
-        yield make
 
 
 @pytest.mark.slow

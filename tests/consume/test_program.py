@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-import pytest
+from psycopg.conninfo import make_conninfo
 
 from servers.processes import wait_for
 from servers.relay import ConsumeProcess, DaemonProcess
-from support.consumers import Consumer, desk
-from support.fix_servers import VHost
+from support.consumers import Desk
 from support.health import Watched
 from support.messages import Inbox
 from support.patience import LIMIT
-
-Desk = Callable[..., Consumer]
-
-
-@pytest.fixture
-def consumers(database: str, broker: VHost) -> Iterator[Desk]:
-    """Makes consumers."""
-    with desk(database, broker) as make:
-        yield make
 
 
 class WatchedConsume(Watched):
@@ -115,3 +103,64 @@ def test_run_answers_a_request_with_what_a_function_returns(database: str, consu
         found = [(answer.properties.correlation_id, answer.json) for answer in answers.drain()]
         assert found == [("c0", 0), ("c1", 2), ("c2", 4)]
         assert daemon.terminate() == 0
+
+
+def test_a_role_that_may_see_no_consumer_has_none_in_run(database: str, consumers: Desk) -> None:
+    consumer = consumers()
+    consumer.session.execute(
+        """
+        CREATE ROLE relay_alone LOGIN;
+        GRANT USAGE ON SCHEMA amqp TO relay_alone;
+        GRANT SELECT ON amqp.broker TO relay_alone;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON amqp.outbox, amqp.outbox_dead,
+            amqp.outbox_delivered, amqp.outbox_progress, amqp.outbox_trouble, amqp.outbox_lease
+        TO relay_alone
+        """
+    )
+    try:
+        dsn = make_conninfo(database, user="relay_alone")
+        with Watched(dsn) as daemon:
+            assert daemon.health(200)["consumers"] == {}
+        with WatchedConsume(dsn) as daemon:
+            wait_for(
+                lambda: "permission denied" in daemon.health(503)["database"], LIMIT, "an error"
+            )
+    finally:
+        consumer.session.execute("DROP OWNED BY relay_alone; DROP ROLE relay_alone")
+
+
+def test_a_batch_is_on_disk_when_it_is_acknowledged(database: str, consumers: Desk) -> None:
+    consumer = consumers(enabled=False)
+    consumer.session.execute(
+        """
+        CREATE TABLE t (durability text);
+        CREATE FUNCTION note(m amqp.message) RETURNS void LANGUAGE sql
+            AS $$ INSERT INTO t VALUES (current_setting('synchronous_commit')) $$;
+        """
+    )
+    consumer.session.execute("ALTER ROLE postgres SET synchronous_commit = off")
+    try:
+        consumer.change(target_function="note", enabled=True)
+        with ConsumeProcess(database):
+            consumer.publish("a")
+            consumer.wait_for_stored(1)
+    finally:
+        consumer.session.execute("ALTER ROLE postgres RESET synchronous_commit")
+    assert consumer.session.value("SELECT durability FROM t") == "on"
+
+
+def test_what_nobody_works_any_more_is_forgotten(database: str, consumers: Desk) -> None:
+    consumer, disabled = consumers(), consumers()
+    with ConsumeProcess(database) as daemon:
+        for one in (consumer, disabled):
+            one.publish("a")
+            one.wait_for_stored(1)
+        daemon.terminate()
+    consumer.session.run("DELETE FROM amqp.consumer WHERE name = %s", consumer.name)
+    disabled.change(enabled=False, deduplicate_for="3 days")
+    consumer.session.execute("UPDATE amqp.inbox_seen SET seen_at = seen_at - interval '2 days'")
+    seen = "SELECT consumer FROM amqp.inbox_seen"
+    with ConsumeProcess(database):
+        wait_for(
+            lambda: consumer.session.run(seen) == [(disabled.name,)], LIMIT, "it to be forgotten"
+        )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
+from pg_amqp_daemon.consume.batch import new_batch
 from pg_amqp_daemon.consume.fault import fault_of
 from pg_amqp_py.wire.consume.delivery import Delivery
 from support.roles import role_fixtures
-from support.sessions import Session, open_session
-from support.storing import consume_into, counted, dead, message, storing
+from support.sessions import Session, open_session, wait_for_event
+from support.storing import ARRIVED, consume_into, counted, dead, message, storing
 
 session, role, publisher, broker_id = role_fixtures()
 
@@ -128,7 +130,11 @@ def test_a_deferred_trigger_refuses_rows_alone(session: Session, database: str) 
     )
     consume_into(session, "t")
     with storing(database) as one:
-        done = one.put(*numbered(*range(40)))
+        one.look()
+        batch = new_batch(1, numbered(*range(40)), [ARRIVED] * 40)
+        done = one.put_batch(batch)
+        # All in one transaction.
+        assert one.inbox.last_batch() == batch.id
     assert (done.stored, done.dead) == (20, 20)
     assert set(dead(session)) == {"AB123"}
     assert numbers(session) == list(range(0, 40, 2))
@@ -204,18 +210,52 @@ def test_what_the_target_does_not_take_is_no_message_s_fault(
     assert counted(session)[0] == 3
 
 
-@pytest.mark.parametrize("change", ["enabled = false", "queue = 'q2'", "columns = NULL"])
+@pytest.mark.parametrize("change", ["enabled = false", "queue = 'q2'", "prefetch = 5000"])
 def test_a_row_that_has_changed_is_read_again_before_a_message_dies(
     session: Session, database: str, change: str
 ) -> None:
-    session.run("CREATE TABLE t (id integer)")
-    consume_into(session, "t", columns={"id": "body"})
+    session.run("CREATE SEQUENCE tried; CREATE TABLE t (id integer, nr integer)")
+    session.run(
+        """CREATE FUNCTION try() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN NEW.nr := nextval('tried'); RETURN NEW; END $$;
+           CREATE TRIGGER try BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION try()"""
+    )
+    consume_into(session, "t", columns={"id": "body.id"})
     with storing(database) as one:
         one.look()
         session.run(f"UPDATE amqp.consumer SET {change}")
         with pytest.raises(psycopg.Error, match="has changed") as raised:
-            one.put_on(*numbered(1))
+            one.put_on(*numbered(*range(50)), message('{"id": "x"}'))
         assert fault_of(raised.value) is None
+    assert dead(session) == []
+    # Nor is it looked for among the others.
+    assert session.value("SELECT is_called FROM tried") is False
+
+
+def test_what_changes_while_messages_are_sifted_is_seen(session: Session, database: str) -> None:
+    session.run(
+        """CREATE FUNCTION f(m amqp.message) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+               IF m.message_id = 'bad' THEN RAISE 'no'; END IF;
+               PERFORM pg_advisory_xact_lock(1); END $$"""
+    )
+    consume_into(session, "f(amqp.message)")
+    raised: list[psycopg.Error] = []
+    with storing(database) as one, ThreadPoolExecutor() as threads:
+        one.look()
+        ((pid,),) = one.ask("SELECT pg_backend_pid()")
+        session.run("SELECT pg_advisory_lock(1)")
+
+        def put() -> None:
+            with pytest.raises(psycopg.Error) as found:
+                one.put_on(message(message_id="bad"), message(message_id="waits"))
+            raised.append(found.value)
+
+        done = threads.submit(put)
+        wait_for_event(session, pid, "advisory")
+        session.run("UPDATE amqp.consumer SET batch_size = 7")
+        session.run("SELECT pg_advisory_unlock(1)")
+        done.result()
+    assert [fault_of(error) for error in raised] == [None]
     assert dead(session) == []
 
 

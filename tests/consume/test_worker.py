@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from servers.postgres import PostgreSQL
 from servers.processes import wait_for
-from servers.proxy import CuttingProxy, Direction
 from servers.rabbitmq import RabbitMQ
 from servers.relay import ConsumeProcess
-from support.consumers import Consumer, desk
+from support.consumers import Desk, desk
 from support.fix_servers import VHost
 from support.messages import Inbox
 from support.patience import LIMIT
 from support.sessions import open_session
-
-Desk = Callable[..., Consumer]
-
-
-@pytest.fixture
-def consumers(database: str, broker: VHost) -> Iterator[Desk]:
-    """Makes consumers."""
-    with desk(database, broker) as make:
-        yield make
-
-
-@pytest.fixture
-def daemon(database: str) -> Iterator[ConsumeProcess]:
-    """A daemon that runs."""
-    with ConsumeProcess(database) as process:
-        yield process
-
 
 # -- what changes -----------------------------------------------------------------------------
 
@@ -135,6 +117,53 @@ def test_a_broker_without_a_row_is_told_and_awaited(
     consumer.wait_for_stored(1)
 
 
+FORGED = {"x-stream-offset": 7}
+
+
+def test_a_queue_is_no_stream_whatever_a_publisher_says(
+    daemon: ConsumeProcess, consumers: Desk
+) -> None:
+    consumer = consumers()
+    consumer.publish("a", "b", message_id="same", headers=FORGED)
+    consumer.publish("c", headers=FORGED)
+    consumer.wait_for_stored(2)
+    consumer.publish("d", message_id="same", headers=FORGED)
+    consumer.wait_until("the copies", lambda status: status["duplicates"] == 2)
+    assert consumer.inbox() == ["a", "c"]
+    assert consumer.session.run("SELECT * FROM amqp.inbox_offset") == []
+    wait_for(lambda: consumer.ready() == 0, LIMIT, "all to be received")
+
+
+def test_a_stream_is_known_without_being_called_one(
+    daemon: ConsumeProcess, consumers: Desk
+) -> None:
+    consumer = consumers(queue_type="stream")
+    daemon.wait_for_event("consuming")
+    consumer.publish(*map(str, range(100)), message_id="same")
+    consumer.wait_for_stored(100)
+    assert consumer.inbox() == list(map(str, range(100)))
+    place = "SELECT next_offset FROM amqp.inbox_offset"
+    assert consumer.session.run(place) == [(100,)]
+    # And it ends, though there are always messages in it.
+    consumer.change(enabled=False)
+    wait_for(lambda: consumer.status()["running"] is None, LIMIT, "it to be let go")
+
+
+def test_what_takes_the_place_of_a_stream_is_consumed(
+    daemon: ConsumeProcess, consumers: Desk
+) -> None:
+    consumer = consumers(queue_type="stream")
+    daemon.wait_for_event("consuming")
+    consumer.publish("a")
+    consumer.wait_for_stored(1)
+    consumer.channel.queue_delete(consumer.queue)
+    consumer.declare("classic")
+    consumer.publish("b", message_id="b")
+    consumer.publish("b", message_id="b")
+    consumer.wait_until("both", lambda status: status["stored"] + status["duplicates"] == 3)
+    assert consumer.inbox() == ["a", "b"]
+
+
 # -- when something is away ---------------------------------------------------------------------
 
 
@@ -210,29 +239,32 @@ def test_nothing_is_consumed_before_the_database_has_shown_that_it_can_be_stored
 
 
 def test_a_commit_whose_answer_is_lost_stores_nothing_twice(
-    postgres: PostgreSQL, database: str, consumers: Desk
+    daemon: ConsumeProcess, consumers: Desk
 ) -> None:
     consumer = consumers()
-    name = database.partition("dbname=")[2].partition(" ")[0]
-    with CuttingProxy(postgres.port) as proxy:
-        dsn = f"host=127.0.0.1 port={proxy.port} dbname={name} user=postgres"
-        with ConsumeProcess(dsn) as daemon:
-            # Without an id, no ledger tells a copy.
-            consumer.publish("first", message_id=None)
-            consumer.wait_for_stored(1)
-            for number in range(5):
-                proxy.stall(Direction.TO_CLIENT)
-                consumer.publish(str(number), message_id=None)
-                # Each statement awaits the answer to the one before.
-                for _ in range(40):
-                    proxy.pass_all()
-                    proxy.stall(Direction.TO_CLIENT)
-                proxy.reset()
-                proxy.pass_all()
-                consumer.wait_for_stored(number + 2)
-            wait_for(lambda: consumer.ready() == 0, LIMIT, "all to be received")
-            daemon.terminate()
-        assert consumer.inbox() == ["first", "0", "1", "2", "3", "4"]
+    session = consumer.session
+    # Without an id, no ledger tells a copy.
+    consumer.publish("first", message_id=None)
+    consumer.wait_until("all to be told", lambda status: status["rate"] and status["ready"] == 0)
+    session.execute("SET synchronous_commit = local")
+    session.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+    try:
+        session.execute("SELECT pg_reload_conf()")
+        consumer.publish("second", message_id=None)
+        # Committed, but for a standby that there is not, when its session is ended.
+        waiting = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE wait_event = 'SyncRep' AND query = 'COMMIT'"
+        )
+        wait_for(lambda: session.run(waiting), LIMIT, "the batch to be committed")
+    finally:
+        session.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        session.execute("SELECT pg_reload_conf()")
+    consumer.publish("third", message_id=None)
+    consumer.wait_for_stored(3)
+    wait_for(lambda: consumer.ready() == 0, LIMIT, "all to be received")
+    assert consumer.inbox() == ["first", "second", "third"]
+    assert len(daemon.events("working the consumer")) == 2
 
 
 # -- several daemons ----------------------------------------------------------------------
@@ -335,3 +367,32 @@ def test_large_messages_are_held_within_bounds(
     )
     assert peak < 150_000
     assert consumer.session.value("SELECT sum(length(body)) FROM amqp.inbox") == 60 * size + 5
+
+
+@pytest.mark.slow
+def test_a_batch_is_waited_for_no_longer_than_the_row_says(
+    daemon: ConsumeProcess, consumers: Desk
+) -> None:
+    consumer = consumers(batch_size=10, batch_timeout="20 s")
+    consumer.publish(*map(str, range(10)))
+    consumer.wait_for_stored(10)
+    # A batch that is full waits for nothing.
+    batches = "SELECT count(DISTINCT stored_at) FROM amqp.inbox"
+    assert consumer.session.value(batches) == 1
+    consumer.publish("10", "11")
+    consumer.wait_for_stored(12)
+    waited = "SELECT stored_at - received_at FROM amqp.inbox WHERE body = '10'"
+    (wait,) = consumer.session.run(waited)[0]
+    assert 19 < wait.total_seconds() < 40
+    # Meanwhile the session has shown that there is somebody.
+    assert len(daemon.events("working the consumer")) == 1
+
+
+def test_who_is_asked_to_end_waits_for_no_batch(database: str, consumers: Desk) -> None:
+    consumer = consumers(batch_timeout="1 minute")
+    with ConsumeProcess(database) as daemon:
+        daemon.wait_for_event("consuming")
+        consumer.publish("a")
+        consumer.wait_until("it to be held", lambda status: status["unacked"] == 1)
+        assert daemon.terminate(20) == 0
+    assert consumer.inbox() == ["a"]

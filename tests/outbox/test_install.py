@@ -286,7 +286,9 @@ def test_default_privileges_do_not_show_passwords(bare: str, shop: str) -> None:
         run(shop)
         session.execute("GRANT USAGE ON SCHEMA amqp TO clerk")
     with open_session(f"{bare} user=clerk", autocommit=False) as clerk:
-        for table in ("broker", "outbox", "outbox_dead", "outbox_delivered", "dead_letters"):
+        tables = "broker outbox outbox_dead outbox_delivered dead_letters influxdb consumer inbox"
+        tables += " inbox_dead inbox_seen inbox_offset inbox_state"
+        for table in tables.split():
             with pytest.raises(errors.InsufficientPrivilege), clerk.transaction():
                 clerk.execute(sql.SQL("SELECT * FROM amqp.{}").format(sql.Identifier(table)))
 

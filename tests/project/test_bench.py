@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,14 +37,14 @@ def ack(tag: int, *, multiple: bool = False) -> bytes:
     return b"\1\0\1\0\0\0\x0d\0\x3c\0\x50" + tag.to_bytes(8, "big") + bytes([multiple]) + b"\xce"
 
 
-def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(folder: Path, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bench", f"--folder={folder}", *arguments],
         cwd=PROJECT,
         env={**os.environ, "PYTHONPATH": str(PROJECT / "tests")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
         check=False,
     )
 
@@ -79,6 +81,30 @@ def test_a_quick_run_writes_its_page_and_its_results(tmp_path: Path) -> None:
     (tmp_path / "benchmarks.md").unlink()
     assert bench(tmp_path, "--quick", "--write-only").returncode == 0
     assert (tmp_path / "benchmarks.md").read_text() == page
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_consuming_is_measured_beside_its_limits(tmp_path: Path) -> None:
+    done = bench(tmp_path, "--quick", "--only=consume", timeout=180)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())["findings"]["consume"]
+    tables = Finding.from_json(found).tables
+    assert [len(table.rows) for table in tables] == [
+        6,
+        2,
+        2,
+        *([5] if shutil.which("influxd") else []),
+        1,
+        3,
+    ]
+    for table in tables:
+        for row in table.rows:
+            figures = [cell for cell in row if isinstance(cell, (int, float))]
+            assert len(figures) >= 2, row
+            assert all(0 <= figure < math.inf for figure in figures), row
+        assert all(row[1] for row in table.rows[1:]), table
+    assert not found["goals"]
 
 
 def test_an_unknown_group_is_refused(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def grant(session: Session, role: str, grants: dict[str, list[str]]) -> None:
 def test_whoever_may_publish_sees_and_does_nothing_here(
     session: Session, database: str, publisher: str
 ) -> None:
-    session.run("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC")
+    session.run("DROP EXTENSION pg_amqp_py; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC")
+    session.run("CREATE EXTENSION pg_amqp_py")
     consume_into(session, stream_offset="first")
     with open_session(database, role=publisher) as somebody:
         for table in TABLES:

@@ -112,10 +112,12 @@ class Consumer:
         return int(found)
 
 
+Desk = Callable[..., Consumer]
+"""Makes consumers."""
+
+
 @contextmanager
-def desk(
-    database: str, broker: VHost, port: int | None = None
-) -> Iterator[Callable[..., Consumer]]:
+def desk(database: str, broker: VHost, port: int | None = None) -> Iterator[Desk]:
     """Makes consumers in a database for a broker, which is row 1 of amqp.broker."""
     with (
         open_session(database) as session,

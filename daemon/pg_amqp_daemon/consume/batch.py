@@ -33,9 +33,12 @@ class Batch(NamedTuple):
     def next_offset(self) -> int | None:
         """Of a stream, where the next message is; None if these come from none."""
         for behind, delivery in enumerate(reversed(self.deliveries), 1):
-            # The offset of one whose headers cannot be read is at least that of the one before.
-            if (offset := _offset(delivery)) is not None:
-                return offset + behind
+            try:
+                offset = stream_offset(split_properties(delivery.properties).headers)
+            except MalformedError:
+                # Its offset is at least that of the one before.
+                continue
+            return None if offset is None else offset + behind
         return None
 
     @property

@@ -16,7 +16,7 @@ SELECT amqp.consumer_plan(c, %s)::text FROM ONLY amqp.consumer AS c WHERE c.name
 
 @dataclass(frozen=True)
 class Plan:
-    """The row of a consumer and what was made of it; equal if nothing has changed."""
+    """The row of a consumer and what was made of it."""
 
     text: str
     """All of it, as JSON."""
@@ -43,6 +43,10 @@ class Plan:
     """The columns of amqp.consumer."""
     influxdb: dict[str, Any] | None
     """The columns of amqp.influxdb, if that is the target."""
+
+    def is_like(self, other: Plan) -> bool:
+        """Whether nothing has changed."""
+        return (self.text, self.is_stream) == (other.text, other.is_stream)
 
 
 def read_plan(database: Database, name: str, *, is_stream: bool) -> Plan | None:

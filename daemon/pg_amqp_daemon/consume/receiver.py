@@ -70,7 +70,7 @@ class Receiver:
         """Guards what follows; told when the worker may find something new."""
         self._held = Held()
         self._first_came = 0.0
-        """When the first of these did that are not older than the last batch (time.monotonic())."""
+        """When the first of these did, or the last batch was taken (time.monotonic())."""
         self._wanted: Subscription | None = None
         self._live = 0
         """The number of the subscription whose messages are held; 0 if there is none."""
@@ -89,6 +89,7 @@ class Receiver:
         """Answers after which something must have come, if there is anything."""
         self._refusal: str | None = None
         """Why the broker did not let us consume."""
+        self._ended = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -223,6 +224,7 @@ class Receiver:
             was_full = held.size >= _MOST_BYTES
             batch = new_batch(self._live, *held.take(most, _MOST_BYTES))
             self._handed = batch.tag
+            self._first_came = time.monotonic()
         if was_full:
             self._wake()
         return batch
@@ -237,6 +239,8 @@ class Receiver:
         with self._changed:
             if self.is_live(batch):
                 self._held.put_back(batch.deliveries, batch.received)
+                # They have waited for others before.
+                self._first_came = 0.0
 
     def ack(self, batch: Batch) -> None:
         """A batch is stored."""
@@ -255,11 +259,9 @@ class Receiver:
         self._thread.join(timeout)
 
     def _wake(self) -> None:
-        try:
-            os.write(self._wake_write, b"\0")
-        except OSError:
-            # It is awake, or has ended.
-            pass
+        with self._changed, suppress(BlockingIOError):
+            if not self._ended:
+                os.write(self._wake_write, b"\0")
 
     def _forget(self) -> None:
         """Guarded: there is no subscription any more."""
@@ -289,6 +291,9 @@ class Receiver:
             self._broker.drop()
             with self._changed:
                 self._forget()
+                self._ended = True
+                os.close(self._wake_read)
+                os.close(self._wake_write)
 
     def _turn(self) -> None:
         """Receive what comes next, or do what else is to be done."""
@@ -388,14 +393,14 @@ class Receiver:
 
         What is, RabbitMQ drops when the consumer is cancelled, and delivers again later, and each
         return counts. So nothing is acknowledged that would set more on its way: then it ends when
-        as much is held as the broker sends ahead. Where the queue has less than that, it is asked
-        until nothing more comes between answers.
+        as much is held as the broker sends ahead. Where it sends less, it is asked until nothing
+        more comes between answers.
         """
         asked, answers, seen = self._asked
         if asked and channel.answers == answers:
             return
         held = self._last - self._acked
-        if held >= wanted.prefetch or (asked >= _QUIET and held == seen and not channel.ready):
+        if held >= wanted.prefetch or (asked >= _QUIET and held == seen):
             channel.cancel(time.monotonic() + _ANSWER)
             self._keep(channel)
             self._quiet = True

@@ -102,7 +102,7 @@ class Worker(SessionWorker):
     @property
     def ready(self) -> int | None:
         """Messages that wait in the queue, as far as it is known; in a stream, all stay."""
-        return None if self._is_stream else self._receiver.ready
+        return None if self._receiver.is_stream else self._receiver.ready
 
     @property
     def alive(self) -> bool:
@@ -188,7 +188,7 @@ class Worker(SessionWorker):
         if plan is None:
             # It is disabled or gone, which the watcher is to see, or does not fit its target.
             self._fit = False
-        elif self._plan is None or plan.text != self._plan.text:
+        elif self._plan is None or not plan.is_like(self._plan):
             self._plan, self._fit = plan, False
         if plan is not None and not self._fit:
             self._probe(plan)
@@ -267,7 +267,7 @@ class Worker(SessionWorker):
         return None if self._receiver.is_stream is False else self._inbox.place(plan.queue)
 
     def _resubscribe(self) -> None:
-        """Begin again where the stream was rewound to."""
+        """Begin again, where the stream was rewound to."""
         self._receiver.abandon()
         self._next_look = 0.0
 
@@ -299,7 +299,7 @@ class Worker(SessionWorker):
             if not batch.deliveries:
                 return
         self._in_doubt = batch
-        rewinds = self._rewinds if self._is_stream and batch.dead is None else None
+        rewinds = self._rewinds if is_stream and batch.dead is None else None
         try:
             stored = self._store(plan).store(plan, batch, rewinds)
         except (LostError, RewoundError):
@@ -370,7 +370,7 @@ class Worker(SessionWorker):
         while self._fit and not self._receiver.drained:
             self._database.prove()
             plan = self._plan
-            if plan is None:
+            if plan is None or plan.is_stream != (self._receiver.is_stream is True):
                 return
             batch = self._receiver.get(min(plan.batch_size, self._most), 0.05)
             if batch is not None:

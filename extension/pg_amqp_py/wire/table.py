@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     JSON = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
     """What message headers and declaration arguments are given as."""
 
-_MOST_LEVELS = 200
+MOST_LEVELS = 200
 """As amqp.outbox_check_headers() has it."""
 OCTETS = tuple(bytes((number,)) for number in range(256))
 _INFINITE = float("inf"), float("-inf")
@@ -56,15 +56,15 @@ def parse_table(text: str, field: str) -> dict[str, JSON]:
         raise RangeError(field, "an integer is out of range") from None
     if not isinstance(table, dict):
         raise MessageError(field, "not a JSON object")
-    if text.count("{") + text.count("[") > _MOST_LEVELS:
-        _check_levels(table, field)
+    if text.count("{") + text.count("[") > MOST_LEVELS and is_too_deep(table):
+        raise TooLargeError(field, "nested too deeply")
     return table
 
 
-def _check_levels(table: dict[str, JSON], field: str) -> None:
-    """Refuse what can be encoded here, and not be decoded where more is on the stack."""
+def is_too_deep(table: dict[str, Any]) -> bool:
+    """Whether a table has more levels than can be coded wherever more is on the stack."""
     level: list[Any] = [table]
-    for _ in range(_MOST_LEVELS):
+    for _ in range(MOST_LEVELS):
         level = [
             item
             for value in level
@@ -72,8 +72,8 @@ def _check_levels(table: dict[str, JSON], field: str) -> None:
             if isinstance(item, (dict, list))
         ]
         if not level:
-            return
-    raise TooLargeError(field, "nested too deeply")
+            return False
+    return True
 
 
 def to_json(table: dict[str, Any]) -> str:

@@ -20,13 +20,12 @@ from typing import Any
 
 from pg_amqp_py.wire.consume.arguments import Timestamp
 from pg_amqp_py.wire.errors import MalformedError
+from pg_amqp_py.wire.table import MOST_LEVELS, is_too_deep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MOST_LEVELS = 200
-"""As wire.table has it for what is published."""
 _NUMBERS = {
     ord(kind): struct.Struct(layout)
     for kind, layout in {
@@ -63,8 +62,8 @@ def decode_headers(raw: bytes) -> dict[str, Any]:
         raise MalformedError("the headers are cut short") from None
     except RecursionError:
         raise MalformedError("the headers are nested too deeply") from None
-    if raw.count(b"F") + raw.count(b"A") > _MOST_LEVELS:
-        _check_levels(table)
+    if raw.count(b"F") + raw.count(b"A") > MOST_LEVELS and is_too_deep(table):
+        raise MalformedError("the headers are nested too deeply")
     return table
 
 
@@ -121,21 +120,6 @@ def _decode_array(raw: bytes, at: int, end: int) -> list[Any]:
     if at != end:
         raise MalformedError("the headers are cut short")
     return items
-
-
-def _check_levels(table: dict[str, Any]) -> None:
-    """Refuse what can be decoded here, and not be written where more is on the stack."""
-    level: list[Any] = [table]
-    for _ in range(_MOST_LEVELS):
-        level = [
-            item
-            for value in level
-            for item in (value.values() if isinstance(value, dict) else value)
-            if isinstance(item, (dict, list))
-        ]
-        if not level:
-            return
-    raise MalformedError("the headers are nested too deeply")
 
 
 # -- JSON ------------------------------------------------------------------------------
