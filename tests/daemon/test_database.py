@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import psycopg
 import pytest
 
@@ -19,6 +21,20 @@ def test_a_query_that_is_not_answered_ends_the_session(impatient: Database) -> N
         impatient.unblock()
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT 1")
+
+
+def test_notifications_that_nobody_takes_are_not_kept(database: str) -> None:
+    listener = Database(database, "test")
+    with listener.connected():
+        listener.ask("LISTEN news")
+        tracemalloc.start()
+        try:
+            for _ in range(1000):
+                listener.ask("SELECT pg_notify('news', repeat('x', 7000))")
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 def test_a_session_in_which_nothing_is_asked_stays(impatient: Database) -> None:

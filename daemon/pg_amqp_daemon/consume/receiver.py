@@ -69,6 +69,8 @@ class Receiver:
         self._changed = threading.Condition()
         """Guards what follows; told when the worker may find something new."""
         self._held = Held()
+        self._first_came = 0.0
+        """When the first of these did, or the last batch was taken (time.monotonic())."""
         self._wanted: Subscription | None = None
         self._live = 0
         """The number of the subscription whose messages are held; 0 if there is none."""
@@ -203,34 +205,42 @@ class Receiver:
         return batch.subscription == self._live
 
     def get(self, most: int, timeout: float, linger: float = 0.0) -> Batch | None:
-        """The next messages, so many at most; None if there are none within `timeout` seconds.
+        """The next messages, so many at most; None if none are due within `timeout` seconds.
 
-        Fewer only if the first of them has waited for `linger` seconds.
+        Fewer are due when the first of them has been here for `linger` seconds.
         """
         held = self._held
-        deadline = time.monotonic() + timeout
         with self._changed:
-            while held.count < most:
-                oldest = held.oldest
-                missing = timeout if oldest is None else oldest + linger - time.time()
-                if missing <= 0:
-                    break
-                left = deadline - time.monotonic()
-                if left <= 0:
+            if not held.count:
+                self._changed.wait_for(lambda: held.count, timeout)
+            left = self._first_came + linger - time.monotonic()
+            if held.count and left > 0:
+                # Not for longer than the worker may leave everything else alone.
+                self._changed.wait_for(lambda: self._is_enough(most), min(left, timeout))
+                if left > timeout and not self._is_enough(most):
                     return None
-                self._changed.wait(min(missing, left))
+            if not held.count:
+                return None
             was_full = held.size >= _MOST_BYTES
             batch = new_batch(self._live, *held.take(most, _MOST_BYTES))
             self._handed = batch.tag
+            self._first_came = time.monotonic()
         if was_full:
             self._wake()
         return batch
+
+    def _is_enough(self, most: int) -> bool:
+        """Guarded: whether waiting would bring no more for a batch."""
+        held = self._held
+        return held.count >= most or held.size >= _MOST_BYTES or self._finishing
 
     def put_back(self, batch: Batch) -> None:
         """What could not be stored comes next again, unless the broker delivers it anew."""
         with self._changed:
             if self.is_live(batch):
                 self._held.put_back(batch.deliveries, batch.received)
+                # They have waited for others before.
+                self._first_came = 0.0
 
     def ack(self, batch: Batch) -> None:
         """A batch is stored."""
@@ -411,6 +421,8 @@ class Receiver:
                         self._acked = self._handed = self._stored = deliveries[0].tag - 1
                     self._last = deliveries[-1].tag
                     self.received += len(deliveries)
+                    if not self._held.count:
+                        self._first_came = time.monotonic()
                     self._held.add(deliveries, time.time(), size)
                     self._changed.notify_all()
 

@@ -117,6 +117,8 @@ class Database:
         conninfo = make_conninfo(self._dsn, **defaults, application_name=self.name)
         with psycopg.connect(conninfo, autocommit=True, prepare_threshold=0) as connection:
             _use_utf8(connection)
+            # Functions of others may LISTEN: what nobody takes would be kept for ever.
+            connection.add_notify_handler(lambda _: None)
             for name, value in self._settings.items():
                 # Some are not known to every server.
                 # NULL is the role's own.
