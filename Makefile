@@ -166,7 +166,7 @@ run-demo: install-here $(TOOLS)
 
 # The checks of style last: none of them shall keep anybody from seeing whether it works.
 # Two at a time, each with servers of its own: tests mostly wait.
-PYTEST_ARGS = --numprocesses=2 --dist=loadfile --durations=15
+PYTEST_ARGS = --numprocesses=3 --dist=loadfile --durations=15
 run-test: install-here $(TOOLS)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory lint

@@ -89,10 +89,8 @@ class SessionWorker:
                     self.work_in_session()
             except psycopg.Error as error:
                 failure = error
-                text = first_line(error)
-                if text != self.session_trouble:
-                    self._log.warning("database not usable", error=text)
-                self.session_trouble = text
+                self.session_trouble = first_line(error)
+                self._log.warning("database not usable", error=self.session_trouble)
             except Exception as error:
                 # A defect of ours must not end the program.
                 self.session_trouble = f"defect: {type(error).__name__}"
