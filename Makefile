@@ -165,7 +165,7 @@ run-demo: install-here $(TOOLS)
 	@$(VENV)/bin/python -m demo $(if $(KEEP),--keep)
 
 # The checks of style last: none of them shall keep anybody from seeing whether it works.
-# Two at a time, each with servers of its own: tests mostly wait.
+# Three at a time, each with servers of its own: tests mostly wait.
 PYTEST_ARGS = --numprocesses=3 --dist=loadfile --durations=15
 run-test: install-here $(TOOLS)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
