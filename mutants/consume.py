@@ -69,8 +69,8 @@ SLIPS = [
     Slip(
         "what is put back comes last",
         f"{_DOOR}/held.py",
-        "        self._chunks.appendleft(chunk)\n        self.count",
-        "        self._chunks.append(chunk)\n        self.count",
+        "        self._chunks.appendleft(chunk)\n        self._measure",
+        "        self._chunks.append(chunk)\n        self._measure",
         _HELD_TESTS,
     ),
     Slip(

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from servers.processes import wait_for
 from servers.relay import ConsumeProcess
-from support.consumers import Consumer, desk
-from support.fix_servers import VHost
+from support.consumers import Desk
 from support.patience import LIMIT
-
-Desk = Callable[..., Consumer]
-
-
-@pytest.fixture
-def consumers(database: str, broker: VHost) -> Iterator[Desk]:
-    """Makes consumers."""
-    with desk(database, broker) as make:
-        yield make
 
 
 def test_a_batch_is_stored_when_it_is_full(database: str, consumers: Desk) -> None:

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from servers.relay import ConsumeProcess
-from support.consumers import Consumer, desk
-from support.fix_servers import VHost
-
-Desk = Callable[..., Consumer]
-
-
-@pytest.fixture
-def consumers(database: str, broker: VHost) -> Iterator[Desk]:
-    """Makes consumers."""
-    with desk(database, broker) as make:
-        yield make
+from support.consumers import Consumer, Desk
 
 
 def offsets(consumer: Consumer) -> list[int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pika
@@ -11,12 +11,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.processes import wait_for
 from servers.relay import DaemonProcess
-from support.consumers import Consumer, desk
+from support.consumers import Consumer, Desk, desk
 from support.fix_servers import VHost
 from support.patience import LIMIT
 from support.sessions import Session
-
-Desk = Callable[..., Consumer]
 
 ANSWER = """
 CREATE TABLE asked (body text);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,15 +14,13 @@ from pg_amqp_daemon.consume.inbox import RewoundError
 from pg_amqp_py.wire.consume.delivery import Delivery
 from servers.processes import wait_for
 from servers.relay import ConsumeProcess
-from support.consumers import Consumer, desk
+from support.consumers import Consumer, Desk, desk
 from support.fix_servers import VHost
 from support.patience import LIMIT
 from support.sessions import Session, session_fixture
 from support.storing import ARRIVED, consume_into, counted, dead, message, storing
 
 session = session_fixture()
-
-Desk = Callable[..., Consumer]
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class Batch(NamedTuple):
         """Of a stream, where the next message is; None if these come from none."""
         for behind, delivery in enumerate(reversed(self.deliveries), 1):
             try:
-                offset = stream_offset(split_properties(delivery.properties).headers)
+                offset = _read_offset(delivery)
             except MalformedError:
                 # Its offset is at least that of the one before.
                 continue
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     @property
     def offset(self) -> int | None:
         """Of a stream, where the first one is."""
-        return _offset(self.deliveries[0])
+        return offset_of(self.deliveries[0])
 
     def halves(self) -> tuple[Batch, Batch]:
         """The first and the second half, batches of their own."""
@@ -76,8 +76,13 @@ def new_batch(
     return Batch(uuid4(), subscription, deliveries, received, dead)
 
 
-def _offset(delivery: Delivery) -> int | None:
+def offset_of(delivery: Delivery) -> int | None:
+    """Where in its stream a message is; None if it is in none, or cannot be read."""
     try:
-        return stream_offset(split_properties(delivery.properties).headers)
+        return _read_offset(delivery)
     except MalformedError:
         return None
+
+
+def _read_offset(delivery: Delivery) -> int | None:
+    return stream_offset(split_properties(delivery.properties).headers)

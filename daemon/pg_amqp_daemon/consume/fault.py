@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import psycopg
 
+from pg_amqp_py.wire.errors import MalformedError
+
 _NOT_THE_MESSAGES = {
     "08",  # connection
     "40",  # deadlocks, serialization
@@ -15,6 +17,8 @@ _NOT_THE_MESSAGES = {
     "58",  # system errors
 }
 _READ_ONLY = "25006"
+_MALFORMED = "22P03"
+"""invalid_binary_representation"""
 
 
 class Fault(NamedTuple):
@@ -24,10 +28,17 @@ class Fault(NamedTuple):
     text: str
 
 
-def fault_of(error: psycopg.Error) -> Fault | None:
-    """The fault of the message at hand, as PostgreSQL says it; None if it is not its own."""
+def fault_of(error: psycopg.Error | MalformedError) -> Fault | None:
+    """The fault of the message at hand, as PostgreSQL or wire says it; None if not its own."""
+    if isinstance(error, MalformedError):
+        return malformed(error)
     state = error.sqlstate
     if state is None or state[:2] in _NOT_THE_MESSAGES or state == _READ_ONLY:
         return None
     words = [error.diag.message_primary or str(error), error.diag.message_detail]
     return Fault(state, "; ".join(filter(None, words)))
+
+
+def malformed(error: MalformedError) -> Fault:
+    """The fault of a message that cannot be read."""
+    return Fault(_MALFORMED, str(error))

@@ -24,7 +24,7 @@ class Chunk(NamedTuple):
     """Bytes of all."""
 
 
-def chunk_of(deliveries: list[Delivery], received: list[float]) -> Chunk:
+def _chunk_of(deliveries: list[Delivery], received: list[float]) -> Chunk:
     """These messages, measured."""
     return Chunk(deliveries, received, sum(map(_size, deliveries)))
 
@@ -45,14 +45,15 @@ class Held:
     def add(self, deliveries: list[Delivery], now: float, size: int) -> None:
         """More has come, of so many bytes."""
         size += _OVERHEAD * len(deliveries)
-        self._append(Chunk(deliveries, [now] * len(deliveries), size))
+        chunk = Chunk(deliveries, [now] * len(deliveries), size)
+        self._chunks.append(chunk)
+        self._measure(chunk)
 
     def put_back(self, deliveries: list[Delivery], received: list[float]) -> None:
         """These come first again."""
-        chunk = chunk_of(deliveries, received)
+        chunk = _chunk_of(deliveries, received)
         self._chunks.appendleft(chunk)
-        self.count += len(deliveries)
-        self.size += chunk.size
+        self._measure(chunk)
 
     def clear(self) -> None:
         """Forget all."""
@@ -85,8 +86,7 @@ class Held:
         self.size = max(self.size - size, 0) if self.count else 0
         return deliveries, received
 
-    def _append(self, chunk: Chunk) -> None:
-        self._chunks.append(chunk)
+    def _measure(self, chunk: Chunk) -> None:
         self.count += len(chunk.deliveries)
         self.size += chunk.size
 
@@ -99,5 +99,5 @@ def _divide(chunk: Chunk, most: int, room: int, any_before: bool) -> tuple[Chunk
         if size > room and (at or any_before):
             break
         at += 1
-    first = chunk_of(chunk.deliveries[:at], chunk.received[:at])
-    return first, chunk_of(chunk.deliveries[at:], chunk.received[at:])
+    first = _chunk_of(chunk.deliveries[:at], chunk.received[:at])
+    return first, _chunk_of(chunk.deliveries[at:], chunk.received[at:])

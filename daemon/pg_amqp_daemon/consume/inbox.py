@@ -13,12 +13,12 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg.types.numeric import Int8
 
-from pg_amqp_daemon.consume.batch import Batch, new_batch
+from pg_amqp_daemon.consume.batch import Batch, new_batch, offset_of
 from pg_amqp_daemon.consume.fault import Fault
 from pg_amqp_daemon.consume.plan import Plan
 from pg_amqp_daemon.runtime.database import Database
 from pg_amqp_py.wire.consume.delivery import Delivery
-from pg_amqp_py.wire.consume.headers import readable_headers_as_json, stream_offset
+from pg_amqp_py.wire.consume.headers import readable_headers_as_json
 from pg_amqp_py.wire.consume.properties import Properties, split_properties
 from pg_amqp_py.wire.errors import MalformedError
 
@@ -268,7 +268,7 @@ class Inbox:
             delivery.redelivered,
             *map(self._property, Properties._fields, properties),
             delivery.body,
-            _offset(properties) if plan.is_stream else None,
+            offset_of(delivery) if plan.is_stream else None,
         )
 
     def set_aside_again(self, dead_id: int, fault: Fault) -> None:
@@ -335,14 +335,6 @@ def _moment(seconds: int) -> datetime | None:
         return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError, OSError):
         return None
-
-
-def _offset(properties: Properties) -> Int8 | None:
-    try:
-        offset = stream_offset(properties.headers)
-    except MalformedError:
-        return None
-    return None if offset is None else Int8(offset)
 
 
 def _short_string(value: bytes) -> bytes:

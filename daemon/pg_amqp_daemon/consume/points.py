@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from pg_amqp_daemon.consume.batch import Batch
-from pg_amqp_daemon.consume.fault import Fault
+from pg_amqp_daemon.consume.fault import Fault, malformed
 from pg_amqp_daemon.consume.inbox import Inbox
 from pg_amqp_daemon.consume.influxdb import client, message
 from pg_amqp_daemon.consume.influxdb.line import LineWriter
@@ -28,7 +28,6 @@ from pg_amqp_py.wire.consume.headers import decode_headers
 from pg_amqp_py.wire.consume.properties import Properties, split_properties
 from pg_amqp_py.wire.errors import MalformedError
 
-_MALFORMED = "22P03"
 _OTHER_CONTENT = "22023"
 _PROOF = 0.5
 """Seconds between proofs to the database that there still is somebody."""
@@ -159,28 +158,27 @@ class PointStore:
 
     def _sort(self, plan: Plan, batch: Batch) -> _Sorted:
         """Make lines of messages, as far as they are any."""
-        found = _Sorted([], [], {}, 0)
         assert self._writer is not None
         line, queue = self._writer.line, plan.queue
-        skipped = 0
+        lines: list[bytes] = []
+        places: list[int] = []
+        faults: dict[int, Fault] = {}
         for at, (delivery, received) in enumerate(
             zip(batch.deliveries, batch.received, strict=True)
         ):
             try:
                 made = line(_source(delivery, queue, received))
             except message.Fault as error:
-                found.faults[at] = Fault(error.sqlstate, str(error))
+                faults[at] = Fault(error.sqlstate, str(error))
             except MalformedError as error:
-                found.faults[at] = Fault(_MALFORMED, str(error))
+                faults[at] = malformed(error)
             else:
                 if made is not None:
-                    found.lines.append(made)
-                    found.places.append(at)
+                    lines.append(made)
+                    places.append(at)
                 elif plan.row["other_content"] == "dead":
-                    found.faults[at] = Fault(_OTHER_CONTENT, "the content type is not asked for")
-                else:
-                    skipped += 1
-        return found._replace(skipped=skipped)
+                    faults[at] = Fault(_OTHER_CONTENT, "the content type is not asked for")
+        return _Sorted(lines, places, faults, len(batch.deliveries) - len(lines) - len(faults))
 
     def _set_aside(self, plan: Plan, batch: Batch, faults: Mapping[int, Fault]) -> int:
         """In a transaction: keep the messages at fault, but for copies; how many there are."""

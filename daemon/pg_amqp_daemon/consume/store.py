@@ -21,10 +21,6 @@ from pg_amqp_daemon.consume.stage import CREATE, EMPTY
 from pg_amqp_daemon.runtime.database import Database, first_line
 from pg_amqp_py.wire.errors import MalformedError
 
-_MALFORMED = "22P03"
-"""invalid_binary_representation"""
-
-
 _WHO = """
 SELECT pg_catalog.current_setting('role'), pg_catalog.current_setting('search_path')
 """
@@ -92,7 +88,7 @@ class Store:
 
     def _check_plan(self, plan: Plan) -> None:
         found = read_plan(self._database, plan.name, is_stream=plan.is_stream)
-        if found is None or found.text != plan.text:
+        if found is None or not found.is_like(plan):
             raise _Changed("the consumer or its target has changed")
 
     def store(self, plan: Plan, batch: Batch, rewinds: int | None) -> Stored:
@@ -174,15 +170,12 @@ class Store:
             ask(EMPTY)
             ask("RELEASE SAVEPOINT sift")
             return done
-        except MalformedError as error:
-            fault: Fault | None = Fault(_MALFORMED, str(error))
-        except psycopg.Error as error:
+        except (psycopg.Error, MalformedError) as error:
             fault = fault_of(error)
             if fault is None:
                 raise
         ask("ROLLBACK TO SAVEPOINT sift")
         ask("RELEASE SAVEPOINT sift")
-        assert fault is not None
         if len(batch.deliveries) == 1:
             return self._set_aside(plan, batch, fault)
         return self._sift_parts(plan, batch)
@@ -231,9 +224,7 @@ class Store:
         ask("SAVEPOINT attempt")
         try:
             work()
-        except MalformedError:
-            ask("ROLLBACK TO SAVEPOINT attempt")
-        except psycopg.Error as error:
+        except (psycopg.Error, MalformedError) as error:
             if fault_of(error) is None:
                 raise
             ask("ROLLBACK TO SAVEPOINT attempt")

@@ -92,8 +92,7 @@ def extension_upgrade(installed: str) -> list[str]:
     before, after = _around(f"extension/upgrades/{installed}", _EXTENSION)
     code = _functions(_EXTENSION, "core", "triggers", "extension")
     dump = _file("extension/dump.sql", _EXTENSION)
-    others = [*_component("inbox", _EXTENSION), *code, dump]
-    return [*before, *_outbox_upgrade(installed, others, _EXTENSION), *after]
+    return [*before, *_outbox_upgrade(installed, [*code, dump], _EXTENSION), *after]
 
 
 def outbox() -> list[str]:
@@ -104,8 +103,7 @@ def outbox() -> list[str]:
 def outbox_upgrade(installed: str) -> list[str]:
     """What brings an earlier outbox to this version, in order; 1.1.0 was the first."""
     code = [*_functions(_ALONE, "core", "triggers"), _replacing(_version_function())]
-    # 1.3.0 was the last without an inbox.
-    return _outbox_upgrade(installed, [*_component("inbox", _ALONE), *code], _ALONE)
+    return _outbox_upgrade(installed, code, _ALONE)
 
 
 def outbox_removal() -> list[str]:
@@ -116,6 +114,8 @@ def outbox_removal() -> list[str]:
 
 def _outbox_upgrade(installed: str, others: list[str], names: Mapping[str, str]) -> list[str]:
     """The outbox's part, with what else is replaced: around it what replacing does not do."""
+    # 1.3.0 was the last without an inbox.
+    others = [*_component("inbox", names), *others]
     if installed == "1.0.0":
         # There was none.
         return [*map(_replacing, _component("outbox", names)), *others]
