@@ -2,9 +2,13 @@
 #
 #   make demo [KEEP=1]      installs what is missing, then shows it on two private servers; KEEP=1 leaves them running
 #   make demo-stop          ends them
+#   make live               the same set-up, then a page that follows a table, with its address, until Ctrl-C
 #   make test               the same set-up, then the whole test suite and lint
 #   make quick              lint, and the tests that need no server: needs Python 3.11 or later, and no PostgreSQL
 #   make lint               ruff, mypy and import-linter
+#   make matrix             outbox and inbox alone on PostgreSQL 14 to 18, which npm brings; half an hour.
+#                           ON='14 18' these alone
+#   make docs               a site of docs/ that can be searched, in build/site; needs no PostgreSQL
 #   make mutants            slips put into the code one by one, and the tests that must notice them; some ten minutes
 #                           ONLY=... those alone in whose file or text this occurs
 #   make bench              the same set-up, then measures and writes docs/reference/benchmarks.md; the better part of
@@ -14,7 +18,9 @@
 #                           PAGE=1 nothing: it writes the page again with what the last runs have found
 #   make; make install      build; install into the PostgreSQL of PG_CONFIG (knows DESTDIR)
 #   make install-here       the same, with sudo where it is needed
+#                           PIP_ARGS='--no-index --find-links=wheels' where there is no Internet
 #   make installcheck       the SQL tests, against the server that PGHOST and PGPORT name
+#   make deb                packages for Debian in build/deb: the extension, and the program pg-amqp
 #   make uninstall, make clean
 
 EXTENSION = pg_amqp_py
@@ -30,8 +36,11 @@ DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(UPGRADES)
 
 # In this order: install creates the extension, privileges drops it.
 REGRESS = install broker capture errors publish_change privileges
-REGRESS_OPTS = --inputdir=tests/regress --outputdir=build/regress
-REGRESS_PREP = build/regress
+REGRESS_OPTS = --inputdir=tests/regress --outputdir=$(REGRESS_OUTPUT)
+REGRESS_PREP = regress-output
+# Whoever may do it in the database (postgres) often does not own the clone. Made when first asked for.
+REGRESS_OUTPUT = $(eval REGRESS_OUTPUT := $(shell mkdir -p build/regress 2>&- && test -w build/regress && \
+	echo build/regress || mktemp -d))$(REGRESS_OUTPUT)
 EXTRA_CLEAN = build
 
 # A pg_config on PATH may belong to a client library alone: take the first that has a server.
@@ -44,7 +53,8 @@ PGXS := $(if $(PG_CONFIG),$(shell $(PG_CONFIG) --pgxs))
 
 .DEFAULT_GOAL = all
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test bench mutants lint quick install-here run-demo run-test run-bench run-mutants
+.PHONY: help demo demo-stop live test bench mutants matrix lint quick docs install-here run-demo run-live run-test run-bench run-mutants \
+	say-how-long say-result
 
 # ---- What needs nothing installed yet ----
 
@@ -52,25 +62,28 @@ help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
 
 # PostgreSQL may come with prepare.sh: only the second make can see it.
-demo test bench mutants:
-	servers/prepare.sh
-	$(MAKE) --no-print-directory run-$@
+demo live test bench mutants:
+	@servers/prepare.sh $(if $(filter demo live,$@),demo)
+	@$(MAKE) --no-print-directory run-$@
 
 # ---- Tools, in a virtual environment with the Python that this server's PL/Python is linked to, or without one any ----
 
 PLPYTHON_VERSION := $(if $(PG_CONFIG),$(shell ldd $$($(PG_CONFIG) --pkglibdir)/plpython3.so 2>&- | \
 	sed -n 's/.*libpython\(3\.[0-9]*\).*=>.*/\1/p'))
-PYTHON_VERSION := $(or $(PLPYTHON_VERSION),$(shell python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+PYTHON_VERSION := $(or $(PLPYTHON_VERSION),$(shell python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&-))
 # Debian's own first: a python3.x of the same name on PATH may be a version manager's stub.
 PLPYTHON ?= $(firstword $(wildcard /usr/bin/python$(PYTHON_VERSION)) python$(PYTHON_VERSION))
 VENV = build/venv
 TOOLS = $(VENV)/.made-$(PYTHON_VERSION)
 
 $(TOOLS): pyproject.toml $(EXTENSION).control
-	rm -rf $(VENV)
-	$(PLPYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
-	touch $@
+	@echo 'Installing tools into $(VENV) ...'
+	@$(PLPYTHON) -c 'import ensurepip, venv' 2>&- || \
+		{ echo 'Python here has no venv: apt install python3-venv' >&2; exit 1; }
+	@rm -rf $(VENV)
+	@$(PLPYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'
+	@touch $@
 
 lint: $(TOOLS)
 	$(VENV)/bin/ruff check .
@@ -81,11 +94,29 @@ lint: $(TOOLS)
 quick: lint
 	$(VENV)/bin/pytest -m 'not server and not slow' --quiet
 
+matrix: $(TOOLS)
+	@$(VENV)/bin/python -m servers.matrix $(ON) -- --numprocesses=2 --dist=loadfile
+
+# Nothing else needs its packages.
+SITE_TOOLS = $(VENV)/.made-docs-$(PYTHON_VERSION)
+$(SITE_TOOLS): $(TOOLS)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+docs: $(SITE_TOOLS)
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+	@echo 'build/site/index.html; to search in it: python3 -m http.server --directory build/site, and http://localhost:8000/'
+
 ifeq ($(wildcard $(PGXS)),)
 
-all install uninstall installcheck install-here run-demo run-test run-bench run-mutants demo-stop:
-	@echo 'no PostgreSQL server found: install one, name its pg_config (make PG_CONFIG=...),' >&2
-	@echo 'or run servers/prepare.sh, which installs it with apt' >&2
+# With the major version that the package postgresql stands for here.
+SERVER_PACKAGES = $(shell major=$$(apt-cache show postgresql 2>&- | \
+	sed -n '/^Depends:/{s/.*postgresql-\([0-9][0-9]*\).*/\1/p;q}'); \
+	echo postgresql-plpython3-$${major:-VERSION} python3-pip)
+
+all install deb uninstall installcheck install-here run-demo run-live run-test run-bench run-mutants demo-stop:
+	@echo 'no PostgreSQL server found: name its pg_config (make PG_CONFIG=...), or install one:' >&2
+	@echo 'apt install postgresql $(SERVER_PACKAGES)' >&2
 	@exit 1
 clean:
 	rm -rf build $(DATA_built)
@@ -106,18 +137,26 @@ pythondir = $(pkglibdir)/$(EXTENSION)
 
 all: $(STAGE)/.staged
 
-$(EXTENSION)--$(EXTVERSION).sql: $(RENDERER) $(SQL_FILES)
+.PHONY: what-is-needed
+what-is-needed:
+	@test -n '$(PLPYTHON_VERSION)' || \
+		{ echo 'no PL/Python 3 in $(pkglibdir): apt install postgresql-plpython3-$(MAJORVERSION)' >&2; exit 1; }
+	@command -v $(PLPYTHON) >/dev/null || \
+		{ echo 'no $(PLPYTHON), with which PL/Python here goes: apt install python3 python3-pip' >&2; exit 1; }
+	@$(PLPYTHON) -m pip --version >/dev/null 2>&1 || test -e $(PIKA)/.fetched || \
+		{ echo '$(PLPYTHON) has no pip: apt install python3-pip' >&2; exit 1; }
+
+$(EXTENSION)--$(EXTVERSION).sql: $(RENDERER) $(SQL_FILES) | what-is-needed
 	$(PLPYTHON) $(RENDERER) extension > $@
 
-$(UPGRADES): $(EXTENSION)--%--$(EXTVERSION).sql: $(RENDERER) $(SQL_FILES)
+$(UPGRADES): $(EXTENSION)--%--$(EXTVERSION).sql: $(RENDERER) $(SQL_FILES) | what-is-needed
 	$(PLPYTHON) $(RENDERER) upgrade $* > $@
 
-$(PIKA)/.fetched: packaging/requirements.txt
-	@test -n '$(PLPYTHON_VERSION)' || \
-		{ echo 'no PL/Python 3 in $(pkglibdir): install it (on Debian: postgresql-plpython3-$(MAJORVERSION))' >&2; exit 1; }
+$(PIKA)/.fetched: packaging/requirements.txt | what-is-needed
 	rm -rf $(PIKA)
 	PIP_ROOT_USER_ACTION=ignore $(PLPYTHON) -m pip install --quiet --disable-pip-version-check \
-		--no-deps --require-hashes --no-compile --target $(PIKA) -r packaging/requirements.txt
+		--no-deps --require-hashes --no-compile $(PIP_ARGS) --target $(PIKA) -r packaging/requirements.txt || \
+		{ echo 'no Internet here? docs/how-to/packages.md says what to do' >&2; exit 1; }
 	touch $@
 
 # Backends cannot write below a folder of root's, so the bytecode is made here; unchecked, so that it
@@ -151,25 +190,49 @@ uninstall: uninstall-python
 uninstall-python:
 	rm -rf '$(DESTDIR)$(pythondir)'
 
-build/regress:
-	mkdir -p $@
+.PHONY: regress-output
+regress-output:
+	@test -d '$(REGRESS_OUTPUT)'
+
+# ---- Packages ----
+
+.PHONY: deb
+deb: all
+	@rm -rf build/deb
+	@$(MAKE) --no-print-directory --silent install DESTDIR='$(CURDIR)/build/deb/extension'
+	@VERSION=$(EXTVERSION) MAJOR=$(MAJORVERSION) PYTHON=$(PLPYTHON) PYTHON_VERSION=$(PYTHON_VERSION) \
+		PIP_ARGS='$(PIP_ARGS)' packaging/deb.sh build/deb
 
 # ---- Demo, tests, benchmarks ----
 
 # Built as whoever calls; only copying into the server's folders needs root.
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
-install-here: all
-	$(SUDO) $(MAKE) --no-print-directory --silent install DESTDIR= PG_CONFIG=$(PG_CONFIG)
+install-here:
+	@echo 'Building ...'
+	@$(MAKE) --no-print-directory --silent all
+	@echo 'Installing into $(pkglibdir) and $(datadir) ...'
+	@$(SUDO) $(MAKE) --no-print-directory --silent install DESTDIR= PG_CONFIG=$(PG_CONFIG)
 
 run-demo: install-here $(TOOLS)
 	@$(VENV)/bin/python -m demo $(if $(KEEP),--keep)
 
+run-live: install-here $(TOOLS)
+	@$(VENV)/bin/python -m demo.live
+
 # The checks of style last: none of them shall keep anybody from seeing whether it works.
-# Three at a time, each with servers of its own: tests mostly wait.
-PYTEST_ARGS = --numprocesses=3 --dist=loadfile --durations=15
-run-test: install-here $(TOOLS)
-	$(VENV)/bin/pytest $(PYTEST_ARGS)
-	@$(MAKE) --no-print-directory lint
+# Four at a time, each with servers of its own: tests mostly wait. In the order of tests/conftest.py.
+PYTEST_ARGS = --numprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=15
+RESULT = build/tests.xml
+run-test: say-how-long install-here $(TOOLS)
+	$(VENV)/bin/pytest $(PYTEST_ARGS) --junitxml=$(RESULT)
+	@$(MAKE) --no-print-directory lint say-result
+
+say-how-long:
+	@echo 'All tests, then lint: about a quarter of an hour with four cores, twice as long with two.'
+
+# What pytest has said, behind all that lint says.
+say-result:
+	@sed -n 's/.*errors="\([0-9]*\)" failures="\([0-9]*\)" skipped="\([0-9]*\)" tests="\([0-9]*\)" .*/All is well: \4 tests (\3 skipped, failures: \2, errors: \1), and lint found nothing./p' $(RESULT)
 
 run-mutants: install-here $(TOOLS)
 	@$(VENV)/bin/python -m mutants $(if $(ONLY),--only '$(ONLY)')

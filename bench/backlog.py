@@ -26,10 +26,10 @@ _READ_BYTES = 8 << 20
 """What the relay reads at once."""
 _DELIVERED = 20_000
 _COLUMNS = {
-    "publish": "`publish_outbox`, us a call",
-    "look": "a look of the relay that finds nothing, us",
-    "read": "reading 10,000 of the backlog, us a message",
-    "relay": f"relay, {_DELIVERED:,} messages to another broker, us a message",
+    "publish": "`publish_outbox`, µs a call",
+    "look": "a look of the relay that finds nothing, µs",
+    "read": "reading 10,000 of the backlog, µs a message",
+    "relay": f"relay, {_DELIVERED:,} messages to another broker, µs a message",
 }
 
 
@@ -54,7 +54,7 @@ def measure(lab: Lab) -> Finding:
         for name, shown in _COLUMNS.items()
     }
     table = Table("Medians", ["rows that wait for another broker", *_COLUMNS.values()], rows)
-    plot = Plot("backlog", "Backlog of the outbox", "rows that wait", "us", series)
+    plot = Plot("backlog", "Backlog of the outbox", "rows that wait", "µs", series)
     return Finding([table], [plot])
 
 

@@ -62,7 +62,7 @@ def _contestants(
 def against_limit(
     lab: Lab, stream: Stream, ours: Callable[[], Spent]
 ) -> dict[str, Callable[[], Spent]]:
-    """The limit for these bytes, and us; the queue is emptied after each."""
+    """The limit for these bytes, and µs; the queue is emptied after each."""
     return {
         "limit": lab.purged(lambda: Spent(lab.limit.publish(stream))),
         "ours": lab.purged(ours),

@@ -37,7 +37,7 @@ def measure(lab: Lab) -> Finding:
 def _finding(found: dict[int, dict[str, list[Rate]]]) -> Finding:
     names = [*next(iter(found.values()))]
     columns = ["clients", *(f"{name}, tps" for name in names)]
-    columns += [f"{name}, CPU us" for name in names]
+    columns += [f"{name}, CPU µs" for name in names]
     tps = {name: {n: median(one.tps for one in found[n][name]) for n in found} for name in names}
     used = {
         name: {n: median(one.cpu for one in found[n][name]) * 1e6 for n in found} for name in names
@@ -75,9 +75,9 @@ def _goals(tps: dict[str, dict[int, float]], used: dict[str, dict[int, float]]) 
         Goal(
             f"CPU of the backend for a transaction with one publish, {_clients(n)}",
             used["publish"][n],
-            "us",
+            "µs",
             _CPU,
-            f"`SELECT 1`: {used['SELECT 1'][n]:.0f} us",
+            f"`SELECT 1`: {used['SELECT 1'][n]:.0f} µs",
         )
         for n in (min(used["publish"]), max(used["publish"]))
     ]

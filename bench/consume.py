@@ -8,7 +8,17 @@ from functools import partial
 
 from bench import by_hand, orders
 from bench.clock import cpu, in_turn, timed
-from bench.drain import COLUMNS, OURS, RECEIVING, Desk, Drain, figures, open_desk, row
+from bench.drain import (
+    OURS,
+    RECEIVING,
+    Desk,
+    Drain,
+    columns,
+    figures,
+    of_the_cores,
+    open_desk,
+    row,
+)
 from bench.finding import Finding, Table
 from bench.held import measure_idle, measure_memory
 from bench.lab import Lab
@@ -38,6 +48,7 @@ SELECT count(*) FROM (
     SELECT bench.take(message) FROM bench.messages WHERE n >= %s AND n < %s OFFSET 0
 ) AS called
 """
+_COPYING = "limit: COPY to a stage, INSERT ... ON CONFLICT, from memory, without a ledger"
 _FIRST = {"x-stream-offset": "first"}
 
 
@@ -65,14 +76,11 @@ def _into_table(desk: Desk, those: Sequence[Order]) -> Table:
     desk.add("no-ledger", deduplicate_by="none", **_TARGET)
     desk.declare("by-hand")
     stream = {name: stream_of(name, those) for name in ("ledger", "no-ledger", "by-hand")}
-    batches = by_hand.copied(those)
     limits = {
         f"limit: {RECEIVING}": desk.filled(
             stream["by-hand"], partial(by_hand.receive, lab, "by-hand", count)
         ),
-        "limit: COPY to a stage, INSERT ... ON CONFLICT, from memory, without a ledger": (
-            desk.cleared(partial(by_hand.copy, lab, batches, count))
-        ),
+        _COPYING: desk.cleared(partial(by_hand.copy, lab, by_hand.copied(those), count)),
     }
     ways = {
         f"{OURS}, with the ledger of what was seen (the default)": desk.filled(
@@ -136,7 +144,8 @@ def _from_stream(desk: Desk, those: Sequence[Order]) -> Table:
         {
             f"limit: {RECEIVING}": desk.cleared(
                 partial(by_hand.receive, lab, "stream", count, _FIRST)
-            )
+            ),
+            _COPYING: desk.cleared(partial(by_hand.copy, lab, by_hand.copied(those), count)),
         },
         {OURS: desk.cleared(partial(desk.drain, "stream", count))},
     )
@@ -155,8 +164,13 @@ def _compare(
     drains = in_turn(rounds, {**limits, **ways})
     found = {name: figures(those) for name, those in drains.items()}
     limit = min(found[name].rate for name in limits)
+    # One limit alone is not all of the work.
+    cores = of_the_cores(found[name] for name in limits) if len(limits) > 1 else None
     caption = f"{desk.lab.sizes.consume_messages:,} {what}, medians of {rounds} rounds"
     if len(limits) > 1:
         caption += "; the share is that of the smaller limit"
-    rows = [row(name, one, None if name in limits else limit) for name, one in found.items()]
-    return Table(caption, COLUMNS, rows)
+    rows = [
+        row(name, one) if name in limits else row(name, one, limit, cores)
+        for name, one in found.items()
+    ]
+    return Table(caption, columns("messages", "RabbitMQ"), rows)

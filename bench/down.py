@@ -67,14 +67,14 @@ def _finding(medians: dict[str, float]) -> Finding:
     base = medians["`SELECT 1`, autocommit"]
     insert = medians["INSERT of one row, in one open transaction"]
     limits = {
-        _ERROR: f"`SELECT 1`: {base:.0f} us",
-        _WARN: f"`SELECT 1`: {base:.0f} us",
-        _OUTBOX: f"an INSERT: {insert:.0f} us",
+        _ERROR: f"`SELECT 1`: {base:.0f} µs",
+        _WARN: f"`SELECT 1`: {base:.0f} µs",
+        _OUTBOX: f"an INSERT: {insert:.0f} µs",
     }
     goals = [
-        Goal(f"broker down: {name}", medians[name], "us", _GOAL, limit)
+        Goal(f"broker down: {name}", medians[name], "µs", _GOAL, limit)
         for name, limit in limits.items()
     ]
     return Finding(
-        [Table("Medians of calls within the backoff", ["a call", "us"], rows)], goals=goals
+        [Table("Medians of calls within the backoff", ["a call", "µs"], rows)], goals=goals
     )

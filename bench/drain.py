@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ class Drain(NamedTuple):
     """Seconds, in the program that consumes, if it is one."""
     postgres_cpu: float | None = None
     """In its sessions."""
+    servers_cpu: float | None = None
+    """In the broker, and in InfluxDB if that is the target."""
 
 
 class Figures(NamedTuple):
@@ -49,6 +52,12 @@ class Figures(NamedTuple):
     cpu: float | None
     """Microseconds a message."""
     postgres_cpu: float | None
+    servers_cpu: float | None
+
+    @property
+    def all_cpu(self) -> float:
+        """Of all processes."""
+        return sum(filter(None, (self.cpu, self.postgres_cpu, self.servers_cpu)))
 
 
 def figures(rounds: Iterable[Drain]) -> Figures:
@@ -63,22 +72,39 @@ def figures(rounds: Iterable[Drain]) -> Figures:
         median(one.messages / one.elapsed for one in those),
         microseconds(lambda one: one.cpu),
         microseconds(lambda one: one.postgres_cpu),
+        microseconds(lambda one: one.servers_cpu),
     )
 
 
-def row(name: str, found: Figures, limit: float | None = None) -> list[Cell]:
-    """A line of a table whose columns are COLUMNS."""
-    share = None if limit is None else found.rate / limit
-    return [name, found.rate, share, found.cpu, found.postgres_cpu]
+def of_the_cores(parts: Iterable[Figures]) -> float:
+    """Messages a second at which these parts of the work keep all cores busy.
+
+    Where client and servers share the machine nobody can be faster, whatever each part alone can
+    do: consuming leaves nothing to PostgreSQL, and the other way round.
+    """
+    return len(os.sched_getaffinity(0)) * 1e6 / sum(part.all_cpu for part in parts)
 
 
-COLUMNS = [
-    "",
-    "messages a second",
-    "share of the limit",
-    "CPU of the program, us a message",
-    "CPU of PostgreSQL, us a message",
-]
+def row(
+    name: str, found: Figures, limit: float | None = None, cores: float | None = None
+) -> list[Cell]:
+    """A line of a table whose columns are columns(); `cores` is what of_the_cores() says."""
+    shares = [None if most is None else found.rate / most for most in (limit, cores)]
+    return [name, found.rate, *shares, found.cpu, found.postgres_cpu, found.servers_cpu]
+
+
+def columns(things: str, servers: str) -> list[str]:
+    """The headings of a table, whose `servers` have CPU beside PostgreSQL."""
+    one = f"µs a {things[:-1]}"
+    return [
+        "",
+        f"{things} a second",
+        "share of the limit",
+        "share of what the cores can do",
+        f"CPU of the program, {one}",
+        f"CPU of PostgreSQL, {one}",
+        f"CPU of {servers}, {one}",
+    ]
 
 
 @contextmanager
@@ -96,6 +122,8 @@ class Desk:
     def __init__(self, lab: Lab, daemon: ConsumeProcess, channel: BlockingChannel) -> None:
         self.lab = lab
         self.daemon = daemon
+        self.servers = [lab.rabbitmq.pid]
+        """Processes whose CPU counts beside that of PostgreSQL."""
         self._channel = channel
 
     def add(self, name: str, kind: str = "classic", **columns: object) -> None:
@@ -142,7 +170,9 @@ class Desk:
 
         def both() -> Drain:
             time.sleep(self.lab.sizes.pause)
+            before = cpu(*self.servers)
             done = action()
+            done = done._replace(servers_cpu=cpu(*self.servers) - before)
             self.clear()
             return done
 

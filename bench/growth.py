@@ -51,8 +51,8 @@ def measure_size(lab: Lab) -> Finding:
             for name, median_time in medians.items():
                 times[name].append((size, median_time))
     caption = "Microseconds a message, confirmed, many in one transaction (medians)"
-    columns = ["bytes", "messages", "limit, us", "ours, us", "share of the limit"]
-    plot = Plot("size", "Size of the message", "bytes", "us a message", times)
+    columns = ["bytes", "messages", "limit, µs", "ours, µs", "share of the limit"]
+    plot = Plot("size", "Size of the message", "bytes", "µs a message", times)
     return Finding([Table(caption, columns, rows)], [plot])
 
 
@@ -69,8 +69,8 @@ def measure_count(lab: Lab) -> Finding:
             for name, median_time in medians.items():
                 times[name].append((count, median_time))
     caption = "Microseconds a message of 100 B, confirmed (medians)"
-    columns = ["messages in the transaction", "limit, us", "ours, us", "share of the limit"]
-    plot = Plot("count", "Messages in a transaction", "messages", "us a message", times)
+    columns = ["messages in the transaction", "limit, µs", "ours, µs", "share of the limit"]
+    plot = Plot("count", "Messages in a transaction", "messages", "µs a message", times)
     return Finding([Table(caption, columns, rows)], [plot])
 
 
@@ -112,8 +112,8 @@ def measure_savepoints(lab: Lab) -> Finding:
             for name, median_time in medians.items():
                 times[name].append((count, median_time))
     caption = "Microseconds each, BEGIN to COMMIT, in a PL/pgSQL loop (medians)"
-    columns = ["in the transaction", *(f"{name}, us" for name in names.values())]
-    plot = Plot("savepoints", "Savepoints", "in a transaction", "us each", times)
+    columns = ["in the transaction", *(f"{name}, µs" for name in names.values())]
+    plot = Plot("savepoints", "Savepoints", "in a transaction", "µs each", times)
     return Finding([Table(caption, columns, rows)], [plot])
 
 

@@ -54,7 +54,7 @@ def _bulk(lab: Lab) -> Table:
         for name, each in found.items()
     ]
     caption = f"{count:,} rows of 100 B in one statement, medians of {lab.sizes.rounds} rounds"
-    return Table(caption, ["a row", "elapsed, us", "CPU of the backend, us"], rows)
+    return Table(caption, ["a row", "elapsed, µs", "CPU of the backend, µs"], rows)
 
 
 def _fill(lab: Lab, query: str, count: int) -> _Row:
@@ -80,6 +80,6 @@ def _clients(lab: Lab) -> Table:
         rows.append([clients, *tps, tps[1] / tps[0], *used])
         lab.session.execute("TRUNCATE amqp.outbox, bench.orders")
     lab.session.execute("DROP TABLE bench.orders")
-    columns = ["clients", "without, tps", "with, tps", "share", "without, CPU us", "with, CPU us"]
+    columns = ["clients", "without, tps", "with, tps", "share", "without, CPU µs", "with, CPU µs"]
     caption = "Transactions that insert an order, without and with one `publish_outbox`"
     return Table(caption, columns, rows)

@@ -16,19 +16,22 @@ from influxdb_client.client.write_api import SYNCHRONOUS
 
 from bench import by_hand
 from bench.clock import in_turn
-from bench.drain import OURS, RECEIVING, Desk, Drain, figures, open_channel
-from bench.finding import Cell, Table
+from bench.drain import (
+    OURS,
+    RECEIVING,
+    Desk,
+    Drain,
+    columns,
+    figures,
+    of_the_cores,
+    open_channel,
+    row,
+)
+from bench.finding import Table
 from bench.orders import BATCH, MOMENT, Order, in_batches, stream_of
 from servers.influxdb import InfluxDB
 
 _DATABASE = "bench"
-_COLUMNS = [
-    "",
-    "points a second",
-    "share of the limit",
-    "CPU of the program, us a point",
-    "CPU of PostgreSQL, us a point",
-]
 _ROW = "INSERT INTO amqp.influxdb (name, url, database) VALUES ('bench', %s, %s)"
 
 
@@ -37,7 +40,11 @@ def measure_points(desk: Desk, those: Sequence[Order]) -> list[Table]:
     if shutil.which("influxd") is None:
         return []
     with InfluxDB() as server:
-        return [_measure(desk, server, those)]
+        desk.servers.append(server.pid)
+        try:
+            return [_measure(desk, server, those)]
+        finally:
+            desk.servers.remove(server.pid)
 
 
 def _measure(desk: Desk, server: InfluxDB, those: Sequence[Order]) -> Table:
@@ -52,9 +59,9 @@ def _measure(desk: Desk, server: InfluxDB, those: Sequence[Order]) -> Table:
     limit = "limit: lines that were encoded beforehand"
     receiving = desk.filled(by_others, partial(by_hand.receive, lab, "by-hand", count))
     writing: dict[str, Callable[[], Drain]] = {
-        limit: partial(_write_lines, server, lines, count),
+        limit: desk.cleared(partial(_write_lines, server, lines, count)),
         OURS: desk.filled(stream, partial(desk.drain, "points", count)),
-        "influxdb-client, from memory": partial(_from_memory, server, bodies),
+        "influxdb-client, from memory": desk.cleared(partial(_from_memory, server, bodies)),
         "pika and influxdb-client": desk.filled(
             by_others, partial(_from_queue, desk, server, count)
         ),
@@ -65,12 +72,10 @@ def _measure(desk: Desk, server: InfluxDB, those: Sequence[Order]) -> Table:
     found = {name: figures(some) for name, some in drains.items()}
     desk.remove("points", "by-hand")
     lab.session.execute("DELETE FROM amqp.influxdb")
-    rows: list[list[Cell]] = [
-        [name, one.rate, one.rate / found[limit].rate, one.cpu, one.postgres_cpu]
-        for name, one in found.items()
-    ]
+    cores = of_the_cores((found[limit], found[RECEIVING]))
+    rows = [row(name, one, found[limit].rate, cores) for name, one in found.items()]
     caption = f"{count:,} messages as points, 1,000 a request, medians of {rounds} rounds"
-    return Table(caption, _COLUMNS, rows)
+    return Table(caption, columns("points", "RabbitMQ and InfluxDB"), rows)
 
 
 def _anew(server: InfluxDB, count: int, action: Callable[[], Drain]) -> Callable[[], Drain]:

@@ -142,7 +142,7 @@ def _finding(found: dict[str, list[Delivery]], count: int, latency: list[float])
     of_postgres = median(delivery.postgres_cpu for delivery in found["relay"]) / count * 1e6
     rate = Table(
         f"{count:,} persistent messages of 100 B, medians of {len(found['relay'])} rounds",
-        ["", "s", "messages a second", "CPU of the relay, us", "CPU of PostgreSQL, us"],
+        ["", "s", "messages a second", "CPU of the relay, µs", "CPU of PostgreSQL, µs"],
         [
             ["the broker's limit", limit, count / limit, None, None],
             ["relay", relay, count / relay, of_relay, of_postgres],
@@ -150,7 +150,7 @@ def _finding(found: dict[str, list[Delivery]], count: int, latency: list[float])
         ],
     )
     beside = f"{count / limit:,.0f} a second; ours {count / relay:,.0f}"
-    elapsed = f"elapsed: {relay / count * 1e6:.0f} us"
+    elapsed = f"elapsed: {relay / count * 1e6:.0f} µs"
     idle = Table(
         "Nothing else to do: from the commit to a consumer",
         ["messages", "median, ms", "90 %, ms"],
@@ -158,7 +158,7 @@ def _finding(found: dict[str, list[Delivery]], count: int, latency: list[float])
     )
     goals = [
         Goal("relay: share of the limit", limit / relay, "", 0.85, beside, at_least=True),
-        Goal("relay: CPU of its process, a message", of_relay, "us", 25, elapsed),
-        Goal("relay: CPU of PostgreSQL, a message", of_postgres, "us", 15, elapsed),
+        Goal("relay: CPU of its process, a message", of_relay, "µs", 25, elapsed),
+        Goal("relay: CPU of PostgreSQL, a message", of_postgres, "µs", 15, elapsed),
     ]
     return Finding([rate, idle], goals=goals)

@@ -163,11 +163,11 @@ def _finding(found: dict[str, list[_Calls]]) -> Finding:
         )
     columns = [
         "one transaction",
-        "elapsed, us",
-        "half of all, us",
-        "beyond `SELECT 1`, us",
-        "beyond its limit, us",
-        "CPU of the backend, us",
+        "elapsed, µs",
+        "half of all, µs",
+        "beyond `SELECT 1`, µs",
+        "beyond its limit, µs",
+        "CPU of the backend, µs",
     ]
     caption = f"Medians of {len(elapsed[SELECT_1]):,} calls each, one client, autocommit"
     if IN_C not in found:
@@ -181,16 +181,16 @@ def _goals(medians: dict[str, float]) -> list[Goal]:
         Goal(
             "one publish per transaction: beyond `SELECT 1` and a raw round trip",
             confirmed - medians[_PAIR],
-            "us",
+            "µs",
             30,
-            f"both, one after the other: {medians[_PAIR]:.0f} us; ours {confirmed:.0f} us",
+            f"both, one after the other: {medians[_PAIR]:.0f} µs; ours {confirmed:.0f} µs",
         ),
         Goal(
             "`amqp.publisher_confirms = off`: beyond `SELECT 1`",
             unconfirmed - base,
-            "us",
+            "µs",
             25,
-            f"{base:.0f} us, {medians[_PAIR_UNCONFIRMED]:.0f} us with a raw write;"
-            f" ours {unconfirmed:.0f} us",
+            f"{base:.0f} µs, {medians[_PAIR_UNCONFIRMED]:.0f} µs with a raw write;"
+            f" ours {unconfirmed:.0f} µs",
         ),
     ]

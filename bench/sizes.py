@@ -36,9 +36,13 @@ class Sizes:
     """For who makes a transaction of each message."""
     consume_points: int
     consume_pending: int
+    gateway_seconds: int
+    gateway_limit: int
+    """Messages that show what the broker confirms."""
     consume_large: int
     """Messages of 100 KB."""
     consume_latency: int
+    listen_notifications: int
     outbox_rows: int
     outbox_clients: tuple[int, ...]
     size_bytes: int
@@ -72,8 +76,11 @@ FULL = Sizes(
     consume_one_by_one=5_000,
     consume_points=100_000,
     consume_pending=1_000_000,
+    gateway_seconds=8,
+    gateway_limit=100_000,
     consume_large=2_000,
     consume_latency=201,
+    listen_notifications=100_000,
     outbox_rows=100_000,
     outbox_clients=(1, 8, 64),
     size_bytes=100_000_000,
@@ -105,8 +112,11 @@ QUICK = Sizes(
     consume_one_by_one=300,
     consume_points=5_000,
     consume_pending=20_000,
+    gateway_seconds=2,
+    gateway_limit=20_000,
     consume_large=100,
     consume_latency=21,
+    listen_notifications=20_000,
     outbox_rows=10_000,
     outbox_clients=(1, 8),
     size_bytes=10_000_000,

@@ -111,8 +111,8 @@ def _finding(found: dict[str, list[Spent]], count: int) -> Finding:
             )
             if role == "shop":
                 figure = f"`publish_change`, {shown}: a row beyond the INSERT alone"
-                beside = f"the INSERT: {plain:.1f} us; the broker: {limit:.1f} us"
-                goals.append(Goal(figure, beyond, "us", _GOALS[table], beside))
+                beside = f"the INSERT: {plain:.1f} µs; the broker: {limit:.1f} µs"
+                goals.append(Goal(figure, beyond, "µs", _GOALS[table], beside))
     rows.append(["the broker's limit for the same bytes", None, None, limit, None])
     columns = [
         "microseconds a row",

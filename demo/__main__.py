@@ -1,4 +1,4 @@
-"""`make demo`: rows become messages, and messages become rows, side by side.
+"""`make demo`: rows become messages, and messages become rows.
 
 python -m demo          show it and tear everything down
 python -m demo --keep   show it and leave both servers up
@@ -8,37 +8,41 @@ python -m demo --stop   stop the servers that were left up
 from __future__ import annotations
 
 import argparse
+import base64
+import http.client
 import json
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import zip_longest
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pika
 import psycopg
+from paho.mqtt.client import MQTTMessage
 from pika.adapters.blocking_connection import BlockingChannel
 from psycopg.pq import TransactionStatus
+from psycopg.types.json import set_json_loads
 
+from demo.ending import hold_signals, leave_on_signals
+from demo.page import LEFT, Page, wrapped
+from demo.subscriber import subscriber
 from servers.postgres import PostgreSQL
-from servers.processes import Process, create_folder, has_mark, kill_family, wait_for
+from servers.processes import Process, create_folder, free_port, has_mark, kill_family, wait_for
 from servers.rabbitmq import RabbitMQ
 
 # Says where the servers of --keep are, and which processes they are.
 KEPT = Path(__file__).parent.parent / "build" / "demo.json"
 
 _PROGRAM = Path(sys.executable).with_name("pg-amqp")
-LEFT = 49
-RIGHT = 48
-NO_BREAK = "\N{NO-BREAK SPACE}"
+_NEXT = """
+What to do next:
+  make demo KEEP=1     the same, and the servers stay up for you to try it
+  docs/tutorial.md     begins where this ends
+"""
 
 SETUP = """
 CREATE EXTENSION pg_amqp_py CASCADE;
@@ -159,6 +163,35 @@ INSERT INTO amqp.consumer
   VALUES ('totals', 1, 'totals', 'total_of');
 """
 
+ASKING = """
+SELECT amqp.body_json(r) FROM
+  amqp.request(1, '', 'totals', 'Ada') AS r;
+"""
+
+# With RabbitMQ's plugin for MQTT.
+TOPICS = """
+UPDATE amqp.broker SET mqtt_port = {port};
+"""
+DEVICES = """
+SELECT amqp.publish_mqtt(1, 'shop/door/wanted',
+  'open');
+
+SELECT amqp.publish_mqtt(1, 'shop/status',
+  'closing soon', retain => true);
+"""
+
+LISTENING = """
+INSERT INTO amqp.listener
+  (channel, broker_id, exchange)
+  VALUES ('stock', 1, 'events');
+"""
+NOTIFYING = """
+NOTIFY stock, 'attic: 7 left';
+
+SELECT amqp.notify('stock',
+  repeat('much more, ', 5000));
+"""
+
 
 def main() -> None:
     """Run the demo, or stop the servers of the last one."""
@@ -168,8 +201,7 @@ def main() -> None:
     choice.add_argument("--stop", action="store_true", help="stop the servers that were left up")
     parser.add_argument("--state", type=Path, default=KEPT, help="the file that remembers them")
     arguments = parser.parse_args()
-    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, _leave)
+    leave_on_signals()
     if arguments.stop:
         stop_kept(arguments.state)
     else:
@@ -186,59 +218,69 @@ def show(keep: Path | None) -> None:
         print("Starting a private PostgreSQL ...", flush=True)
         postgres = stack.enter_context(PostgreSQL(folder / "postgres", outlive=bool(keep)))
         print("Starting a private RabbitMQ ...", flush=True)
-        rabbitmq = stack.enter_context(RabbitMQ(folder / "rabbitmq", outlive=bool(keep)))
-        stack.callback(_hold_signals)
-        tell(postgres, rabbitmq)
+        rabbitmq = stack.enter_context(
+            RabbitMQ(folder / "rabbitmq", plugins=["rabbitmq_mqtt"], outlive=bool(keep))
+        )
+        stack.callback(hold_signals)
+        tell(Page(), postgres, rabbitmq)
         if keep:
             remember(keep, folder, [*postgres.processes, *rabbitmq.processes])
             stack.pop_all()
             print(how_to_reach(postgres, rabbitmq))
+        else:
+            print(_NEXT)
 
 
-def tell(postgres: PostgreSQL, rabbitmq: RabbitMQ) -> None:
+def tell(page: Page, postgres: PostgreSQL, rabbitmq: RabbitMQ) -> None:
     """Run every chapter, and print what SQL did beside what arrived."""
     with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
-        _print_title("Once: a broker, an exchange, a queue, a trigger")
-        _print_and_execute(connection, SETUP.replace("{url}", rabbitmq.url()))
-        print("\n\n" + _row("WHAT SQL DID", "WHAT ARRIVED IN QUEUE orders"))
+        page.title("Once: a broker, an exchange, a queue, a trigger")
+        _print_and_execute(page, connection, SETUP.replace("{url}", rabbitmq.url()))
+        page.heading("WHAT SQL DID", "WHAT ARRIVED IN QUEUE orders")
         with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp:
             channel = amqp.channel()
             for title, script in CHAPTERS.items():
-                _print_title(title)
+                page.title(title)
                 for statement in _statements(script):
                     connection.execute(statement.encode())
-                    arrived = list(_arrived(channel))
+                    arrived = list(_arrived(page, channel))
                     if not arrived and connection.info.transaction_status == TransactionStatus.IDLE:
                         arrived = ["(nothing)"]
-                    _print_rows(statement.splitlines(), arrived)
-        with _daemon(postgres):
-            tell_outbox(rabbitmq, connection)
-            tell_consuming(rabbitmq, connection)
-    print()
+                    page.rows(statement.splitlines(), arrived)
+        with _running("run", "--dsn", postgres.dsn()):
+            tell_outbox(page, rabbitmq, connection)
+            tell_consuming(page, rabbitmq, connection)
+            tell_listening(page, rabbitmq, connection)
+            tell_topics(page, rabbitmq, connection)
+        tell_posting(page, rabbitmq)
 
 
-def tell_outbox(rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+def tell_outbox(
+    page: Page, rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any, ...]]
+) -> None:
     """Stop the broker, commit, start it again: the daemon delivers what waits in the outbox."""
-    _print_title("The outbox: RabbitMQ is stopped, orders still commit")
-    _print_and_execute(connection, OUTBOX)
+    page.title("The outbox: RabbitMQ is stopped, orders still commit")
+    _print_and_execute(page, connection, OUTBOX)
     rabbitmq.stop()
-    print("\n" + _row("$ pg-amqp run &", "(RabbitMQ is stopped)"))
+    page.heading("$ pg-amqp run &", "(RabbitMQ is stopped)")
     for statement in _statements(WHILE_DOWN):
         connection.execute(statement.encode())
-        _print_rows(statement.splitlines(), ["(nothing)"])
-    _print_pending(connection)
+        page.rows(statement.splitlines(), ["(nothing)"])
+    _print_pending(page, connection)
     rabbitmq.start()
     wait_for(lambda: _pending(connection) == 0, 60, "the outbox to be delivered")
     with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp:
-        _print_rows([], ["", "(RabbitMQ is back)", *_arrived(amqp.channel())])
-    _print_pending(connection)
+        page.rows([], ["", "(RabbitMQ is back)", *_arrived(page, amqp.channel())])
+    _print_pending(page, connection)
 
 
-def tell_consuming(rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+def tell_consuming(
+    page: Page, rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any, ...]]
+) -> None:
     """Send messages to queues, and show what the daemon makes of them."""
-    _print_title("The other way: a queue becomes rows, and one bad message stops nobody")
-    _print_and_execute(connection, CONSUMING)
-    print("\n" + _row("WHAT SQL SEES", "WHAT WAS SENT TO QUEUE readings"))
+    page.title("The other way: a queue becomes rows, and one bad message stops nobody")
+    _print_and_execute(page, connection, CONSUMING)
+    page.heading("WHAT SQL SEES", "WHAT WAS SENT TO QUEUE readings", right_first=True)
     with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp:
         channel = amqp.channel()
         for body in READINGS:
@@ -248,10 +290,10 @@ def tell_consuming(rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any,
         for statement in _statements(BECAME):
             rows = connection.execute(statement.encode()).fetchall()
             shown = [" | ".join(map(str, row)) for row in rows]
-            left += [statement, *_wrapped(*shown, width=LEFT)]
-        _print_rows(left, READINGS)
+            left += [statement, *wrapped(*shown, width=LEFT)]
+        page.rows(left, READINGS, right_first=True)
 
-        _print_title("A function answers requests")
+        page.title("A function answers requests")
         left = []
         for statement in _statements(ANSWERING):
             connection.execute(statement.encode())
@@ -263,11 +305,114 @@ def tell_consuming(rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any,
         _, properties, answer = next(answers)
         assert properties is not None
         assert answer is not None
-        right = [_bold("asked: queue totals"), "  reply_to: amq.rabbitmq.reply-to"]
-        right += ["  correlation_id: 1", "  Ada", _bold("answered")]
+        right = [page.bold("asked: queue totals"), "  reply_to: amq.rabbitmq.reply-to"]
+        right += ["  correlation_id: 1", "  Ada", page.bold("answered")]
         right += [f"  correlation_id: {properties.correlation_id}", f"  {answer.decode()}"]
-        _print_rows(left, right)
+        page.rows(left, right)
         channel.cancel()
+
+        page.title("A query asks, too")
+        (statement,) = _statements(ASKING)
+        # As psql shows it: 24.50 is no 24.5.
+        as_text = connection.cursor()
+        set_json_loads(lambda found: found.decode() if isinstance(found, bytes) else found, as_text)
+        ((found,),) = as_text.execute(statement.encode()).fetchall()
+        page.rows(statement.splitlines(), [found])
+
+
+def tell_listening(
+    page: Page, rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any, ...]]
+) -> None:
+    """Send notifications, and show what the daemon publishes."""
+    page.title("NOTIFY becomes a message, and consumers are told what they may have missed")
+    page.heading("WHAT SQL DID", "WHAT ARRIVED IN QUEUE orders")
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp:
+        channel = amqp.channel()
+        for statement in (*_statements(LISTENING), *_statements(NOTIFYING)):
+            connection.execute(statement.encode())
+            right = wait_for(lambda: list(_heard(page, channel)), 60, "the message")
+            page.rows(statement.splitlines(), right)
+
+
+def tell_topics(
+    page: Page, rabbitmq: RabbitMQ, connection: psycopg.Connection[tuple[Any, ...]]
+) -> None:
+    """Publish to topics, and show what clients of MQTT see, then and later."""
+    page.title("MQTT: devices see it, and later subscribers what is retained")
+    for statement in _statements(TOPICS.replace("{port}", str(rabbitmq.mqtt_port))):
+        connection.execute(statement.encode())
+    page.heading("WHAT SQL DID", "WHAT A SUBSCRIBER TO shop/# SEES")
+    with subscriber(rabbitmq, "shop/#") as seen:
+        for statement in _statements(DEVICES):
+            connection.execute(statement.encode())
+            message = wait_for(lambda: seen.pop() if seen else None, 60, "the message")
+            page.rows(statement.splitlines(), _of_topic(page, message))
+    wait_for(lambda: _pending(connection) == 0, 60, "the outbox to be delivered")
+    with subscriber(rabbitmq, "shop/status") as seen:
+        message = wait_for(lambda: seen.pop() if seen else None, 60, "what is retained")
+        page.rows([], ["", "(another one subscribes to shop/status)", *_of_topic(page, message)])
+
+
+def _of_topic(page: Page, message: MQTTMessage | None) -> list[str]:
+    assert message is not None
+    kept = " (retained)" if message.retain else ""
+    return [page.bold(message.topic), f"  {message.payload.decode()}{kept}"]
+
+
+def tell_posting(page: Page, rabbitmq: RabbitMQ) -> None:
+    """Post messages over HTTP, and show what is answered and what arrives."""
+    page.title("HTTP: 204 means that RabbitMQ has confirmed it")
+    port = free_port()
+    page.heading(f"$ pg-amqp gateway --listen :{port} &", "WHAT ARRIVED IN QUEUE orders")
+    arguments = [
+        "--listen",
+        f"127.0.0.1:{port}",
+        "--broker",
+        f"amqp://127.0.0.1:{rabbitmq.amqp_port}/",
+    ]
+    with (
+        _running("gateway", *arguments),
+        pika.BlockingConnection(pika.URLParameters(rabbitmq.url())) as amqp,
+    ):
+        channel = amqp.channel()
+        wait_for(lambda: _post(port, "GET", "/ready") == 200, 60, "the gateway")
+        for exchange, body in (("events", "by_post"), ("nowhere", "lost")):
+            path = f"/%2F/{exchange}/hi"
+            status = _post(port, "POST", path, body)
+            left = [f"$ curl -d body={body} localhost:{port}{path}", f"  {status}"]
+            page.rows(left, list(_arrived(page, channel)) or ["(nothing)"])
+
+
+def _post(port: int, method: str, path: str, body: str = "") -> int:
+    """The status that is answered; 0 if nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    login = base64.b64encode(b"guest:guest").decode()
+    headers = {
+        "Authorization": f"Basic {login}",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+    try:
+        connection.request(method, path, f"body={body}", headers)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
+def _heard(page: Page, channel: BlockingChannel) -> Iterator[str]:
+    """Yield what is of interest of the next message, if there is one."""
+    delivery, properties, body = channel.basic_get("orders", auto_ack=True)
+    if delivery is None or properties is None:
+        return
+    yield page.bold(f"{delivery.exchange} / {delivery.routing_key}")
+    if properties.type is not None:
+        yield f"  type: {properties.type}"
+    for name, value in (properties.headers or {}).items():
+        if name.startswith("gap-"):
+            yield f"  {name}: {value}"
+    text = body.decode()
+    yield f"  {text}" if len(text) < page.right else f"  {text[:22]}... ({len(text):,} characters)"
 
 
 def _wait_until_consumed(
@@ -281,18 +426,19 @@ def _wait_until_consumed(
     )
 
 
-def _print_and_execute(connection: psycopg.Connection[tuple[Any, ...]], script: str) -> None:
+def _print_and_execute(
+    page: Page, connection: psycopg.Connection[tuple[Any, ...]], script: str
+) -> None:
     for statement in _statements(script):
         connection.execute(statement.encode())
         print(statement)
 
 
 @contextmanager
-def _daemon(postgres: PostgreSQL) -> Iterator[None]:
-    """Have the daemon run, and end with us whatever happens."""
+def _running(*command: str) -> Iterator[None]:
+    """Have a command of pg-amqp run, and end with us whatever happens."""
     daemon = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "TERM", _PROGRAM, "run", "--dsn", postgres.dsn()],
-        stderr=subprocess.DEVNULL,
+        ["setpriv", "--pdeathsig", "TERM", _PROGRAM, *command], stderr=subprocess.DEVNULL
     )
     try:
         yield
@@ -301,19 +447,8 @@ def _daemon(postgres: PostgreSQL) -> Iterator[None]:
         daemon.wait()
 
 
-def _wrapped(*lines: str, width: int) -> list[str]:
-    """Indented below what stands before them."""
-    return [
-        part
-        for line in lines
-        for part in textwrap.wrap(
-            line, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-        )
-    ]
-
-
-def _print_pending(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-    _print_rows(
+def _print_pending(page: Page, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    page.rows(
         ["SELECT pending FROM amqp.outbox_status();", f"  pending: {_pending(connection)}"], []
     )
 
@@ -347,15 +482,24 @@ def stop_kept(state: Path) -> None:
 
 def how_to_reach(postgres: PostgreSQL, rabbitmq: RabbitMQ) -> str:
     """Return what a person needs to go on with the servers that are left up."""
-    return "\n".join(
-        [
-            "Both servers stay up, and the daemon can be started:",
-            f"  PostgreSQL  {postgres.bindir / 'psql'} -h 127.0.0.1 -p {postgres.port} -U postgres",
-            f"  RabbitMQ    {rabbitmq.url()}",
-            f'  the daemon  {_PROGRAM} run --dsn "{postgres.dsn()}"',
-            "  stop both   make demo-stop",
-        ]
-    )
+    program = os.path.relpath(_PROGRAM)
+    psql = postgres.bindir / "psql"
+    return f"""
+Both servers stay up. What to do next:
+
+-- Have the daemon do its work
+{program} run --dsn "{postgres.dsn()}"
+
+-- Look at messages as they come, in another terminal
+{program} tail --exchange events \\
+  --broker {rabbitmq.url()}
+
+-- Connect with psql, in a third: change rows of orders
+{psql} -h 127.0.0.1 -p {postgres.port} -U postgres
+
+-- Stop both servers
+make demo-stop
+"""
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -368,7 +512,7 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-def _arrived(channel: BlockingChannel) -> Iterator[str]:
+def _arrived(page: Page, channel: BlockingChannel) -> Iterator[str]:
     """Yield the lines that describe each message in the queue, and take it out.
 
     A COMMIT returns when the broker has confirmed: what there is, is there already.
@@ -377,50 +521,9 @@ def _arrived(channel: BlockingChannel) -> Iterator[str]:
         delivery, properties, body = channel.basic_get("orders", auto_ack=True)
         if delivery is None:
             return
-        yield _bold(f"{delivery.exchange} / {delivery.routing_key}")
         given = {name: value for name, value in vars(properties).items() if value is not None}
-        for name, value in given.items():
-            yield from _wrapped(f"{name}: {value}", width=RIGHT)
-        text = body.decode()
-        if properties.content_type == "application/json":
-            # Lines break only between the members of an object.
-            text = re.sub("(?<!,) ", NO_BREAK, text)
-        yield from textwrap.wrap(text, RIGHT, initial_indent="  ", subsequent_indent="   ")
-
-
-def _print_title(title: str) -> None:
-    print(f"\n{_bold('-- ' + title)}")
-
-
-def _print_rows(left: Iterable[str], right: Iterable[str]) -> None:
-    for pair in zip_longest(left, right, fillvalue=""):
-        print(_row(*pair).replace(NO_BREAK, " "))
-    sys.stdout.flush()
-
-
-def _row(left: str, right: str) -> str:
-    invisible = len(left) - len(left.replace(_BOLD, "").replace(_PLAIN, ""))
-    return f"{left:{LEFT + invisible}} | {right}".rstrip()
-
-
-_COLOURS = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-_BOLD, _PLAIN = ("\033[1m", "\033[0m")
-
-
-def _bold(text: str) -> str:
-    return f"{_BOLD}{text}{_PLAIN}" if _COLOURS else text
-
-
-def _leave(signum: int, frame: FrameType | None) -> None:
-    """End by way of every `with`, so that nothing is left up."""
-    _hold_signals()
-    sys.exit(128 + signum)
-
-
-def _hold_signals() -> None:
-    """Let an impatient second Ctrl-C not interrupt the clearing up."""
-    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.SIG_IGN)
+        place = f"{delivery.exchange} / {delivery.routing_key}"
+        yield from page.message(place, given, body.decode())
 
 
 if __name__ == "__main__":

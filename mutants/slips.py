@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from mutants import backend, consume, daemon, sql, wire, wire_consume
+from mutants import (
+    backend,
+    consume,
+    daemon,
+    gateway,
+    listen,
+    mqtt,
+    request,
+    sql,
+    stomp,
+    wire,
+    wire_consume,
+)
 
 SLIPS = [
     *wire.SLIPS,
@@ -11,4 +23,9 @@ SLIPS = [
     *daemon.SLIPS,
     *sql.SLIPS,
     *consume.SLIPS,
+    *listen.SLIPS,
+    *gateway.SLIPS,
+    *request.SLIPS,
+    *mqtt.SLIPS,
+    *stomp.SLIPS,
 ]

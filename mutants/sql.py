@@ -61,6 +61,22 @@ SLIPS = [
         ("tests/triggers/test_order_of_rows.py",),
     ),
     Slip(
+        "whoever may not publish publishes by an inner function",
+        "sql/outbox/functions/publish_outbox_change.sql",
+        "    SELECT $1, $2, $3, convert_to($4, 'UTF8'), 'application/json'\n"
+        "    WHERE CASE WHEN has_schema_privilege('amqp'::regnamespace, 'USAGE') THEN true"
+        " ELSE amqp_inner.deny_publishing() END\n",
+        "    SELECT $1, $2, $3, convert_to($4, 'UTF8'), 'application/json'\n",
+        ("tests/security/test_privileges.py",),
+    ),
+    Slip(
+        "an upgrade leaves an inner function in schema amqp",
+        "sql/outbox/upgrades/1.3.0-before.sql",
+        "ALTER FUNCTION amqp.outbox_wake(integer) SET SCHEMA amqp_inner;\n",
+        "",
+        ("tests/project/test_upgrade.py",),
+    ),
+    Slip(
         "errors of before the upgrade become troubles of now",
         "sql/outbox/upgrades/1.1.0-before.sql",
         "UPDATE amqp.outbox_trouble SET ended_at = pg_catalog.clock_timestamp();\n",

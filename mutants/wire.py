@@ -140,7 +140,7 @@ SLIPS = [
     Slip(
         "half of a message stays behind where memory ends",
         "extension/pg_amqp_py/wire/encode.py",
-        "            del stream[start:]\n",
+        "        del stream[start:]\n",
         "",
         ("tests/wire/test_encode.py",),
     ),

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from psycopg.pq import PGconn, Ping
+
 from servers.processes import (
     Process,
     Server,
@@ -43,13 +45,20 @@ _SETTINGS = {
     "max_wal_size": "4GB",
 }
 
+ALONE = "PG_AMQP_PY_ALONE"
+"""The variable that names the programs' folder of a PostgreSQL on which tests have outbox and inbox
+alone, without the extension: `make matrix` sets it."""
+
 
 def bindir() -> Path:
     """Return the folder of the server's programs.
 
-    That of the environment's PG_CONFIG (the Makefile sets it), else of the newest PostgreSQL where
-    Debian keeps them. PATH is no guide: it may lead to another PostgreSQL, or to a wrapper.
+    That of the environment's PG_AMQP_PY_ALONE, or of its PG_CONFIG (the Makefile sets it), else of
+    the newest PostgreSQL where Debian keeps them. PATH is no guide: it may lead to another
+    PostgreSQL, or to a wrapper.
     """
+    if ALONE in os.environ:
+        return Path(os.environ[ALONE])
     pg_config = os.environ.get("PG_CONFIG")
     if pg_config:
         return Path(subprocess.check_output([pg_config, "--bindir"], text=True).strip())
@@ -225,15 +234,4 @@ class PostgreSQL(Server):
         give_to_server_user(conf)
 
     def _is_ready(self) -> bool:
-        return (
-            subprocess.run(
-                [
-                    self.bindir / "pg_isready",
-                    f"--host={self.folder}",
-                    f"--port={self.port}",
-                    "--quiet",
-                ],
-                check=False,
-            ).returncode
-            == 0
-        )
+        return PGconn.ping(self.dsn().encode()) == Ping.OK

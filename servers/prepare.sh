@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs with apt what `make demo` and `make test` need and this machine lacks. Starts no server,
 # creates no cluster, leaves the configuration of servers that run here alone. Does nothing, quickly,
-# where all is there.
+# where all is there. With the argument demo, what only tests and benchmarks need is left out.
 set -eu
 
 missing=
@@ -23,15 +23,31 @@ elif [ ! -e "$("$PG_CONFIG" --pkglibdir)/plpython3.so" ]; then
     need "postgresql-plpython3-$("$PG_CONFIG" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')"
 fi
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || need rabbitmq-server
-command -v influxd >/dev/null || need influxdb
 # Debian splits Python: venv and pip are packages of their own.
 /usr/bin/python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
 /usr/bin/python3 -m pip --version >/dev/null 2>&1 || need python3-pip
 [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates
-# Counts the system calls of a publish.
-command -v strace >/dev/null || need strace
+wanted=
+if [ "${1:-}" != demo ]; then
+    command -v influxd >/dev/null || need influxdb
+    [ -x /usr/sbin/pgbouncer ] || need pgbouncer
+    [ -x /usr/sbin/nginx ] || need nginx-light
+    command -v curl >/dev/null || need curl
+    # Puts the load on what is benchmarked over HTTP.
+    command -v wrk >/dev/null || need wrk
+    # What devices say by MQTT.
+    command -v mosquitto_pub >/dev/null || need mosquitto-clients
+    # Checks the alerts.
+    command -v promtool >/dev/null || need prometheus
+    # Counts the system calls of a publish.
+    command -v strace >/dev/null || need strace
+    # A browser and a font for the tests of examples/live. It is large, and not everywhere: without it they are skipped.
+    if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+        wanted="chromium chromium-driver fonts-dejavu-core"
+    fi
+fi
 
-[ -n "$missing" ] || exit 0
+[ -n "$missing$wanted" ] || exit 0
 
 # ---- Something is missing ----
 
@@ -39,11 +55,13 @@ sudo=
 if [ "$(id -u)" -ne 0 ]; then
     sudo=sudo
     command -v sudo >/dev/null || {
+        [ -n "$missing" ] || exit 0
         echo "missing:$missing; install these as root, or install sudo" >&2
         exit 1
     }
 fi
 command -v apt-get >/dev/null || {
+    [ -n "$missing" ] || exit 0
     echo "missing:$missing (Debian's names); this system has no apt, please install them" >&2
     exit 1
 }
@@ -95,6 +113,13 @@ case "$missing" in
     ;;
 esac
 
-echo "installing for the private test servers (the installed ones are not started):$missing"
-# shellcheck disable=SC2086 # a list of names
-apt install --yes --no-install-recommends $missing
+if [ -n "$missing" ]; then
+    echo "installing for the private test servers (the installed ones are not started):$missing"
+    # shellcheck disable=SC2086 # a list of names
+    apt install --yes --no-install-recommends $missing
+fi
+if [ -n "$wanted" ]; then
+    echo "installing for the tests of a page: $wanted"
+    # shellcheck disable=SC2086 # a list of names
+    (apt install --yes --no-install-recommends $wanted) || echo "without a browser these are skipped" >&2
+fi

@@ -35,8 +35,9 @@ class RabbitMQ(Server):
 
     `folder` is where it lives (default: a temporary one, removed by `remove`). `config` is added to
     rabbitmq.conf; with `tls`, a mapping of its `ssl_options.` (cacertfile, certfile, keyfile,
-    verify, ...), there is an AMQPS listener. `plugins` are enabled; rabbitmq_management gets a free
-    port of its own. `outlive` lets the node run on when this process ends. With `peer`, a node that
+    verify, ...), there is an AMQPS listener. `plugins` are enabled; rabbitmq_management,
+    rabbitmq_stomp and rabbitmq_web_stomp get a free port of their own, and so does rabbitmq_mqtt,
+    with `tls` two. `outlive` lets the node run on when this process ends. With `peer`, a node that
     runs, it joins that one's cluster when it is first started. The user guest, password guest, may
     do everything. As a context manager it is started, and then stopped and removed.
     """
@@ -56,6 +57,10 @@ class RabbitMQ(Server):
         self.amqp_port = free_port()
         self.amqps_port = free_port() if tls is not None else None
         self.management_port = free_port()
+        self.mqtt_port = free_port()
+        self.mqtts_port = free_port() if tls is not None else None
+        self.stomp_port = free_port()
+        self.web_stomp_port = free_port()
         # By address: a host name may not resolve in a bare container.
         self._name = f"node{self.amqp_port}@127.0.0.1"
         # Nodes of a cluster know each other by cookie, and find each other through one port mapper.
@@ -116,10 +121,17 @@ class RabbitMQ(Server):
             raise ServerError(f"RabbitMQ did not start:\n{self._log_tails()}")
 
     def _is_ready(self) -> bool:
-        """Whether all listeners are up: the one for TLS comes after the plain one."""
+        """Whether all listeners are up: those for TLS and of plugins come after the plain one."""
         if not _speaks_amqp(self.amqp_port):
             return False
-        return self.amqps_port is None or _listens(self.amqps_port)
+        others = {
+            self.amqps_port: self.amqps_port is not None,
+            self.mqtt_port: "rabbitmq_mqtt" in self._plugins,
+            self.mqtts_port: "rabbitmq_mqtt" in self._plugins,
+            self.stomp_port: "rabbitmq_stomp" in self._plugins,
+            self.web_stomp_port: "rabbitmq_web_stomp" in self._plugins,
+        }
+        return all(_listens(port) for port, is_there in others.items() if port and is_there)
 
     def stop(self) -> None:
         """Shut the node down in order; it may be started again. Does nothing if it is down."""
@@ -128,6 +140,13 @@ class RabbitMQ(Server):
     def kill(self) -> None:
         """End the node with SIGKILL, as a crash would. Does nothing if it is down."""
         self._end(signal.SIGKILL)
+
+    def write_down(self) -> None:
+        """Have kill() leave what was declared so far: exchanges, queues, bindings, vhosts.
+
+        Mnesia writes its tables to disk a while late, and a crash in between may forget some.
+        """
+        self.rabbitmqctl("eval", "mnesia:dump_log().")
 
     def restart(self) -> None:
         """Stop the node and start it again on the same ports with the same data."""
@@ -207,12 +226,24 @@ class RabbitMQ(Server):
         options = {f"ssl_options.{name}": str(value) for name, value in tls.items()}
         return {"listeners.ssl.1": f"127.0.0.1:{self.amqps_port}", **options}
 
+    def _mqtt_config(self) -> dict[str, str]:
+        found = {"mqtt.listeners.tcp.1": f"127.0.0.1:{self.mqtt_port}"}
+        if self.mqtts_port is not None:
+            found["mqtt.listeners.ssl.1"] = f"127.0.0.1:{self.mqtts_port}"
+        return found
+
     def _plugin_config(self) -> dict[str, str]:
-        if "rabbitmq_management" not in self._plugins:
-            return {}
+        known = {
+            "rabbitmq_management": {
+                "management.tcp.ip": "127.0.0.1",
+                "management.tcp.port": str(self.management_port),
+            },
+            "rabbitmq_mqtt": self._mqtt_config(),
+            "rabbitmq_stomp": {"stomp.listeners.tcp.1": f"127.0.0.1:{self.stomp_port}"},
+            "rabbitmq_web_stomp": {"web_stomp.tcp.listener": f"127.0.0.1:{self.web_stomp_port}"},
+        }
         return {
-            "management.tcp.ip": "127.0.0.1",
-            "management.tcp.port": str(self.management_port),
+            name: value for plugin in self._plugins for name, value in known.get(plugin, {}).items()
         }
 
     def _cluster_config(self) -> dict[str, str]:

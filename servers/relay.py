@@ -147,3 +147,9 @@ class ConsumeProcess(DaemonProcess):
     """`pg-amqp consume`."""
 
     command = "consume"
+
+
+class ListenProcess(DaemonProcess):
+    """`pg-amqp listen`."""
+
+    command = "listen"

@@ -1,4 +1,4 @@
-"""The same round trip as a function in C: what nothing that does this work could pass.
+"""The same round trips as functions in C: what nothing that does this work could pass.
 
 The extension needs no compiler. Where the bench finds none, or no headers of the server, it goes
 without this figure, and says so.
@@ -7,15 +7,25 @@ without this figure, and says so.
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.limit import Stream
 from pg_amqp_py.wire import methods
-from pg_amqp_py.wire.methods import FRAME_MAX
+from pg_amqp_py.wire.consume.methods import BASIC_CONSUME, consume_replies
+from pg_amqp_py.wire.encode import Encoder
+from pg_amqp_py.wire.message import Envelope
+from pg_amqp_py.wire.methods import CHANNEL, FRAME_MAX
+from pg_amqp_py.wire.properties import DIRECT_REPLY_TO, short_string
+from servers.processes import Process
 
 CREATE = """
 CREATE FUNCTION bench.roundtrip(port int, handshake bytea, message bytea) RETURNS boolean
+LANGUAGE c AS '{library}';
+CREATE FUNCTION bench.ask(port int, handshake bytea, request bytea) RETURNS bytea
 LANGUAGE c AS '{library}'
 """
 MISSING = "no C compiler here, or no headers of this server: the same round trip in C is left out"
@@ -23,22 +33,24 @@ MISSING = "no C compiler here, or no headers of this server: the same round trip
 _SOURCE = Path(__file__).parent / "roundtrip.c"
 _CHANNELS = 2047
 """What RabbitMQ offers."""
-_COMPILE = ("cc", "-O2", "-Wall", "-Wextra", "-fPIC", "-shared")
+_PROGRAM = ("cc", "-O2", "-Wall", "-Wextra")
+_COMPILE = (*_PROGRAM, "-fPIC", "-shared")
 # RabbitMQ reads on while it answers, so that nothing here needs to wait for the answers.
-_HANDSHAKE = b"".join(
+_OPENING = b"".join(
     [
         b"AMQP\x00\x00\x09\x01",
         methods.start_ok({"product": "the round trip in C"}, "guest", "guest"),
         methods.tune_ok(_CHANNELS, FRAME_MAX, 0),
         methods.open_vhost("/"),
         methods.OPEN_CHANNEL,
-        methods.SELECT_CONFIRMS,
     ]
 )
+_NO_ACK = 2
+_TAG = "c"
 
 
 def build(bindir: Path, folder: Path) -> Path | None:
-    """Compile the function for the server of these programs; None if something for it lacks."""
+    """Compile the functions for the server of these programs; None if something for it lacks."""
     headers = _headers(bindir) if shutil.which(_COMPILE[0]) else None
     if headers is None:
         return None
@@ -61,5 +73,35 @@ def _headers(bindir: Path) -> Path | None:
 
 def statement(port: int, message: Stream) -> str:
     """The SQL that publishes a message to the broker at this port when it commits."""
-    handshake, frames = _HANDSHAKE.hex(), message.frames.hex()
-    return f"SELECT bench.roundtrip({port}, '\\x{handshake}', '\\x{frames}')"
+    return _call("roundtrip", port, methods.SELECT_CONFIRMS, message.frames)
+
+
+def request(port: int, queue: str, body: bytes) -> str:
+    """The SQL that sends a request to a queue of that broker, and returns the reply's body."""
+    envelope = Envelope(
+        "", queue, reply_to=DIRECT_REPLY_TO, correlation_id="c" * 32, expiration="4999"
+    )
+    stream = bytearray()
+    Encoder().append(stream, tuple(envelope), body)
+    return _call("ask", port, consume_replies(_TAG), bytes(stream))
+
+
+def _call(function: str, port: int, role: bytes, frames: bytes) -> str:
+    handshake = (_OPENING + role).hex()
+    return f"SELECT bench.{function}({port}, '\\x{handshake}', '\\x{frames.hex()}')"
+
+
+@contextmanager
+def echo(port: int, queue: str, folder: Path) -> Iterator[None]:
+    """Somebody who answers whatever comes into a queue, as fast as it can be done."""
+    program = folder / "echo"
+    subprocess.run([*_PROGRAM, str(_SOURCE.with_name("echo.c")), "-o", str(program)], check=True)
+    arguments = short_string("queue", queue) + short_string("tag", _TAG)
+    unacknowledged = bytes([_NO_ACK, 0, 0, 0, 0])
+    consume = methods.frame(CHANNEL, BASIC_CONSUME, b"\0\0" + arguments + unacknowledged)
+    command: list[str | Path] = [program, str(port), (_OPENING + consume).hex()]
+    process = Process(command, folder / "echo.log", as_ourselves=True)
+    try:
+        yield
+    finally:
+        process.end(signal.SIGTERM)

@@ -13,3 +13,5 @@ SELECT pg_catalog.pg_extension_config_dump('amqp.inbox_seen', '');
 SELECT pg_catalog.pg_extension_config_dump('amqp.inbox_offset', '');
 SELECT pg_catalog.pg_extension_config_dump('amqp.inbox_dead', '');
 SELECT pg_catalog.pg_extension_config_dump('amqp.inbox_dead_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('amqp.listener', '');
+SELECT pg_catalog.pg_extension_config_dump('amqp.listener_listener_id_seq', '');

@@ -22,7 +22,7 @@ BEGIN
     END IF;
     SELECT n.nspname INTO schema_name
     FROM pg_catalog.pg_namespace AS n
-    WHERE n.nspname OPERATOR(pg_catalog.=) ANY ('{amqp,amqp_python}')
+    WHERE n.nspname OPERATOR(pg_catalog.=) ANY ('{amqp,amqp_inner}')
       AND pg_catalog.pg_get_userbyid(n.nspowner) OPERATOR(pg_catalog.<>) CURRENT_USER;
     IF FOUND THEN
         RAISE EXCEPTION 'schema "%" belongs to another role', schema_name
@@ -35,6 +35,4 @@ $$;
 
 -- What the functions must find by name, whoever owns schema amqp: its owner can rename it, and put
 -- another in its place.
-CREATE SCHEMA amqp_python;
-GRANT USAGE ON SCHEMA amqp_python TO PUBLIC;
-COMMENT ON SCHEMA amqp_python IS 'Inner parts of extension pg_amqp_py, of no use to anybody else.';
+CREATE SCHEMA amqp_inner;

@@ -19,16 +19,17 @@ SET max_parallel_workers_per_gather = 2;
 """
 CALLS = {
     "publish": "amqp.publish({0}, 'amq.topic', 'key', n::text)",
-    "publish_change": "amqp_python.publish_change({0}, 'amq.topic', 'key', n::text)",
+    "publish_change": "amqp_inner.publish_change({0}, 'amq.topic', 'key', n::text)",
     "autonomous": "amqp.autonomous_publish({0}, 'amq.topic', 'key', n::text)",
     "timestamp": "amqp.publish({0}, 'amq.topic', 'key', '', \"timestamp\" => now())",
     "declare": "amqp.exchange_declare({0}, 'amq.topic', 'topic', true, true)",
     "pending": "(SELECT count(*) > 0 FROM amqp.pending())",
     "status": "(SELECT count(*) > 0 FROM amqp.status())",
     "ping": "amqp.ping({0}) IS NOT NULL",
+    "request": "amqp.request({0}, '', 'q', 'x') IS NOT NULL",
     "disconnect": "amqp.disconnect({0}) IS NOT NULL",
     "batch": "amqp.publish_outbox_batch({0}) > 0",
-    "load": "amqp_python.load_python() IS NOT NULL",
+    "load": "amqp_inner.load_python() IS NOT NULL",
 }
 
 

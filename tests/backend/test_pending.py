@@ -392,6 +392,7 @@ def test_status_shows_the_connection(
         "pending": 0,
         "unconfirmed": 0,
         "last_error": None,
+        "last_error_at": None,
     }
 
 
@@ -434,6 +435,20 @@ def test_status_shows_why_there_is_no_connection(session: Session) -> None:
     assert (row["broker_id"], row["connected"]) == (2, False)
     assert row["host"] is row["port"] is row["connected_since"] is row["server_version"] is None
     assert "refused" in row["last_error"].lower()
+
+
+def test_status_says_when_the_last_error_was(session: Session) -> None:
+    session.add_broker("amqp://127.0.0.1:1/")
+    before = session.value("SELECT clock_timestamp()")
+    with pytest.raises(errors.SqlclientUnableToEstablishSqlconnection):
+        publish(session, "never", broker=2)
+    publish(session, "one")
+    at = session.value("SELECT last_error_at FROM amqp.status() WHERE broker_id = 2")
+    assert before <= at <= session.value("SELECT clock_timestamp()")
+    assert session.run("SELECT broker_id, last_error IS NULL FROM amqp.status()") == [
+        (1, True),
+        (2, False),
+    ]
 
 
 def test_status_after_disconnect(session: Session, broker: VHost, management: Management) -> None:

@@ -1,4 +1,4 @@
-"""Rows of amqp.consumer in other databases and clusters: dumped, restored, copied, upgraded."""
+"""Rows of consumers and listeners in other databases: dumped, restored, copied, upgraded."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ def fill(session: Session, dsn: str) -> None:
     consume_into(session, name="stream", stream_offset="first")
     session.run("SELECT amqp.rewind('stream', 7)")
     session.run("RESET search_path")
+    session.run(
+        "INSERT INTO amqp.listener (channel, broker_id, exchange, headers)"
+        " VALUES ('c', 1, 'e', '{\"h\": 1}'), ('ü', 1, '', NULL)"
+    )
     with storing(dsn, "update") as one:
         one.put(message('{"id": 1}', message_id="a"), message("bad", message_id="b"))
     with storing(dsn, "inbox") as one:
@@ -54,6 +58,7 @@ KEPT = [
     "SELECT * FROM amqp.inbox_offset",
     "SELECT * FROM amqp.inbox_dead ORDER BY id",
     "SELECT * FROM amqp.inbox ORDER BY id",
+    "SELECT * FROM amqp.listener ORDER BY listener_id",
 ]
 
 
@@ -79,6 +84,13 @@ def check(session: Session, dsn: str, of: Session) -> None:
     with storing(dsn, "function") as one:
         assert one.put(message("y")).stored == 1
     assert session.value("SELECT amqp.discard_dead_messages('update')") == 1
+    assert (
+        session.value(
+            "INSERT INTO amqp.listener (channel, broker_id, exchange) VALUES ('n', 1, 'e')"
+            " RETURNING listener_id"
+        )
+        == 3
+    )
 
 
 def restore(dump: str, dsn: str) -> None:
@@ -158,7 +170,7 @@ def test_the_inbox_without_the_extension(session: Session, other: str) -> None:
             with open_session(dsn) as restored:
                 check(restored, dsn, filled)
             # Into the same database: the number of the function is another one's, or nobody's.
-            filled.run("DROP SCHEMA amqp, s CASCADE")
+            filled.run("DROP SCHEMA amqp, amqp_inner, s CASCADE")
             restore(dumped, other)
             with storing(other, "function") as one:
                 assert one.put(message("x", reply_to="r")).stored == 1

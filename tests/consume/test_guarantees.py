@@ -167,6 +167,7 @@ def test_rows_are_the_good_messages_and_dead_ones_the_poison_whatever_fails(
     rng = random.Random(seed)
     count = pytestconfig.getoption("chaos_messages")
     account = Account(rabbitmq, seed, count)
+    rabbitmq.write_down()
     with ExitStack() as stack:
         postgres = stack.enter_context(PostgreSQL(durable=True))
         proxy = stack.enter_context(CuttingProxy(rabbitmq.amqp_port))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from psycopg.conninfo import make_conninfo
 
 from servers.processes import wait_for
@@ -79,6 +81,26 @@ def test_a_consumer_in_trouble_is_in_the_log_once(database: str, consumers: Desk
         consumer.publish("a")
         consumer.wait_for_stored(1)
         assert len(daemon.events("could not consume")) == 1
+
+
+def test_the_log_says_why_messages_were_set_aside(database: str, consumers: Desk) -> None:
+    consumer = consumers(enabled=False)
+    consumer.session.execute("CREATE TABLE t (id smallint NOT NULL)")
+    consumer.change(target_table="t", columns='{"id": "body.id"}', enabled=True)
+    consumer.publish('{"id": "x"}', '{"id": 1}', '{"id": 70000}', '{"id": null}', '{"id": "y"}')
+    with ConsumeProcess(database) as daemon:
+        consumer.wait_until("all", lambda status: (status["stored"], status["dead"]) == (1, 4))
+        wait_for(
+            lambda: sum(e["messages"] for e in daemon.events("messages set aside")) == 4,
+            LIMIT,
+            "the log",
+        )
+        events = daemon.events("messages set aside")
+    assert sum((Counter(event["sqlstates"]) for event in events), Counter()) == {
+        "22P02": 2,
+        "22003": 1,
+        "23502": 1,
+    }
 
 
 def test_run_answers_a_request_with_what_a_function_returns(database: str, consumers: Desk) -> None:

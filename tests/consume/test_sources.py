@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from support.sessions import Session, session_fixture
@@ -314,6 +315,53 @@ def test_the_same_json_null_is_null_and_what_is_missing_the_default(
         ]
         assert session.value("SELECT count(DISTINCT f) FROM t") == 3
         assert dead(session, consumer=name) == ["23502"] * 3
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["by their names", "by columns"])
+def test_the_default_of_a_type_is_taken_where_the_column_has_none(
+    session: Session, database: str, named: bool
+) -> None:
+    session.run(
+        """
+        CREATE DOMAIN unit AS text DEFAULT 'metre' NOT NULL;
+        CREATE DOMAIN length AS unit;
+        CREATE DOMAIN moment AS timestamptz DEFAULT now();
+        CREATE TABLE t (
+            id integer,
+            a unit,
+            b length,
+            c unit DEFAULT 'mile',
+            d moment,
+            e moment DEFAULT NULL,
+            f text DEFAULT NULL
+        )
+        """
+    )
+    names = ("id", "a", "b", "c", "d", "e", "f")
+    consume_into(session, "t", columns={n: f"body.{n}" for n in names} if named else None)
+    with storing(database) as one:
+        one.put(
+            message('{"id": 1}'),
+            message('{"id": 2, "a": "inch", "b": "inch", "c": "inch", "d": null, "f": "x"}'),
+            message('{"id": 3, "a": null}'),
+        )
+    assert session.run("SELECT id, a, b, c, d IS NULL, e IS NULL, f FROM t ORDER BY id") == [
+        (1, "metre", "metre", "mile", False, True, None),
+        (2, "inch", "inch", "inch", True, True, "x"),
+    ]
+    assert dead(session) == ["23502"]
+
+
+def test_an_identity_that_is_always_generated_is_no_column_of_messages(
+    session: Session, database: str
+) -> None:
+    session.run("CREATE TABLE t (id integer GENERATED ALWAYS AS IDENTITY, a text)")
+    consume_into(session, "t")
+    with storing(database) as one:
+        one.put(message('{"id": 7, "a": "x"}'), message('{"a": "y"}'))
+    assert session.run("SELECT id, a FROM t ORDER BY id") == [(1, "x"), (2, "y")]
+    with pytest.raises(psycopg.errors.GeneratedAlways, match="non-DEFAULT"):
+        consume_into(session, "t", name="named", columns={"id": "body.id"})
 
 
 # ---- Names ----

@@ -232,6 +232,24 @@ def test_a_row_that_has_changed_is_read_again_before_a_message_dies(
     assert session.value("SELECT is_called FROM tried") is False
 
 
+def test_a_column_that_must_be_filled_and_is_in_no_message_is_the_message_s_fault(
+    session: Session, database: str
+) -> None:
+    session.run("CREATE TABLE t (id integer PRIMARY KEY)")
+    consume_into(session, "t")
+    session.run("ALTER TABLE t ADD COLUMN added text NOT NULL")
+    with storing(database) as one:
+        # What has a key of that name is stored.
+        done = one.put(message('{"id": 1}'), message('{"id": 2, "added": "given"}'))
+        assert (done.stored, done.dead) == (1, 1)
+        assert dead(session) == ["23502"]
+        session.run("ALTER TABLE t ALTER added SET DEFAULT 'default'")
+        session.run("SELECT amqp.retry_dead_messages('c')")
+        assert one.retry().stored == 1
+    assert session.run("SELECT * FROM t ORDER BY id") == [(1, "default"), (2, "given")]
+    assert dead(session) == []
+
+
 def test_what_changes_while_messages_are_sifted_is_seen(session: Session, database: str) -> None:
     session.run(
         """CREATE FUNCTION f(m amqp.message) RETURNS void LANGUAGE plpgsql AS $$ BEGIN

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pg_amqp_daemon.runtime.database import Database
 
@@ -42,3 +44,31 @@ def test_a_session_in_which_nothing_is_asked_stays(impatient: Database) -> None:
         impatient.prove()
         impatient.unblock()
         impatient.prove()
+
+
+def connect_timeout_of(database: Database) -> str:
+    """What libpq has been told, in one way or another."""
+    with database.connected(), database.asking() as connection:
+        options = connection.pgconn.info
+        (timeout,) = (option.val for option in options if option.keyword == b"connect_timeout")
+    return "" if timeout is None else timeout.decode()
+
+
+def test_whoever_says_how_long_connecting_may_take_is_heard(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PGCONNECT_TIMEOUT", "PGSERVICE", "PGSERVICEFILE"):
+        monkeypatch.delenv(name, raising=False)
+    assert connect_timeout_of(Database(database, "test")) == "5"
+    services = tmp_path / "services.conf"
+    services.write_text("[patient]\nconnect_timeout=33\n[hasty]\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    patient = make_conninfo(database, service="patient")
+    assert connect_timeout_of(Database(patient, "test")) == "33"
+    assert connect_timeout_of(Database(make_conninfo(database, service="hasty"), "test")) == "5"
+    monkeypatch.setenv("PGSERVICE", "patient")
+    assert connect_timeout_of(Database(database, "test")) == "33"
+    monkeypatch.delenv("PGSERVICE")
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "44")
+    assert connect_timeout_of(Database(database, "test")) == "44"
+    assert connect_timeout_of(Database(make_conninfo(database, connect_timeout=7), "test")) == "7"

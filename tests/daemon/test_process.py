@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+import structlog
 
+from pg_amqp_daemon.runtime.health import Condition
 from pg_amqp_daemon.runtime.process import Process
 
 
@@ -36,15 +42,60 @@ class Recorder:
         self.asked.append("end")
 
 
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """What is done at signals is what was done before."""
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {one: signal.getsignal(one) for one in signals}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_doors_are_looked_after_until_a_signal_says_stop(ending: signal.Signals) -> None:
     process = Process()
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     first, second = Recorder(ending), Recorder()
-    try:
-        process.run(first, second)
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+    process.run(first, second)
     assert process.stopping.is_set()
     assert first.asked == second.asked == ["start", "look", "look", "stop", "end"]
+
+
+class Hangup(Recorder):
+    """A door in whose first look the terminal hangs up; it ends some looks later."""
+
+    def look(self) -> None:
+        """Have it happen."""
+        super().look()
+        if self.asked.count("look") == 1:
+            os.kill(os.getpid(), signal.SIGHUP)
+        if self.asked.count("look") == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_hangup_ends_nothing_and_is_told() -> None:
+    with structlog.testing.capture_logs() as said:
+        Process().run(Hangup())
+    assert [line["event"] for line in said] == [
+        "nothing to reload: changed rows count within a second"
+    ]
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_who_lives_may_not_be_ready(host: str, shown: str) -> None:
+    process = Process()
+    trouble = ["no database"]
+    process.health.register("database", lambda: Condition("x", *trouble))
+    with structlog.testing.capture_logs() as said:
+        process.serve(host, 0)
+    url = said[0]["url"].removesuffix("/metrics")
+    assert url.startswith(f"http://{shown}:")
+
+    def answer(path: str) -> int:
+        with suppress(urllib.error.HTTPError), urllib.request.urlopen(url + path) as found:
+            return int(found.status)
+        return 503
+
+    assert [answer(path) for path in ("/live", "/ready", "/health")] == [200, 503, 503]
+    trouble.clear()
+    assert [answer(path) for path in ("/live", "/ready", "/health")] == [200, 200, 200]

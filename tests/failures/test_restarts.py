@@ -24,6 +24,7 @@ session, through, direct = failure_fixtures()
 def test_broker_restarts(database: str, rabbitmq: RabbitMQ, broker: VHost) -> None:
     with open_channel(broker.url()) as channel:
         declare(channel)
+    rabbitmq.write_down()
     with (
         open_session(database) as idle,
         open_session(database) as patient,

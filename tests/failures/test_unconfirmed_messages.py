@@ -219,6 +219,7 @@ def test_several_transactions_of_two_brokers(
 def test_a_real_restart(database: str, rabbitmq: RabbitMQ, broker: VHost) -> None:
     with open_channel(broker.url()) as channel:
         declare(channel)
+    rabbitmq.write_down()
     with open_session(database) as session:
         broker_id = session.add_broker(broker.url())
         session.set(confirm_timeout="200ms")

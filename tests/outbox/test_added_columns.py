@@ -79,7 +79,7 @@ def test_compaction_says_what_is_in_its_way(grown: Session, obstacle: str) -> No
     grown.execute(obstacle.encode())
     for function in "outbox_lock_to_compact", "outbox_compact":
         with pytest.raises(errors.ObjectNotInPrerequisiteState) as raised:
-            grown.execute(f"SELECT amqp.{function}()".encode())
+            grown.execute(f"SELECT amqp_inner.{function}()".encode())
         assert raised.value.diag.message_detail == OBSTACLES[obstacle]
 
 
@@ -93,7 +93,7 @@ def test_row_security_is_in_the_way(grown: Session, database: str) -> None:
         psycopg.connect(database, user="secured", autocommit=True) as other,
         pytest.raises(errors.ObjectNotInPrerequisiteState, match="cannot be given back"),
     ):
-        other.execute("SELECT amqp.outbox_lock_to_compact()")
+        other.execute("SELECT amqp_inner.outbox_lock_to_compact()")
     grown.execute("DROP OWNED BY secured; DROP ROLE secured")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -238,7 +239,7 @@ def test_a_caller_waits_for_another_and_can_be_cancelled(
 def test_a_relay_is_left_alone(session: Session, database: str, direct: int) -> None:
     put(session, direct, [1])
     with open_session(database) as relay:
-        assert relay.value("SELECT amqp.outbox_lock(%s)", direct)
+        assert relay.value("SELECT amqp_inner.outbox_lock(%s)", direct)
         assert session.value(BATCH) == 0
     with open_session(database) as observer:
         wait_for_end(observer, relay.pid)
@@ -449,9 +450,13 @@ def test_dead_letters(
     # What was under way beside a refused message may come twice.
     assert set(numbers_in(channel, "events", 2)) == {1, 2}
     dead = "SELECT attempts, last_error FROM amqp.dead_letters"
-    assert session.run(dead) == []
+    assert (session.run(dead), session.warnings()) == ([], [])
     make_due(session)
     assert session.value(BATCH) == 0
+    (warning,) = session.warnings()
+    assert warning.message == f"amqp: 2 messages to broker {direct} became dead letters"
+    assert re.match(r"The first has id 2: .*message size", warning.detail)
+    assert "amqp.dead_letters" in warning.hint
     assert session.value("SELECT count(*) FROM amqp.outbox") == 0
     for attempts, last_error in session.run(dead):
         assert attempts == 2
@@ -483,8 +488,10 @@ def test_what_cannot_be_encoded_is_a_dead_letter_at_once(
     assert session.value("SELECT last_error FROM amqp.dead_letters") == (
         "invalid value for priority: 300"
     )
+    (warning,) = session.warnings()
+    assert warning.message == f"amqp: 1 message to broker {direct} became a dead letter"
     # A dead one holds back what has its ordering key.
-    assert session.value(BATCH) == 0
+    assert (session.value(BATCH), session.warnings()) == (0, [])
     assert session.value("SELECT amqp.discard_dead_letters()") == 1
     assert session.value(BATCH) == 1
     assert numbers_in(channel, "events", 1) == [3]

@@ -1,4 +1,4 @@
-"""amqp.outbox_due(): what of a broker's outbox may be delivered next."""
+"""amqp_inner.outbox_due(): what of a broker's outbox may be delivered next."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def due(
 ) -> list[int]:
     """Return the ids of what is due, in the order in which it is to be delivered."""
     found = session.execute(
-        "SELECT id FROM amqp.outbox_due(%s, %s::int8, %s, %s, %s)",
+        "SELECT id FROM amqp_inner.outbox_due(%s, %s::int8, %s, %s, %s)",
         [broker_id, after, settled, limit, size],
     )
     return [number for (number,) in found]
@@ -137,7 +137,7 @@ def test_a_timestamp_becomes_seconds(session: Session) -> None:
     far = "294276-12-31 23:59:59.999999+00"
     for value in (None, "1970-01-01+00", "2024-02-29 12:34:56.999+00", far):
         put(session, timestamp=value)
-    found = session.execute('SELECT "timestamp" FROM amqp.outbox_due(1, NULL, -1, 10, 1000)')
+    found = session.execute('SELECT "timestamp" FROM amqp_inner.outbox_due(1, NULL, -1, 10, 1000)')
     assert [value for (value,) in found] == [None, 0, 1709210096, 9224318015999]
 
 
@@ -249,7 +249,7 @@ def test_a_long_backlog_of_one_key_is_read_at_the_same_cost(
         for after, settled in ((None, -1), (15_000, 10_000)):
             lines = session.execute(
                 "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)"
-                " SELECT * FROM amqp.outbox_due(1, %s::int8, %s, 1000, 1000000)",
+                " SELECT * FROM amqp_inner.outbox_due(1, %s::int8, %s, 1000, 1000000)",
                 [after, settled],
             ).fetchone()
             assert lines is not None

@@ -132,6 +132,7 @@ def test_dead_letters_show_all_there_is(session: Session, letters: list[int]) ->
     ]
     # The next attempt that there will not be, and a key that is for logical replication.
     assert columns[0] - columns[1] == {"next_attempt_at", "row_id"}
+    assert columns[1] - columns[0] == {"message"}
     assert dead(session, "broker_id, body, last_error, headers, died_at IS NOT NULL") == [
         (n // 2 + 1, b"%d" % n, f"error {number}", {"n": n}, True)
         for n, number in enumerate(letters)
@@ -183,6 +184,7 @@ def test_status_counts_by_broker(session: Session) -> None:
         "last_error": None,
         "last_error_at": None,
         "trouble": None,
+        "retained": 0,
     }
     assert status(session) == nothing
     ids = [put(session) for _ in range(5)]
@@ -203,7 +205,11 @@ def test_status_counts_by_broker(session: Session) -> None:
         "relay": None,
         "last_error": "why",
         "trouble": None,
+        "retained": 0,
     }
+    # What is not due yet is not late.
+    session.execute("DELETE FROM amqp.outbox WHERE next_attempt_at < '2089-01-01' OR id = 2")
+    assert (status(session)["pending"], status(session)["oldest_age"]) == (1, None)
     # One without a row in amqp.broker, alive or dead.
     settle(session, refused=[(put(session, broker_id=-5), "invalid", "no")], broker_id=-5)
     put(session, broker_id=9)
@@ -226,18 +232,20 @@ def test_status_names_who_works_a_broker(database: str, session: Session) -> Non
         put(session, broker_id=broker_id)
         with psycopg.connect(database, autocommit=True, application_name="the relay") as relay:
             pid = relay.info.backend_pid
-            assert relay.execute("SELECT amqp.outbox_lock(%s)", [broker_id]).fetchone() == (True,)
+            assert relay.execute("SELECT amqp_inner.outbox_lock(%s)", [broker_id]).fetchone() == (
+                True,
+            )
             assert status(session, broker_id)["relay"] == "the relay"
             # Others do not become it, nor deliver a batch; and no other lock is taken for it.
-            query = "SELECT amqp.outbox_lock(%s), amqp.outbox_lock_batch(%s)"
+            query = "SELECT amqp_inner.outbox_lock(%s), amqp_inner.outbox_lock_batch(%s)"
             assert session.execute(query, [broker_id] * 2).fetchone() == (False, False)
             assert status(session, broker_id)["relay"] == "the relay"
         wait_for_end(session, pid)
         assert status(session, broker_id)["relay"] is None
         with session.transaction():
-            assert session.execute("SELECT amqp.outbox_lock_batch(%s)", [broker_id]).fetchone() == (
-                True,
-            )
+            assert session.execute(
+                "SELECT amqp_inner.outbox_lock_batch(%s)", [broker_id]
+            ).fetchone() == (True,)
             assert status(session, broker_id)["relay"] is None
 
 
@@ -246,11 +254,11 @@ def test_batches_wait_for_each_other(database: str, session: Session) -> None:
         open_session(database, autocommit=False) as first,
         open_session(database, autocommit=False) as second,
     ):
-        query = "SELECT amqp.outbox_lock_batch(1)"
+        query = "SELECT amqp_inner.outbox_lock_batch(1)"
         assert first.execute(query).fetchone() == (True,)
         # The session cannot become the relay while a batch is delivered.
-        assert session.execute("SELECT amqp.outbox_lock(1)").fetchone() == (False,)
-        assert session.execute("SELECT amqp.outbox_lock(2)").fetchone() == (True,)
+        assert session.execute("SELECT amqp_inner.outbox_lock(1)").fetchone() == (False,)
+        assert session.execute("SELECT amqp_inner.outbox_lock(2)").fetchone() == (True,)
         waiting = Call(lambda: second.execute(query).fetchone())
         wait_for_event(session, second.info.backend_pid, "transactionid")
         first.commit()
@@ -261,7 +269,7 @@ def test_batches_wait_for_each_other(database: str, session: Session) -> None:
 
 
 def compact(session: Session) -> bool:
-    row = session.execute("SELECT amqp.outbox_compact()").fetchone()
+    row = session.execute("SELECT amqp_inner.outbox_compact()").fetchone()
     assert row is not None
     done: bool = row[0]
     return done
@@ -295,7 +303,7 @@ def test_space_is_given_back_whatever_is_open(database: str, session: Session) -
 
 
 def lock_to_compact(session: Session) -> bool:
-    row = session.execute("SELECT amqp.outbox_lock_to_compact()").fetchone()
+    row = session.execute("SELECT amqp_inner.outbox_lock_to_compact()").fetchone()
     assert row is not None
     locked: bool = row[0]
     return locked

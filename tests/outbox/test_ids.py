@@ -13,7 +13,7 @@ RESTART = "TRUNCATE amqp.outbox RESTART IDENTITY"
 def outcome(session: Session, delivered: list[str], refused: list[str]) -> None:
     """Settle message 1 and 2 by message_id, as of before the ids began anew."""
     session.execute(
-        "SELECT amqp.outbox_settle(1, %s, %s, %s, %s, %s, %s)",
+        "SELECT amqp_inner.outbox_settle(1, %s, %s, %s, %s, %s, %s)",
         [
             [1] * len(delivered),
             delivered,

@@ -22,11 +22,11 @@ from support.sessions import Session, open_session
 PROJECT = Path(__file__).parents[2]
 VERSION = scripts.VERSION
 
-# What there is in schema amqp, to the last bit.
+# What there is in both schemas, to the last bit.
 OBJECTS = """
 SELECT 'function' AS kind, oid::regprocedure::text AS name, pg_get_functiondef(oid) AS definition,
        proacl::text AS acl, obj_description(oid, 'pg_proc') AS comment
-FROM pg_proc WHERE pronamespace = 'amqp'::regnamespace
+FROM pg_proc WHERE pronamespace::regnamespace::text IN ('amqp', 'amqp_inner')
 UNION ALL
 SELECT 'relation', oid::regclass::text, concat(relkind, oid, relfilenode, reloptions), relacl::text,
        obj_description(oid, 'pg_class')
@@ -34,6 +34,9 @@ FROM pg_class WHERE relnamespace = 'amqp'::regnamespace
 UNION ALL
 SELECT 'trigger', tgrelid::regclass || tgname, pg_get_triggerdef(oid), '', ''
 FROM pg_trigger WHERE tgrelid = 'amqp.broker'::regclass
+UNION ALL
+SELECT 'schema', nspname, '', nspacl::text, obj_description(oid, 'pg_namespace')
+FROM pg_namespace WHERE nspname = 'amqp_inner'
 ORDER BY 1, 2
 """
 
@@ -145,6 +148,7 @@ def test_every_object_has_a_comment(installed: Session) -> None:
 def test_a_schema_that_was_made_for_the_role(bare: str) -> None:
     with open_session(bare) as admin:
         admin.execute("CREATE SCHEMA amqp AUTHORIZATION clerk")
+        admin.execute("CREATE SCHEMA amqp_inner AUTHORIZATION clerk")
     assert run(f"{bare} user=clerk") == f"outbox and inbox {VERSION} installed"
 
 
@@ -167,7 +171,7 @@ def test_what_is_not_qualified_is_postgresql_s_own(bare: str, shop: str) -> None
         assert bodies(session) == ["one"]
         assert not value(
             session, "SELECT string_agg(pg_get_functiondef(oid), '') ~ 'evil' FROM pg_proc"
-            " WHERE pronamespace = 'amqp'::regnamespace AND prokind = 'f'"
+            " WHERE pronamespace::regnamespace::text IN ('amqp', 'amqp_inner')"
         )  # fmt: skip
 
 
@@ -176,7 +180,7 @@ def test_two_who_install_at_once(shop: str, bare: str) -> None:
     second = threading.Thread(target=lambda: said.append(install.install(shop)))
     with open_session(bare) as admin, open_session(shop, autocommit=False) as first:
         first.execute("SELECT pg_advisory_xact_lock(1634562418, 0)")
-        first.execute("CREATE SCHEMA amqp")
+        first.execute("CREATE SCHEMA amqp; CREATE SCHEMA amqp_inner")
         for script in scripts.outbox():
             first.execute(script.encode())
         second.start()
@@ -201,14 +205,19 @@ def test_a_lock_that_is_never_let_go_is_not_waited_for_for_ever(shop: str, bare:
 
 def test_every_statement_that_creates_is_known_to_upgrade_and_removal() -> None:
     upgrade = "".join(scripts.outbox_upgrade("1.1.0"))
-    inbox = "".join(path.read_text() for path in (PROJECT / "sql/inbox").rglob("*.sql"))
+    new = "".join(
+        path.read_text()
+        for component in ("inbox", "listener")
+        for path in (PROJECT / "sql" / component).rglob("*.sql")
+    )
     for line in re.findall(r"^CREATE .*", "".join(scripts.outbox()), re.MULTILINE):
-        # There was no inbox that could be replaced.
-        assert (line in upgrade) == (line in inbox), line
+        # There was none of these that could be replaced.
+        assert (line in upgrade) == (line in new), line
     created = re.findall(r"^CREATE (?:TABLE|VIEW|TYPE|FUNCTION)", "".join(scripts.outbox()), re.M)
     assert len(scripts.outbox_removal()) == len(created) + 1
 
 
+@pytest.mark.extension
 def test_it_is_the_outbox_of_the_extension(bare: str, database: str) -> None:
     run(bare)
     with (
@@ -217,8 +226,7 @@ def test_it_is_the_outbox_of_the_extension(bare: str, database: str) -> None:
     ):
         ours = {name: (definition, comment) for _, name, definition, _, comment in functions(alone)}
         theirs = {
-            name: (definition.replace("amqp_python.", "amqp."), comment)
-            for _, name, definition, _, comment in functions(extension)
+            name: (definition, comment) for _, name, definition, _, comment in functions(extension)
         }
     del ours["amqp.outbox_version()"]
     # Here it is one under two names.
@@ -226,16 +234,15 @@ def test_it_is_the_outbox_of_the_extension(bare: str, database: str) -> None:
         text.replace("publish_change_outbox", "publish_change")
         for text in ours["amqp.publish_change_outbox()"]
     )
-    # With the extension, it is where the owner of schema amqp has no say.
-    query = "changed_rows_query(text,text,name,name,boolean,boolean,boolean)"
-    with open_session(database, autocommit=False) as extension:
-        found = extension.execute(
-            "SELECT pg_get_functiondef(f.oid), obj_description(f.oid, 'pg_proc')"
-            " FROM (SELECT %s::regprocedure::oid) AS f (oid)",
-            [f"amqp_python.{query}"],
-        ).fetchone()
-    assert found is not None
-    theirs[f"amqp.{query}"] = (found[0].replace("amqp_python.", "amqp."), found[1])
+    definition, comment = theirs.pop("amqp.publish_change_mqtt()")
+    assert ours.pop("amqp.publish_change_mqtt()") == (
+        re.sub(
+            r"amqp_inner\.publish_change(?=(?:_failed)?\(\n|')",
+            "amqp_inner.publish_outbox_change",
+            definition,
+        ),
+        comment,
+    )
     assert ours == {name: theirs[name] for name in ours}
     assert {name for name in theirs if "outbox" in name and "_batch(" not in name} <= ours.keys()
 
@@ -309,7 +316,7 @@ def make_older(session: Session, version: str = "1.1.0") -> None:
     """Put an earlier version in the place of what is installed, as its pg-amqp did."""
     script = (PROJECT / f"tests/upgrade/outbox-{version}.sql").read_text()
     with session.transaction():
-        session.execute("DROP SCHEMA amqp CASCADE; CREATE SCHEMA amqp")
+        session.execute("DROP SCHEMA amqp, amqp_inner CASCADE; CREATE SCHEMA amqp")
         session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
         session.execute(script.encode())
 
@@ -320,7 +327,7 @@ def definitions(session: Session) -> list[tuple[Any, ...]]:
             for kind, name, definition, acl, comment in objects(session)]  # fmt: skip
 
 
-@pytest.mark.parametrize("version", ["1.1.0", "1.2.0"])
+@pytest.mark.parametrize("version", ["1.1.0", "1.2.0", "1.3.0"])
 def test_upgrade_in_place(installed: Session, shop: str, version: str) -> None:
     newest = definitions(installed)
     make_older(installed, version)
@@ -376,7 +383,10 @@ def test_publishers_are_not_kept_waiting_for_long(installed: Session, shop: str)
 def test_removing(installed: Session, shop: str) -> None:
     installed.execute("INSERT INTO amqp.broker (host) VALUES ('rabbit.test')")
     assert run(shop, "--uninstall") == f"outbox and inbox {VERSION} removed"
-    assert value(installed, "SELECT to_regnamespace('amqp')") is None
+    assert (
+        value(installed, "SELECT COALESCE(to_regnamespace('amqp'), to_regnamespace('amqp_inner'))")
+        is None
+    )
     assert run(shop, "--uninstall") == "outbox and inbox are not installed"
     assert run(shop) == f"outbox and inbox {VERSION} installed"
 
@@ -421,13 +431,14 @@ def test_removing_with_messages_that_came_in(installed: Session, shop: str) -> N
     assert run(shop, "--uninstall") == f"outbox and inbox {VERSION} removed"
 
 
-def test_removing_a_version_without_an_inbox(shop: str) -> None:
+@pytest.mark.parametrize("version", scripts.EARLIER[1:])
+def test_removing_an_earlier_version(shop: str, version: str) -> None:
     with open_session(shop) as session:
         with session.transaction():
             session.execute("CREATE SCHEMA amqp")
             session.execute("SET LOCAL search_path = pg_catalog, pg_temp")
-            session.execute((PROJECT / "tests/upgrade/outbox-1.3.0.sql").read_bytes())
-        assert run(shop, "--uninstall") == "outbox and inbox 1.3.0 removed"
+            session.execute((PROJECT / f"tests/upgrade/outbox-{version}.sql").read_bytes())
+        assert run(shop, "--uninstall") == f"outbox and inbox {version} removed"
 
 
 def test_removing_what_consumers_use(installed: Session, shop: str) -> None:
@@ -486,12 +497,14 @@ def _names(session: Session) -> list[tuple[str, str]]:
 # ---- What cannot be done, in one line ----
 
 
+@pytest.mark.extension
 def test_beside_the_extension(database: str) -> None:
     assert "extension pg_amqp_py" in refusal(database)
     assert "it brings outbox and inbox" in refusal(database)
     assert "extension pg_amqp_py" in refusal(database, "--uninstall")
 
 
+@pytest.mark.extension
 def test_the_extension_beside_it(installed: Session, bare: str) -> None:
     with open_session(bare) as admin:
         with pytest.raises(errors.DuplicateObject) as caught:
@@ -500,10 +513,11 @@ def test_the_extension_beside_it(installed: Session, bare: str) -> None:
         publish(installed, "still works")
 
 
-def test_a_schema_of_somebody_else(bare: str, shop: str) -> None:
+@pytest.mark.parametrize("schema", ["amqp", "amqp_inner"])
+def test_a_schema_of_somebody_else(bare: str, shop: str, schema: str) -> None:
     with open_session(bare) as admin:
-        admin.execute("CREATE SCHEMA amqp AUTHORIZATION clerk")
-    assert refusal(shop) == 'schema amqp belongs to role "clerk": connect as this role'
+        admin.execute(f"CREATE SCHEMA {schema} AUTHORIZATION clerk".encode())
+    assert refusal(shop) == f'schema {schema} belongs to role "clerk": connect as this role'
 
 
 def test_a_superuser_runs_nothing_that_others_have_put_there(installed: Session, bare: str) -> None:
@@ -524,8 +538,11 @@ def test_a_schema_with_other_tables(bare: str, shop: str) -> None:
 def test_without_the_privilege(bare: str) -> None:
     assert refusal(f"{bare} user=clerk") == (
         'role "clerk" may not create schemas in database "bare": GRANT CREATE ON DATABASE,'
-        " or CREATE SCHEMA amqp AUTHORIZATION this role"
+        " or CREATE SCHEMA ... AUTHORIZATION this role, for amqp and amqp_inner"
     )
+    with open_session(bare) as admin:
+        admin.execute("CREATE SCHEMA amqp AUTHORIZATION clerk")
+    assert refusal(f"{bare} user=clerk").endswith("AUTHORIZATION this role, for amqp_inner")
 
 
 def test_a_server_that_is_too_old(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:

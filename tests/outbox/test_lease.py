@@ -119,7 +119,7 @@ def test_a_stranger_does_not_stop_a_batch(database: str, session: Session, inbox
 @pytest.mark.parametrize("mode", ["", "_shared"])
 def test_a_stranger_who_was_first_is_no_relay(session: Session, database: str, mode: str) -> None:
     put(session)
-    assert session.execute("SELECT amqp.outbox_lock_batch(1)").fetchone() == (True,)
+    assert session.execute("SELECT amqp_inner.outbox_lock_batch(1)").fetchone() == (True,)
     (key,) = session.execute("SELECT lock_key FROM amqp.outbox_lease").fetchone() or ()
     session.execute("CREATE ROLE stranger LOGIN")
     with (
@@ -129,21 +129,21 @@ def test_a_stranger_who_was_first_is_no_relay(session: Session, database: str, m
     ):
         other.execute(f"SELECT pg_advisory_lock{mode}({key})".encode())
         assert status(session)["relay"] is None
-        assert relay.execute("SELECT amqp.outbox_lock(1)").fetchone() == (True,)
-        assert second.execute("SELECT amqp.outbox_lock(1)").fetchone() == (False,)
-        assert second.execute("SELECT amqp.outbox_lock_batch(1)").fetchone() == (False,)
+        assert relay.execute("SELECT amqp_inner.outbox_lock(1)").fetchone() == (True,)
+        assert second.execute("SELECT amqp_inner.outbox_lock(1)").fetchone() == (False,)
+        assert second.execute("SELECT amqp_inner.outbox_lock_batch(1)").fetchone() == (False,)
     session.execute("DROP ROLE stranger")
 
 
 def test_a_prepared_transaction_of_a_stranger(session: Session, database: str) -> None:
-    assert session.execute("SELECT amqp.outbox_lock_batch(1)").fetchone() == (True,)
+    assert session.execute("SELECT amqp_inner.outbox_lock_batch(1)").fetchone() == (True,)
     (key,) = session.execute("SELECT lock_key FROM amqp.outbox_lease").fetchone() or ()
     session.execute("CREATE ROLE stranger LOGIN")
     with psycopg.connect(database, user="stranger", autocommit=True) as other:
         other.execute("BEGIN")
         other.execute(f"SELECT pg_advisory_xact_lock({key})".encode())
         other.execute("PREPARE TRANSACTION 'attack'")
-    assert session.execute("SELECT amqp.outbox_lock(1)").fetchone() == (True,)
+    assert session.execute("SELECT amqp_inner.outbox_lock(1)").fetchone() == (True,)
     session.execute("ROLLBACK PREPARED 'attack'")
     session.execute("DROP ROLE stranger")
 
@@ -157,7 +157,7 @@ def test_a_member_of_a_role_that_may_work_it_is_respected(session: Session, data
     )
     with psycopg.connect(database, user="relay", autocommit=True) as relay:
         relay.execute("SET ROLE works")
-        assert relay.execute("SELECT amqp.outbox_lock(1)").fetchone() == (True,)
-        assert session.execute("SELECT amqp.outbox_lock(1)").fetchone() == (False,)
-        assert session.execute("SELECT amqp.outbox_lock_batch(1)").fetchone() == (False,)
+        assert relay.execute("SELECT amqp_inner.outbox_lock(1)").fetchone() == (True,)
+        assert session.execute("SELECT amqp_inner.outbox_lock(1)").fetchone() == (False,)
+        assert session.execute("SELECT amqp_inner.outbox_lock_batch(1)").fetchone() == (False,)
     session.execute("DROP OWNED BY works; DROP ROLE relay; DROP ROLE works")

@@ -135,12 +135,12 @@ def test_waiting_messages_of_a_key_are_woken_but_for_locked_ones(
         put(session, ordering_key=key, deliver_at="2020-01-01+00")
     other.execute("SELECT FROM amqp.outbox WHERE id = 1 FOR UPDATE")
     session.execute("SET lock_timeout = '1s'")
-    session.execute("SELECT amqp.outbox_wake(1)")
+    session.execute("SELECT amqp_inner.outbox_wake(1)")
     assert in_outbox(session, "id, next_attempt_at IS NULL") == [(1, False), (2, True)]
 
 
 def test_trouble_lasts_until_something_is_settled(session: Session, other: Session) -> None:
-    session.execute("SELECT amqp.outbox_note(1, 'away')")
+    session.execute("SELECT amqp_inner.outbox_note(1, 'away')")
     assert (status(session)["trouble"], status(session)["last_error"]) == ("away", "away")
     settle(session)
     put(session)
@@ -150,8 +150,8 @@ def test_trouble_lasts_until_something_is_settled(session: Session, other: Sessi
     other.rollback()
     settle(session, delivered=[1])
     assert (status(session)["trouble"], status(session)["last_error"]) == (None, "away")
-    session.execute("SELECT amqp.outbox_note(1, 'again')")
-    session.execute("SELECT amqp.outbox_note(1, NULL)")
+    session.execute("SELECT amqp_inner.outbox_note(1, 'again')")
+    session.execute("SELECT amqp_inner.outbox_note(1, NULL)")
     assert (status(session)["trouble"], status(session)["last_error"]) == (None, "again")
     # The error of one message is no lasting trouble.
     settle(session, refused=[(put(session), "refused", "no")])
@@ -170,5 +170,5 @@ def test_trouble_of_messages_that_nobody_works(session: Session) -> None:
     assert status(session)["trouble"] is None
     session.execute("UPDATE amqp.outbox SET next_attempt_at = now() - interval '2 minutes'")
     assert status(session)["trouble"] == "messages are due and no relay works them"
-    assert session.execute("SELECT amqp.outbox_lock(1)").fetchone() == (True,)
+    assert session.execute("SELECT amqp_inner.outbox_lock(1)").fetchone() == (True,)
     assert status(session)["trouble"] is None

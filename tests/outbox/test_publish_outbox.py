@@ -77,6 +77,7 @@ def test_every_parameter_has_its_column(session: Session) -> None:
         "body": b"text",
         "next_attempt_at": datetime(2030, 1, 1, tzinfo=UTC),
         "attempts": 0,
+        "retain": None,
         "last_error": None,
     }
 
@@ -350,9 +351,9 @@ FORBIDDEN = [
     "INSERT INTO amqp.outbox_dead (id, broker_id) VALUES (1, 1)",
     "SELECT amqp.retry_dead_letters()",
     "SELECT amqp.discard_dead_letters()",
-    "SELECT * FROM amqp.outbox_due(1, NULL, -1, 10, 1000)",
-    "SELECT amqp.outbox_settle(1, '{1}', '{a}', '{}', '{}', '{}', '{}')",
-    "SELECT amqp.outbox_note(1, 'error')",
+    "SELECT * FROM amqp_inner.outbox_due(1, NULL, -1, 10, 1000)",
+    "SELECT amqp_inner.outbox_settle(1, '{1}', '{a}', '{}', '{}', '{}', '{}')",
+    "SELECT amqp_inner.outbox_note(1, 'error')",
     "SELECT * FROM amqp.outbox_status()",
 ]
 
@@ -397,7 +398,7 @@ def test_what_is_due_is_found_by_index(database: str, analyzed_when_empty: bool)
             session.execute(f"SET {setting}")
         session.execute(
             "PREPARE due (int, int8, int8, int, int8) AS "
-            "SELECT * FROM amqp.outbox_due($1, $2, $3, $4, $5)"
+            "SELECT * FROM amqp_inner.outbox_due($1, $2, $3, $4, $5)"
         )
         lines = session.execute(
             "EXPLAIN (ANALYZE, COSTS off, TIMING off) EXECUTE due (1, NULL, -1, 100, 1000000)"

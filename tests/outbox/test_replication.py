@@ -17,7 +17,7 @@ from support.sessions import Session, open_session
 # Of every table of the extension, also one of a later version.
 WITHOUT_KEY = """
 SELECT c.oid::regclass FROM pg_class AS c
-WHERE c.relnamespace IN ('amqp'::regnamespace, 'amqp_python'::regnamespace)
+WHERE c.relnamespace IN ('amqp'::regnamespace, 'amqp_inner'::regnamespace)
   AND c.relkind IN ('r', 'p')
   AND NOT EXISTS (SELECT FROM pg_index AS i
                   WHERE i.indrelid = c.oid AND i.indisprimary)

@@ -24,10 +24,10 @@ def test_settling_leaves_the_lock_timeout_of_its_transaction(
 def test_who_does_not_become_the_one_that_works_keeps_no_lock(
     session: Session, database: str
 ) -> None:
-    assert session.value("SELECT amqp.outbox_lock_batch(1)")
+    assert session.value("SELECT amqp_inner.outbox_lock_batch(1)")
     with open_session(database) as first, open_session(database, autocommit=False) as other:
         # As long as somebody decides by which key.
         other.execute("SELECT FROM amqp.outbox_lease FOR UPDATE")
-        assert not first.value("SELECT amqp.outbox_lock(1)")
+        assert not first.value("SELECT amqp_inner.outbox_lock(1)")
         other.rollback()
-        assert session.value("SELECT amqp.outbox_lock(1)")
+        assert session.value("SELECT amqp_inner.outbox_lock(1)")

@@ -74,8 +74,8 @@ def test_a_quick_run_writes_its_page_and_its_results(tmp_path: Path) -> None:
     page = (tmp_path / "benchmarks.md").read_text()
     assert "| `publish`, confirmed |" in page
     assert "| PostgreSQL |" in page
-    assert page.count("| at most 30 us |") == 1
-    assert page.count("| at most 100 us |") == 3
+    assert page.count("| at most 30 µs |") == 1
+    assert page.count("| at most 100 µs |") == 3
     assert [*json.loads((tmp_path / "results.json").read_text())["findings"]] == ["single", "down"]
 
     (tmp_path / "benchmarks.md").unlink()
@@ -93,7 +93,7 @@ def test_consuming_is_measured_beside_its_limits(tmp_path: Path) -> None:
     assert [len(table.rows) for table in tables] == [
         6,
         2,
-        2,
+        3,
         *([5] if shutil.which("influxd") else []),
         1,
         3,
@@ -105,6 +105,31 @@ def test_consuming_is_measured_beside_its_limits(tmp_path: Path) -> None:
             assert all(0 <= figure < math.inf for figure in figures), row
         assert all(row[1] for row in table.rows[1:]), table
     assert not found["goals"]
+
+
+@pytest.mark.slow
+@pytest.mark.server
+@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
+def test_the_gateway_is_measured_beside_what_else_takes_messages(tmp_path: Path) -> None:
+    pytest.importorskip("aio_pika")
+    done = bench(tmp_path, "--quick", "--only=gateway", timeout=180)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())["findings"]["gateway"]
+    assert [len(table["rows"]) for table in found["tables"]] == [6, 2]
+    assert len(found["goals"]) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_request_is_measured_beside_the_same_in_c(tmp_path: Path) -> None:
+    done = bench(tmp_path, "--quick", "--only=request")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())["findings"]["request"]
+    if roundtrip.MISSING in found["tables"][0]["caption"]:
+        pytest.skip(roundtrip.MISSING)
+    assert len(found["tables"][0]["rows"]) == 5
+    assert all(0 < row[1] < math.inf for row in found["tables"][0]["rows"])
+    assert len(found["goals"]) == 1
 
 
 def test_an_unknown_group_is_refused(tmp_path: Path) -> None:
@@ -142,6 +167,21 @@ def test_the_round_trip_in_c_publishes_what_is_committed(
         session.execute(publish)
         assert queue.queue_declare(QUEUE, passive=True).method.message_count == 2
         assert queue.basic_get(QUEUE, auto_ack=True)[2] == b"body"
+
+
+def test_who_asks_in_c_is_answered_in_c(
+    postgres: PostgreSQL, database: str, rabbitmq: RabbitMQ, queue: BlockingChannel
+) -> None:
+    with temporary_folder() as folder, open_session(database) as session:
+        library = roundtrip.build(postgres.bindir, folder)
+        if library is None:
+            pytest.skip(roundtrip.MISSING)
+        session.execute("CREATE SCHEMA bench")
+        session.execute(roundtrip.CREATE.format(library=library).encode())
+        with roundtrip.echo(rabbitmq.amqp_port, QUEUE, folder):
+            for body in (b"one", b"x" * 10_000):
+                ask = roundtrip.request(rabbitmq.amqp_port, QUEUE, body)
+                assert session.value(ask) == body
 
 
 @pytest.mark.server
@@ -186,10 +226,10 @@ def test_rounds_are_taken_in_turn() -> None:
 
 
 def test_only_what_is_between_markers_is_written_anew() -> None:
-    table = Table("A caption", ["what", "us"], [["a", 1.234], ["b", None], ["c"]])
+    table = Table("A caption", ["what", "µs"], [["a", 1.234], ["b", None], ["c"]])
     goals = [
         Goal("fast", 0.9, "", 0.88, "1 s", at_least=True),
-        Goal("small", 31.0, "us", 30, "17 us"),
+        Goal("small", 31.0, "µs", 30, "17 µs"),
     ]
     page = render(
         places("machine", "summary", "one", "other"),
@@ -198,7 +238,7 @@ def test_only_what_is_between_markers_is_written_anew() -> None:
     )
     assert "| a | 1.23 |\n| b | - |\n| c | - |" in page
     assert "| fast | 0.900 | 1 s | at least 0.88 | yes |" in page
-    assert "| small | 31.0 us | 17 us | at most 30 us | **no** |" in page
+    assert "| small | 31.0 µs | 17 µs | at most 30 µs | **no** |" in page
     assert "earlier run" not in page
     assert page.count("by hand") == 4
     assert page.count("old") == 1

@@ -1,4 +1,4 @@
-"""`make demo`: what it shows, and that it leaves nothing behind."""
+"""`make demo` and `make live`: what they show, and that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pika
 import pytest
 
 from servers.processes import temporary_folder, wait_for
+from support.patience import LIMIT
 from support.sessions import open_session
 
 pytestmark = pytest.mark.server
 
 PROJECT = Path(__file__).parents[2]
-DEMO = [sys.executable, "-m", "demo"]
 
 
 @pytest.fixture
@@ -30,11 +31,13 @@ def folder() -> Iterator[Path]:
         yield folder
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *arguments: str, module: str = "demo", columns: int = 80
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*DEMO, *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=PROJECT,
-        env={**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "TMPDIR": str(folder), "COLUMNS": str(columns), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -59,11 +62,13 @@ def assert_nothing_left(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_demo_shows_what_was_committed_and_clears_up(folder: Path) -> None:
-    with start(folder) as demo:
-        shown, _ = demo.communicate(timeout=60)
+@pytest.mark.parametrize("columns", [80, 100])
+def test_demo_shows_what_was_committed_and_clears_up(folder: Path, columns: int) -> None:
+    with start(folder, columns=columns) as demo:
+        shown, _ = demo.communicate(timeout=LIMIT)
     assert demo.returncode == 0
-    assert max(map(len, shown.splitlines())) <= 100
+    assert 70 < max(map(len, shown.splitlines())) <= columns
+    assert ("ROLLBACK;" in shown.splitlines()) == (columns < 100), "what arrived stands below"
     arrived = "".join(line.partition(" | ")[2] for line in shown.splitlines())
     for committed in ("Ada", "Cleo", "Dora", "all orders are in", "correlation_id: run-7"):
         assert committed in arrived
@@ -77,6 +82,16 @@ def test_demo_shows_what_was_committed_and_clears_up(folder: Path) -> None:
     assert {"attic", "cellar"} < set(left)
     assert 'invalid input syntax for type numeric: "warm"' in left
     assert '{"total": 24.50}' in arrived.split("answered")[1]
+    assert arrived.count('{"total": 24.50}') == 2
+    assert "gap-reason: row" in arrived
+    assert "attic: 7 left" in arrived
+    assert "much more" in arrived.split("attic: 7 left")[1]
+    assert "closing soon (retained)" in arrived.split("another one subscribes")[1]
+    assert {"204", "404"} < set(left)
+    assert "by_post" in arrived
+    assert "lost" not in arrived
+    assert 'headers: {"late": false, "rows": 3}' in arrived
+    assert "make demo KEEP=1" in shown.split("What to do next:")[1]
     assert_nothing_left(folder)
 
 
@@ -96,8 +111,9 @@ def test_interrupted_demo_clears_up(folder: Path, ending: signal.Signals) -> Non
 def test_kept_demo_stays_up_until_it_is_stopped(folder: Path, tmp_path: Path) -> None:
     state = tmp_path / "demo.json"
     with start(folder, "--keep", f"--state={state}") as demo:
-        shown, _ = demo.communicate(timeout=60)
+        shown, _ = demo.communicate(timeout=LIMIT)
     assert demo.returncode == 0
+    assert "pg-amqp tail --exchange events" in shown.split("What to do next:")[1]
     try:
         words = shown.split()
         port = words[words.index("-p") + 1]
@@ -113,6 +129,27 @@ def test_kept_demo_stays_up_until_it_is_stopped(folder: Path, tmp_path: Path) ->
         state.write_text(json.dumps(kept))
     finally:
         with start(folder, "--stop", f"--state={state}") as stop:
-            said, _ = stop.communicate(timeout=60)
+            said, _ = stop.communicate(timeout=LIMIT)
     assert "stopped" in said
+    assert_nothing_left(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_the_live_page_is_there_until_it_is_interrupted(
+    folder: Path, ending: signal.Signals
+) -> None:
+    with start(folder, module="demo.live") as demo:
+        lines = iter(demo.stdout or ())
+        address = next(line for line in lines if line.startswith("The page:")).split()[-1]
+        port = next(line for line in lines if " -p " in line).partition(" -p ")[2].split()[0]
+        for path, words in (("", b"<h1>Orders, live</h1>"), ("config.json", b'"ws://127.0.0.1:')):
+            with urlopen(address + path) as answer:
+                assert words in answer.read()
+        dsn = f"host=127.0.0.1 port={port} user=postgres dbname=shop"
+        with open_session(dsn) as session:
+            wait_for(lambda: session.run("SELECT FROM orders"), 60, "orders")
+        demo.send_signal(ending)
+        demo.send_signal(ending)
+        assert demo.wait(30) == 128 + ending
     assert_nothing_left(folder)

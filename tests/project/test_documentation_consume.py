@@ -244,7 +244,7 @@ def test_every_source_that_is_named_is_one(session: Session) -> None:
     named = [name for row in table("source") for name in re.findall(r"`([^`]+)`", row[0])]
     assert len(named) > 12
     for source in named:
-        session.run("SELECT amqp.consumer_source(%s)", source)
+        session.run("SELECT amqp_inner.consumer_source(%s)", source)
 
 
 def test_the_classes_of_errors_that_are_nobodys_fault_are_these() -> None:

@@ -37,6 +37,16 @@ def test_a_function_in_pl_python_is_one_line() -> None:
             assert "\n" not in body or path.name == "load_python.sql", path
 
 
+def test_nobody_is_told_to_install_it_by_its_name() -> None:
+    # It is in no registry of packages: who takes the name there would be installed.
+    told = re.compile(r"(pip|pipx) install [^\n]*pg[_-]amqp[_-]py(?![/.-]\S*\.whl)")
+    assert told.search("pip install 'pg_amqp_py[mqtt]'")
+    named = [*files("docs", "packaging", pattern="*"), *PROJECT.glob("*.md"), *files(*SOURCES)]
+    for path in named:
+        if path.is_file() and path.suffix not in (".svg", ".png") and path != Path(__file__):
+            assert not told.search(path.read_text()), path
+
+
 def test_the_order_of_each_component_names_all_its_files() -> None:
     for order in files("sql", pattern="order.txt"):
         component = order.parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from servers.postgres import PostgreSQL, bindir
+from servers.processes import temporary_folder
 
 PROJECT = Path(__file__).parents[2]
 
@@ -115,3 +117,37 @@ def test_installcheck_passes_without_a_broker(
     monkeypatch.setenv("PGPORT", str(postgres.port))
     monkeypatch.setenv("PGUSER", "postgres")
     make("installcheck")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_installcheck_works_in_a_clone_of_somebody_else(postgres: PostgreSQL) -> None:
+    with temporary_folder() as folder:
+        clone = folder / "clone"
+        ignored = shutil.ignore_patterns("build", ".git", "__pycache__")
+        shutil.copytree(PROJECT, clone, ignore=ignored)
+        folder.chmod(0o755)
+        subprocess.run(["chmod", "-R", "a+rX", clone], check=True)
+        (clone / "build/regress").mkdir(parents=True)
+        (folder / "tmp").mkdir()
+        (folder / "tmp").chmod(0o777)
+        checked = subprocess.run(
+            ["make", "--no-print-directory", "installcheck"],
+            cwd=clone,
+            user="nobody",
+            group="nogroup",
+            extra_groups=[],
+            env={
+                "PATH": os.environ["PATH"],
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(postgres.port),
+                "PGUSER": "postgres",
+                "TMPDIR": str(folder / "tmp"),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert checked.returncode == 0, checked.stdout
+        assert list((clone / "build/regress").iterdir()) == []
+        assert len(list((folder / "tmp").iterdir())) == 1

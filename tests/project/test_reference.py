@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from inspect import cleandoc
 from pathlib import Path
 
+import click
 from prometheus_client import Counter, Gauge
 
+from pg_amqp_daemon.cli import main
 from pg_amqp_daemon.consume.metrics import ConsumeMetrics
+from pg_amqp_daemon.gateway.metrics import GatewayMetrics
+from pg_amqp_daemon.install import scripts
+from pg_amqp_daemon.listen.metrics import ListenMetrics
 from pg_amqp_daemon.relay.metrics import RelayMetrics
 from pg_amqp_daemon.runtime.metrics import Metrics
 from support.sessions import Session
@@ -25,9 +31,14 @@ FROM pg_depend AS d
 JOIN pg_extension AS e ON e.oid = d.refobjid
 JOIN pg_proc AS p ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
 WHERE d.deptype = 'e' AND e.extname = 'pg_amqp_py' AND p.pronamespace = 'amqp'::regnamespace
-  AND obj_description(p.oid, 'pg_proc') NOT LIKE 'Part of %'
 ORDER BY p.proname, p.oid
 """
+
+INNER = re.compile(
+    r"(outbox|inbox|listener)_(?!status$)|(consumer|change|broker|influxdb|load|deny)_"
+    r"|.*_(check|fault|headers|query)$(?<!stomp_headers)"
+)
+"""Names as functions have that users do not call: they belong into schema amqp_inner."""
 
 
 TABLES_HEAD = """# Tables
@@ -45,6 +56,8 @@ TABLES = (
     "inbox_seen",
     "inbox_offset",
     "inbox_state",
+    "listener",
+    "listener_state",
 )
 TABLE = "SELECT obj_description(to_regclass(%s)), obj_description(to_regtype(%s))"
 COLUMNS = """
@@ -60,12 +73,24 @@ ORDER BY a.attnum
 
 METRICS_HEAD = """# Metrics
 
-What `pg-amqp run`, `relay` and `consume` answer at `/metrics`, for Prometheus.
+What `pg-amqp run`, `relay`, `consume`, `listen` and `gateway` answer at `/metrics`, for Prometheus.
 Made of the code, `metrics.py` of each door.
 
 | metric | labels | |
 | --- | --- | --- |
 """
+
+
+PROGRAM_HEAD = """# pg-amqp
+
+The commands of the program, as `pg-amqp COMMAND --help` shows them: made of the code, `cli.py`.
+[Install it](../how-to/install.md#the-program) first.
+"""
+
+
+def sentences(comment: str) -> str:
+    """A comment, which has lines for psql, as the pages have it: one sentence a line."""
+    return comment.replace("\n", " ").replace(". ", ".\n")
 
 
 def functions_page(session: Session) -> str:
@@ -77,9 +102,7 @@ def functions_page(session: Session) -> str:
             given = "\n    " + given.replace(", ", ",\n    ") + "\n"
         heads.setdefault((name, comment), []).append(f"amqp.{name}({given}) RETURNS {result}")
     sections = [
-        "\n## {}\n\n```\n{}\n```\n\n{}\n".format(
-            name, "\n".join(calls), comment.replace(". ", ".\n")
-        )
+        "\n## {}\n\n```\n{}\n```\n\n{}\n".format(name, "\n".join(calls), sentences(comment))
         for (name, comment), calls in heads.items()
     ]
     return FUNCTIONS_HEAD + "".join(sections)
@@ -92,7 +115,7 @@ def tables_page(session: Session) -> str:
     for table in TABLES:
         name = f"amqp.{table}"
         ((of_table, of_type),) = session.execute(TABLE, [name, name])
-        comment = (of_table or of_type).replace(". ", ".\n")
+        comment = sentences(of_table or of_type)
         page += f"\n## {table}\n\n{comment}\n\n| column | type | |\n| --- | --- | --- |\n"
         shared = table.startswith("inbox")
         rows = session.execute(COLUMNS, [table]).fetchall()
@@ -106,7 +129,8 @@ def tables_page(session: Session) -> str:
                 words += f" = {re.sub(r'::[a-z ]+', '', default)}"
             elif not_null:
                 words += ", not null"
-            page += f"| `{column}` | {words} | {what or ''} |\n".replace("|  |", "| |")
+            said = (what or "").replace("\n", " ")
+            page += f"| `{column}` | {words} | {said} |\n".replace("|  |", "| |")
     return page
 
 
@@ -133,8 +157,24 @@ def metrics_page() -> str:
     metrics = DeclaredMetrics()
     RelayMetrics(metrics)
     ConsumeMetrics(metrics)
+    ListenMetrics(metrics)
+    GatewayMetrics(metrics)
     assert metrics.database_up
     return METRICS_HEAD + "".join(metrics.rows).replace("|  |", "| |")
+
+
+def program_page() -> str:
+    page = PROGRAM_HEAD
+    for name, command in sorted(main.commands.items()):
+        if command.hidden:
+            continue
+        said = cleandoc(command.help or "").replace("\n\n", "\0").replace("\n", " ")
+        text = said.replace(". ", ".\n").replace("\0", "\n\n")
+        page += f"\n## {name}\n\n{text}\n\n| option | |\n| --- | --- |\n"
+        for option in command.params:
+            assert isinstance(option, click.Option)
+            page += f"| {', '.join(f'`{one}`' for one in option.opts)} | {option.help} |\n"
+    return page
 
 
 def assert_up_to_date(name: str, found: str) -> None:
@@ -143,6 +183,42 @@ def assert_up_to_date(name: str, found: str) -> None:
     page = f"docs/reference/{name}"
     is_there = (PROJECT / page).exists() and (PROJECT / page).read_text()
     assert is_there == found, f"cp {made.relative_to(PROJECT)} {page}"
+
+
+def functions_of_users(session: Session) -> dict[str, str | None]:
+    """By name what is in schema amqp: what \\df amqp.* shows, with the comments."""
+    return dict(
+        session.run(
+            """SELECT proname::text, obj_description(oid, 'pg_proc') FROM pg_proc
+               WHERE pronamespace = 'amqp'::regnamespace"""
+        )
+    )
+
+
+def test_schema_amqp_has_no_inner_functions(session: Session) -> None:
+    found = functions_of_users(session)
+    assert len(found) > 40
+    assert [name for name in found if INNER.match(name)] == []
+    assert [
+        name
+        for name, comment in found.items()
+        if comment is None or comment.startswith(("Part of ", "Trigger function of "))
+    ] == []
+    # Without the extension there are fewer, and one that says what there is.
+    alone = set(re.findall(r"^CREATE FUNCTION amqp\.(\w+)", "".join(scripts.outbox()), re.M))
+    assert alone - set(found) == {"outbox_version"}
+
+
+def test_every_function_in_schema_amqp_is_on_a_page(session: Session) -> None:
+    """Beside the reference, which is made of all of them: somebody has said what it is for."""
+    pages = "".join(
+        path.read_text() for path in (PROJECT / "docs").rglob("*.md") if path.name != "functions.md"
+    )
+    assert [
+        name
+        for name in [*functions_of_users(session), "outbox_version"]
+        if not re.search(rf"(amqp\.|`){name}\b", pages)
+    ] == []
 
 
 def test_the_page_of_functions_is_up_to_date(session: Session) -> None:
@@ -155,3 +231,7 @@ def test_the_page_of_tables_is_up_to_date(session: Session) -> None:
 
 def test_the_page_of_metrics_is_up_to_date() -> None:
     assert_up_to_date("metrics.md", metrics_page())
+
+
+def test_the_page_of_the_program_is_up_to_date() -> None:
+    assert_up_to_date("pg-amqp.md", program_page())

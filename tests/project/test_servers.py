@@ -265,6 +265,7 @@ def test_servers_leave_neither_process_nor_folder() -> None:
 def test_rabbitmq_keeps_durable_things_when_it_crashes(rabbitmq: RabbitMQ) -> None:
     # Far cheaper than a node of our own; the session's is up again at the end.
     rabbitmq.rabbitmqctl("add_vhost", "kept")
+    rabbitmq.write_down()
     rabbitmq.kill()
     rabbitmq.start()
     assert "kept" in rabbitmq.rabbitmqctl("list_vhosts").split()

@@ -128,6 +128,37 @@ def test_bindings_with_arguments(session: Session, channel: BlockingChannel) -> 
     assert channel.basic_get("q", auto_ack=True)[0] is None
 
 
+@pytest.mark.parametrize("value", ["1.5", "1e20", "-7", "3000000000", "true", '"a"'])
+def test_bindings_match_what_publish_sends(
+    session: Session, channel: BlockingChannel, value: str
+) -> None:
+    call(session, "exchange_declare(1, 'behind', 'fanout')")
+    for queue in ("q", "r"):
+        call(session, f"queue_declare(1, '{queue}')")
+    rule = f"""'{{"x-match": "all", "a": {value}}}'"""
+    call(session, f"queue_bind(1, 'q', 'amq.headers', arguments => {rule})")
+    call(session, f"exchange_bind(1, 'behind', 'amq.headers', arguments => {rule})")
+    call(session, "queue_bind(1, 'r', 'behind', '')")
+    for header in (value, "2.5"):
+        headers = f"""'{{"a": {header}}}'"""
+        call(session, f"publish(1, 'amq.headers', '', '{header}', headers => {headers})")
+    for queue in ("q", "r"):
+        assert channel.basic_get(queue, auto_ack=True)[2] == value.encode()
+        assert channel.basic_get(queue, auto_ack=True)[0] is None
+    # Unbinding finds it by the same arguments.
+    call(session, f"queue_unbind(1, 'q', 'amq.headers', arguments => {rule})")
+    headers = f"""'{{"a": {value}}}'"""
+    call(session, f"publish(1, 'amq.headers', '', 'x', headers => {headers})")
+    assert channel.basic_get("q", auto_ack=True)[0] is None
+
+
+def test_a_fraction_that_the_broker_refuses(session: Session) -> None:
+    error = session.error(
+        "SELECT amqp.queue_declare(1, 'q', arguments => '{\"x-max-length\": 1.5}')"
+    )
+    assert "x-max-length" in error.detail
+
+
 def test_purge_and_delete(session: Session, channel: BlockingChannel) -> None:
     call(session, "queue_declare(1, 'q')")
     call(session, "publish(1, '', 'q', 'x')")

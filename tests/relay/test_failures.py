@@ -109,7 +109,8 @@ def test_nothing_is_held_while_the_broker_does_not_answer(
             nonlocal seen
             seen += 1
             found = session.execute(sessions).fetchall()
-            assert len(found) == 2
+            # Of the broker, of the table of brokers, and of the lookout.
+            assert len(found) == 3
             for state, xmin, xid, since, query in found:
                 assert state in ("idle", "active"), query
                 if state == "idle":

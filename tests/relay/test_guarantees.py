@@ -466,6 +466,7 @@ class Chaos:
         self._rabbitmq = rabbitmq
         self._proxy = proxy
         self._random = rng
+        self._rabbitmq.write_down()
         self._relays = [outbox.relay(), outbox.relay()]
         #: Of each group, one at a time.
         self.groups: list[list[Callable[[], AbstractContextManager[None]]]] = [

@@ -187,10 +187,15 @@ def test_messages_for_no_broker(database: str, session: Session, inbox: Inbox) -
 def test_a_broker_that_loses_its_row(database: str, session: Session) -> None:
     with watched(database) as (relay, health):
         wait_for(lambda: worker_of(session) == relay.pid, LIMIT, "the relay to work")
+        leading = 'pg_amqp_leading{broker_id="1"}'
+        wait_for(lambda: relay.metric(leading) == 1, LIMIT, "the metric")
+        assert relay.metric('pg_amqp_delivered_total{broker_id="1"}') == 0
         session.execute("DELETE FROM amqp.broker")
-        sessions = """SELECT count(*) FROM pg_stat_activity
-                      WHERE datname = current_database() AND application_name LIKE 'pg-amqp%'"""
-        wait_for(lambda: session.execute(sessions).fetchone() == (1,), LIMIT, "nobody to work it")
+        # What looks at all brokers stays.
+        workers = r"""SELECT FROM pg_stat_activity WHERE datname = current_database()
+                      AND application_name ~ '^pg-amqp (?!.*\((brokers|lookout)\))'"""
+        wait_for(lambda: not session.run(workers), LIMIT, "nobody to work it")
+        assert relay.metric(leading) is None
         put(session)
         assert health(503)["brokers"] == {"1": "the broker has no row in amqp.broker"}
 
@@ -230,7 +235,7 @@ def test_whoever_cannot_get_the_lock_is_not_well_while_messages_are_due(
     session.execute("UPDATE amqp.outbox SET created_at = now() - interval '1 hour'")
     # Nobody gets the lock, and nobody has it.
     session.execute(
-        """CREATE OR REPLACE FUNCTION amqp.outbox_lock(broker_id integer) RETURNS boolean
+        """CREATE OR REPLACE FUNCTION amqp_inner.outbox_lock(broker_id integer) RETURNS boolean
            LANGUAGE sql VOLATILE RETURN false"""
     )
     with watched(database) as (relay, health):

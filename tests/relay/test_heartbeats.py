@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
@@ -112,6 +113,8 @@ def test_the_broker_knows_who_it_is(
     shown = str(properties)
     assert "'pg-amqp'" in shown
     assert "'Python'" in shown
+    name = session.value("SELECT current_database()")
+    assert f"pg-amqp relay {name} on localhost ({relay.pid} on {socket.gethostname()})" in shown
 
 
 @pytest.mark.slow
@@ -125,8 +128,10 @@ def test_a_silent_database_is_given_up(
             relay.wait_for_event("connected to broker")
             health(200)
             proxy.stall(direction)
-            answer = health(503)
-            assert answer["brokers"]["1"] != "leading"
+            # Several sessions find out, each by itself.
+            wait_for(
+                lambda: health(503)["brokers"]["1"] != "leading", LIMIT, "the worker to see it"
+            )
             # A new one, for the server to see it.
             accepted = proxy.connections
             wait_for(lambda: proxy.connections > accepted, LIMIT, "another attempt")

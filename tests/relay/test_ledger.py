@@ -50,3 +50,17 @@ def test_what_is_delivered_at_last_is_not_reported_as_refused_any_more(
     ledger.settle()
     assert outbox.settled == [([1], [])]
     assert (ledger.complete, ledger.delivered) == (True, 1)
+
+
+def test_what_was_refused_and_then_delivered_is_not_left_by_a_single_run() -> None:
+    ledger = Ledger(1, cast(Any, Outbox()), RelayMetrics(Metrics()), once=True)
+    ids: dict[int, object] = dict.fromkeys((1, 2), "m")
+    ledger.add(Outcome([], [Undelivered(number, "busy", "later") for number in ids], ids))
+    ledger.settle()
+    assert ledger.left == 2
+    ledger.add(Outcome([2], [Undelivered(1, "busy", "later")], ids))
+    ledger.settle()
+    assert ledger.left == 1
+    ledger.add(Outcome([1], [], ids))
+    ledger.settle()
+    assert ledger.left == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import termios
 import urllib.error
@@ -95,7 +96,10 @@ def test_the_database_from_the_environment(
     )
     with RelayProcess(uri):
         wait_until_empty(session)
-    assert inbox.texts() == ["1", "2", "3"]
+    put(session, "4")
+    with RelayProcess(f"{uri}&application_name=me@here"):
+        wait_until_empty(session)
+    assert inbox.texts() == ["1", "2", "3", "4"]
 
 
 # ---- --once ----
@@ -106,17 +110,20 @@ def test_once(database: str, session: Session, inbox: Inbox) -> None:
     put(session, "later", deliver_at="2090-01-01")
     refused = put(session, "refused", exchange="no such exchange")
     answer = called("--once", "--dsn", database)
-    assert answer.returncode == 0, answer.stderr
+    # What was due is left.
+    assert answer.returncode == 1, answer.stderr
     assert answer.stdout == ""
     # No bar of progress where nobody looks.
     assert [json.loads(line)["event"] for line in answer.stderr.splitlines()] == [
         "working the outbox",
         "connected to broker",
         "messages not delivered",
+        "not drained",
     ]
+    assert "messages were not delivered: 1" in answer.stderr
     assert inbox.texts() == [str(n) for n in range(1, 1001)]
     assert in_outbox(session, "id, attempts > 0") == [(refused - 1, False), (refused, True)]
-    # Nothing is due any more.
+    session.execute("DELETE FROM amqp.outbox WHERE attempts > 0")
     assert called("--once", "--dsn", database).returncode == 0
 
 
@@ -138,7 +145,8 @@ def test_once_shows_its_progress_on_a_terminal(database: str, session: Session) 
     assert process.returncode == 0
     assert "100/100" in shown
     assert "messages" in shown
-    assert "working the outbox" in shown
+    # On a line of its own, not behind the bar.
+    assert re.search(r"[\r\n]([\r\n]|\x1b\[\d*[mK])*\d\d\d\d-\S+ .*working the outbox", shown)
     assert not shown.startswith("{")
 
 

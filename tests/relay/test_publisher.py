@@ -21,7 +21,9 @@ DONE = Outcome([], [], {}, done=True)
 class Deliverer:
     """Delivers nothing: the first run fails with a message of key k."""
 
-    def __init__(self, _broker_id: int, _lease: Lease, tell: Callable[[Outcome], None], *_: Any):
+    def __init__(
+        self, _broker_id: int, _name: str, _lease: Lease, tell: Callable[[Outcome], None], *_: Any
+    ):
         self._tell = tell
         self.held: list[set[str]] = []
         """What each run was not to deliver."""
@@ -41,7 +43,7 @@ def test_what_fails_holds_back_what_was_read_before_that_was_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(publisher_module, "Deliverer", Deliverer)
-    publisher = Publisher(1, Lease())
+    publisher = Publisher(1, "test", Lease())
     deliverer = cast(Deliverer, publisher._deliverer)
     for _ in range(2):
         publisher.put(Run([], Encoder()))

@@ -146,7 +146,7 @@ def test_a_dead_letter_that_can_never_be_sent_keeps_no_other_from_coming_back(
 
 
 def test_no_compaction_beside_a_publication_without_truncate(session: Session) -> None:
-    lock = "SELECT amqp.outbox_lock_to_compact()"
+    lock = "SELECT amqp_inner.outbox_lock_to_compact()"
     session.execute(
         "ALTER TABLE amqp.outbox ALTER body SET STORAGE EXTERNAL;"
         "INSERT INTO amqp.outbox (broker_id, body)"

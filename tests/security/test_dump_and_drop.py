@@ -62,7 +62,7 @@ def test_extension_goes_and_comes_back_in_one_session(
         broker_id = session.add_broker(broker.url())
         session.publish(broker_id, "events", [number])
         session.run("DROP EXTENSION pg_amqp_py")
-        assert session.run("SELECT FROM pg_namespace WHERE nspname = 'amqp_python'") == []
+        assert session.run("SELECT FROM pg_namespace WHERE nspname = 'amqp_inner'") == []
         # The schema that CREATE EXTENSION has made stays: empty.
         assert (
             session.run(

@@ -174,13 +174,18 @@ def use(session: Session) -> None:
            INSERT INTO public.orders VALUES (1, 'a')"""
     )
     session.execute("SELECT * FROM amqp.outbox_status()")
-    session.execute("SELECT amqp.outbox_lock(1), amqp.outbox_note(1, 'x'), amqp.outbox_wake(1)")
-    session.execute("SELECT * FROM amqp.outbox_due(1, NULL::bigint, -1::bigint, 10, 1000::bigint)")
     session.execute(
-        "SELECT amqp.outbox_settle(1, '{1}', ARRAY['a'], '{2}', ARRAY['b'], '{busy}', '{no}')"
+        "SELECT amqp_inner.outbox_lock(1), amqp_inner.outbox_note(1, 'x'),"
+        " amqp_inner.outbox_wake(1)"
+    )
+    session.execute(
+        "SELECT * FROM amqp_inner.outbox_due(1, NULL::bigint, -1::bigint, 10, 1000::bigint)"
+    )
+    session.execute(
+        "SELECT amqp_inner.outbox_settle(1, '{1}', ARRAY['a'], '{2}', ARRAY['b'], '{busy}', '{no}')"
     )
     session.execute("SELECT amqp.retry_dead_letters(), amqp.discard_dead_letters()")
-    session.execute("SELECT amqp.outbox_compact()")
+    session.execute("SELECT amqp_inner.outbox_compact()")
     session.execute("INSERT INTO amqp.broker (host) VALUES ('h')")
     session.execute(
         """CREATE FUNCTION public.f(amqp.message) RETURNS integer RETURN 1;
@@ -197,10 +202,11 @@ def use(session: Session) -> None:
            UPDATE amqp.consumer SET enabled = true"""
     )
     session.execute(
-        "SELECT amqp.consumer_plan(c, false), amqp.inbox_take(c.name) FROM amqp.consumer AS c"
+        "SELECT amqp_inner.consumer_plan(c, false), amqp_inner.inbox_take(c.name)"
+        " FROM amqp.consumer AS c"
     )
     session.execute("SELECT amqp.rewind('calls', 1), amqp.rewind('calls', now())")
-    session.execute("SELECT amqp.inbox_forget('orders', '1 day', 10), amqp.inbox_status()")
+    session.execute("SELECT amqp_inner.inbox_forget('orders', '1 day', 10), amqp.inbox_status()")
     session.execute("SELECT amqp.retry_dead_messages('a'), amqp.discard_dead_messages('a')")
 
 
@@ -225,7 +231,7 @@ def test_alter_extension_update_for_an_owner(owned: Session, database: str) -> N
     use(owned)
 
 
-@pytest.mark.parametrize("schema", ["amqp", "amqp_python"])
+@pytest.mark.parametrize("schema", ["amqp", "amqp_inner"])
 def test_create_extension_refuses_a_schema_of_somebody_else(owned: Session, schema: str) -> None:
     owned.execute(f"CREATE SCHEMA {schema} AUTHORIZATION schema_owner".encode())
     with pytest.raises(errors.InsufficientPrivilege, match="belongs to another role") as raised:

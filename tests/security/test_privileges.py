@@ -112,9 +112,45 @@ def test_rights_are_those_of_the_moment(
 
 
 INNER = {
-    "publish_change": "SELECT amqp_python.publish_change(%s, 'events', 'key', '1')",
-    "publish_outbox_change": "SELECT amqp_python.publish_outbox_change(%s, 'events', 'key', '1')",
+    "publish_change": "SELECT amqp_inner.publish_change(%s, 'events', 'key', '1')",
+    "publish_outbox_change": "SELECT amqp_inner.publish_outbox_change(%s, 'events', 'key', '1')",
 }
+
+
+# With their bodies parsed, they need no USAGE on schema amqp to reach the outbox.
+REACHING = {
+    "outbox_due": "SELECT * FROM amqp_inner.outbox_due(1, NULL, -1, 9, 9)",
+    "outbox_overdue": "SELECT amqp_inner.outbox_overdue(1)",
+    "outbox_retained": "SELECT * FROM amqp_inner.outbox_retained(1, NULL, 9, 9)",
+    "outbox_wake": "SELECT amqp_inner.outbox_wake(1)",
+    "publish_outbox_change": "SELECT amqp_inner.publish_outbox_change(1, 'e', 'k', '1')",
+}
+
+
+def test_inner_functions_do_nothing_for_nobody(session: Session, database: str, role: str) -> None:
+    found = session.run(
+        """SELECT DISTINCT p.proname::text FROM pg_proc AS p
+           JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+           WHERE p.pronamespace = 'amqp_inner'::regnamespace
+             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = 'amqp.outbox'::regclass
+             AND p.prosqlbody IS NOT NULL"""
+    )
+    # That one only asks about privileges.
+    assert {name for (name,) in found} - {"outbox_may_work"} == REACHING.keys()
+    with open_session(database, role=role) as nobody:
+        for query in REACHING.values():
+            assert nobody.error(query).sqlstate == "42501"
+
+
+def test_nobody_puts_anything_into_the_inner_schema(
+    session: Session, database: str, role: str
+) -> None:
+    session.run("DROP EXTENSION pg_amqp_py")
+    session.run("ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO PUBLIC")
+    session.run("CREATE EXTENSION pg_amqp_py")
+    with open_session(database, role=role) as nobody:
+        assert nobody.value("SELECT has_schema_privilege('amqp_inner', 'USAGE')")
+        assert nobody.error("CREATE TABLE amqp_inner.t ()").sqlstate == "42501"
 
 
 def test_inner_functions_are_no_way_around_usage(

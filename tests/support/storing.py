@@ -129,7 +129,7 @@ def storing(dsn: str, consumer: str = "c", *, is_stream: bool = False) -> Iterat
     database = consume_database(dsn)
     with database.connected():
         inbox = Inbox(database, consumer)
-        store = Store(database, inbox)
+        store = Store(database, inbox, lambda most, most_bytes: None)
         assert inbox.take()
         store.prepare()
         yield Storing(

@@ -10,7 +10,7 @@ from psycopg import sql
 from support.sessions import Session
 
 QUERY = """
-SELECT amqp_python.changed_rows_query(
+SELECT amqp_inner.changed_rows_query(
     'test.publish', %s, 'new rows', 'old rows', %s, %s, %s)
 """
 TABLES = """

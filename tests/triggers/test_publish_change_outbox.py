@@ -137,5 +137,5 @@ def test_the_comments_name_their_own_function(session: Session) -> None:
             "SELECT obj_description(%s::regproc, 'pg_proc')", [f"amqp.{function}"]
         ).fetchone()
         assert row is not None
-        assert f"EXECUTE FUNCTION amqp.{function}(" in row[0]
+        assert f"EXECUTE FUNCTION amqp.{function}(" in row[0].replace("\n", " ")
         assert publisher in row[0]

@@ -102,8 +102,11 @@ def test_routing_key_template_that_is_wrong(session: Session, inbox: Inbox, leve
         with pytest.raises(errors.InvalidParameterValue) as caught:
             session.execute("INSERT INTO orders VALUES (1)")
         diagnostic = caught.value.diag
-        assert diagnostic.message_primary == f'invalid routing key template "{template}"'
-        assert diagnostic.message_detail == detail
+        reason = f'invalid routing key template "{template}"'
+        if level == "statement":
+            detail = f'Table "public.orders", insert: {reason}. {detail}'
+            reason = 'amqp: cannot make a message of a row of table "public.orders"'
+        assert (diagnostic.message_primary, diagnostic.message_detail) == (reason, detail)
         assert "{new.column}" in str(diagnostic.message_hint)
         assert session.execute("SELECT count(*) FROM orders").fetchone() == (0,)
         session.execute("DROP TABLE orders")

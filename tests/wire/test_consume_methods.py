@@ -38,6 +38,10 @@ def test_what_a_consumer_says() -> None:
             methods.consume("ü", "t", arguments),
             spec.Basic.Consume(0, "ü", "t", arguments=theirs),
         ),
+        (
+            methods.consume_replies("t"),
+            spec.Basic.Consume(0, "amq.rabbitmq.reply-to", "t", no_ack=True),
+        ),
         (methods.cancel("t"), spec.Basic.Cancel("t", False)),
         (methods.acknowledge(1 << 40), spec.Basic.Ack(1 << 40, True)),
         (methods.look_for_queue("q"), spec.Queue.Declare(0, "q", passive=True)),

@@ -191,6 +191,13 @@ def test_tables_keep_their_types() -> None:
     }
 
 
+def test_an_integer_of_more_than_64_bits_is_a_double_if_it_is_one_exactly() -> None:
+    numbers = [2**63, -(2**63) - 2**11, 10**20, 10**22, (2**53 - 1) * 2**971]
+    decoded, _ = decode_table(encode_table({"a": list(numbers)}, "headers"), 0)
+    assert decoded["a"] == numbers
+    assert {type(number) for number in decoded["a"]} == {float}
+
+
 def test_tables_as_pika_reads_them() -> None:
     without_doubles = {key: value for key, value in TABLE.items() if key not in ("double", "tiny")}
     without_doubles["array"] = [1, "two", None]
@@ -204,8 +211,10 @@ def test_tables_as_pika_reads_them() -> None:
         ("[]", MessageError),
         ("1", MessageError),
         ("null", MessageError),
-        ('{"a": 9223372036854775808}', RangeError),
+        ('{"a": 9223372036854775809}', RangeError),
         ('{"a": -9223372036854775809}', RangeError),
+        ('{"a": 12345678901234567890}', RangeError),
+        ('{"a": ' + "9" * 400 + "}", RangeError),
         ('{"a": ' + "9" * 5000 + "}", RangeError),
         ('{"a": 1e400}', RangeError),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", TooLargeError),

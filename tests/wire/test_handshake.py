@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 
 import pika.spec
@@ -20,6 +21,7 @@ from pg_amqp_py.wire.errors import (
 from pg_amqp_py.wire.transport import Transport
 from support.broker_end import OPENED
 from support.handshake import START, method
+from support.patience import LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,3 +114,35 @@ def test_what_goes_wrong(connected: socket.socket, said: bytes, error: type[Exce
     connected.sendall(said)
     with pytest.raises(error):
         connect_publisher(ADDRESS, CLIENT, 0.2, lambda: None)
+
+
+def close(code: int) -> bytes:
+    return method(spec.Connection.Close(code, "so it is", 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("answers", "error"),
+    [
+        ([START, close(403)], RejectedError),
+        ([START, tune(131072, 0), close(530)], RejectedError),
+        ([START, tune(131072, 0), method(spec.Connection.OpenOk()), close(530)], RejectedError),
+        # A node that shuts down says so to whoever is just coming.
+        ([START, close(320)], UnreachableError),
+        ([START, tune(131072, 0), close(320)], UnreachableError),
+        ([START, tune(131072, 0), method(spec.Connection.OpenOk()), close(320)], UnreachableError),
+    ],
+    ids=["login", "vhost", "channel", "login, shutdown", "vhost, shutdown", "channel, shutdown"],
+)
+def test_what_is_refused(
+    connected: socket.socket, answers: list[bytes], error: type[Exception]
+) -> None:
+    def answer() -> None:
+        for words in answers:
+            connected.recv(1 << 16)
+            connected.sendall(words)
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    with pytest.raises(error, match="so it is"):
+        connect_publisher(ADDRESS, CLIENT, LIMIT, lambda: None)
+    answering.join()

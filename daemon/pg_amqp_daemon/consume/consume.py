@@ -7,14 +7,16 @@ import time
 import structlog
 
 from pg_amqp_daemon.consume.metrics import ConsumeMetrics
-from pg_amqp_daemon.consume.worker import Worker, consume_database
+from pg_amqp_daemon.consume.news import News
+from pg_amqp_daemon.consume.worker import Worker
+from pg_amqp_daemon.runtime.database import Database
 from pg_amqp_daemon.runtime.health import Condition
 from pg_amqp_daemon.runtime.process import Process
 from pg_amqp_daemon.runtime.supervisor import Supervisor
 from pg_amqp_daemon.runtime.watcher import Watcher
 
-_LOOK = 0.5
-"""Seconds between looks for rows: a new one shall be worked within a second."""
+_LOOK = 0.25
+"""Seconds between looks for news: a changed row shall count within a second."""
 _FORGET_INTERVAL = 60.0
 _MAY_LOOK = """
 SELECT pg_catalog.has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class AS c
@@ -22,11 +24,10 @@ WHERE c.oid = pg_catalog.to_regclass('amqp.consumer')
 """
 # What a worker forgets by itself, it forgets sooner.
 _FORGET = """
-SELECT amqp.inbox_forget(s.consumer, COALESCE(c.deduplicate_for, '1 day'), 10000)
+SELECT amqp_inner.inbox_forget(s.consumer, COALESCE(c.deduplicate_for, '1 day'), 10000)
 FROM amqp.inbox_state AS s LEFT JOIN amqp.consumer AS c ON c.name = s.consumer
 WHERE c.enabled IS NOT TRUE
 """
-_CONSUMERS = "SELECT c.name FROM ONLY amqp.consumer AS c WHERE c.enabled"
 
 
 class Consume:
@@ -39,7 +40,8 @@ class Consume:
         self._dsn = dsn
         self._optional = optional
         self._metrics = ConsumeMetrics(process.metrics)
-        self._database = consume_database(dsn, " (rows)")
+        self._news = News()
+        self._database = Database(dsn, "consume", " (rows)", own=True)
         self._supervisor: Supervisor[str, Worker] = Supervisor(self._begin)
         self._watcher = Watcher(
             self._database,
@@ -79,7 +81,7 @@ class Consume:
     def _keep_workers(self) -> None:
         names = set()
         if not self._optional or self._database.ask(_MAY_LOOK) == [(True,)]:
-            names = {name for (name,) in self._database.ask(_CONSUMERS)}
+            names = self._news.ask(self._database)
             self._forget()
         self._supervisor.keep(names)
 
@@ -91,7 +93,9 @@ class Consume:
             self._database.ask(_FORGET)
 
     def _begin(self, name: str) -> Worker:
-        return Worker(self._dsn, name, self._metrics)
+        # Many take a while to begin, in which the session must not seem to be idle.
+        self._database.prove()
+        return Worker(self._dsn, name, self._metrics, self._news)
 
     # -- asked by any thread -----------------------------------------------------------------
 

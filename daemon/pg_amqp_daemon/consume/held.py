@@ -86,6 +86,19 @@ class Held:
         self.size = max(self.size - size, 0) if self.count else 0
         return deliveries, received
 
+    def begin(self, most: int, most_bytes: int) -> tuple[list[Delivery], list[float]]:
+        """The next ones, so many and in about so large at most; none is taken."""
+        deliveries: list[Delivery] = []
+        received: list[float] = []
+        size = 0
+        for chunk in self._chunks:
+            size += chunk.size
+            if size > most_bytes or len(deliveries) >= most:
+                break
+            deliveries += chunk.deliveries
+            received += chunk.received
+        return deliveries[:most], received[:most]
+
     def _measure(self, chunk: Chunk) -> None:
         self.count += len(chunk.deliveries)
         self.size += chunk.size

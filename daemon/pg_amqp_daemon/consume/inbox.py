@@ -142,7 +142,7 @@ class Inbox:
 
     def take(self) -> bool:
         """Try to become the one that works it, until the session ends."""
-        ((taken,),) = self._database.ask("SELECT amqp.inbox_take(%s)", self._consumer)
+        ((taken,),) = self._database.ask("SELECT amqp_inner.inbox_take(%s)", self._consumer)
         return bool(taken)
 
     def held_by_us(self) -> bool:
@@ -224,7 +224,10 @@ class Inbox:
     def forget(self, older_than: str, most: int) -> int:
         """Forget so many messages at most that were seen longer ago; how many there were."""
         ((gone,),) = self._database.ask(
-            "SELECT amqp.inbox_forget(%s, %s::interval, %s::int4)", self._consumer, older_than, most
+            "SELECT amqp_inner.inbox_forget(%s, %s::interval, %s::int4)",
+            self._consumer,
+            older_than,
+            most,
         )
         return int(gone)
 

@@ -1,4 +1,7 @@
-"""How a consumer's messages are stored, as its row and the catalogs say: amqp.consumer_plan()."""
+"""How a consumer's messages are stored, as its row and the catalogs say.
+
+See amqp_inner.consumer_plan().
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from pg_amqp_daemon.consume.stage import Stage
 from pg_amqp_daemon.runtime.database import Database
 
 _PLAN = """
-SELECT amqp.consumer_plan(c, %s)::text FROM ONLY amqp.consumer AS c WHERE c.name = %s AND c.enabled
+SELECT amqp_inner.consumer_plan(c, %s)::text
+FROM ONLY amqp.consumer AS c WHERE c.name = %s AND c.enabled
 """
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from pg_amqp_daemon.consume.ahead import Ahead, Upcoming
 from pg_amqp_daemon.consume.batch import Batch
 from pg_amqp_daemon.consume.fault import Fault, malformed
 from pg_amqp_daemon.consume.inbox import Inbox
@@ -60,7 +61,7 @@ class _Texts(Mapping[str, object]):
 
 
 class _Sorted(NamedTuple):
-    """What the messages of a batch are."""
+    """What messages of a batch are."""
 
     lines: list[bytes]
     places: list[int]
@@ -68,13 +69,24 @@ class _Sorted(NamedTuple):
     faults: dict[int, Fault]
     skipped: int
 
+    def __add__(self, other: object) -> _Sorted:
+        """These and those behind them."""
+        assert isinstance(other, _Sorted)
+        return _Sorted(
+            self.lines + other.lines,
+            self.places + other.places,
+            self.faults | other.faults,
+            self.skipped + other.skipped,
+        )
+
 
 class PointStore:
     """Of one consumer. Raises Unavailable where no message is at fault, and psycopg.Error."""
 
-    def __init__(self, database: Database, inbox: Inbox) -> None:
+    def __init__(self, database: Database, inbox: Inbox, upcoming: Upcoming) -> None:
         self._database = database
         self._inbox = inbox
+        self._ahead: Ahead[_Sorted] = Ahead(upcoming)
         self._plan: Plan | None = None
         self._writer: LineWriter | None = None
         self._client: client.InfluxDB | None = None
@@ -89,8 +101,15 @@ class PointStore:
     def store(self, plan: Plan, batch: Batch, rewinds: int | None) -> Stored:
         """Write a batch, and note in the database what became of it."""
         assert self._client is not None
-        found = self._sort(plan, batch)
-        refused = self._wait_for(partial(self._client.write, found.lines))
+        writer = self._writer
+        made, rest = self._ahead.take(writer, batch)
+        found = self._sort(plan, rest, len(batch.deliveries) - len(rest.deliveries))
+        if made is not None:
+            found = made + found
+        refused = self._wait_for(
+            partial(self._client.write, found.lines),
+            lambda: self._ahead.make(writer, plan.batch_size, partial(self._sort, plan)),
+        )
         for at, fault in refused:
             found.faults[found.places[at]] = Fault(fault.sqlstate, str(fault))
         written = len(found.lines) - len(refused)
@@ -100,11 +119,11 @@ class PointStore:
                 self._inbox.revive(
                     [number for at, number in enumerate(batch.dead) if at not in found.faults]
                 )
-            copies = len(found.faults) - dead if batch.dead is None else 0
+            copies = len(found.faults) - len(dead) if batch.dead is None else 0
             self._inbox.count(written, copies, found.skipped, 0, batch.id)
             if rewinds is not None:
                 self._inbox.advance(plan.queue, batch, rewinds)
-        return Stored(stored=written, duplicates=copies, dead=dead, skipped=found.skipped)
+        return Stored(written, copies, found.skipped, sqlstates=tuple(dead))
 
     def _prepare(self, plan: Plan) -> None:
         row, server = plan.row, plan.influxdb
@@ -128,11 +147,13 @@ class PointStore:
             raise Invalid(str(error)) from None
         self._plan = plan
 
-    def _wait_for(self, ask: Callable[[], Any]) -> Any:
-        """The result of a request; proves meanwhile to the database that there is somebody.
+    def _wait_for(
+        self, ask: Callable[[], Any], meanwhile: Callable[[], None] = lambda: None
+    ) -> Any:
+        """The result of a request, while which `meanwhile` is called.
 
-        A request may take longer than the database lets a session be silent. In a thread that does
-        not keep the program from ending.
+        It may take longer than the database lets a session be silent, so it is proved to the
+        database that there is somebody. In a thread that does not keep the program from ending.
         """
         result: Future[Any] = Future()
 
@@ -143,6 +164,7 @@ class PointStore:
                 result.set_exception(error)
 
         threading.Thread(target=work, name="influxdb", daemon=True).start()
+        meanwhile()
         while True:
             try:
                 return result.result(_PROOF)
@@ -156,15 +178,15 @@ class PointStore:
                     self._plan = self._client = None
                     raise
 
-    def _sort(self, plan: Plan, batch: Batch) -> _Sorted:
-        """Make lines of messages, as far as they are any."""
+    def _sort(self, plan: Plan, batch: Batch, first: int = 0) -> _Sorted:
+        """Make lines of messages, as far as they are any; these are numbered from `first` on."""
         assert self._writer is not None
         line, queue = self._writer.line, plan.queue
         lines: list[bytes] = []
         places: list[int] = []
         faults: dict[int, Fault] = {}
         for at, (delivery, received) in enumerate(
-            zip(batch.deliveries, batch.received, strict=True)
+            zip(batch.deliveries, batch.received, strict=True), first
         ):
             try:
                 made = line(_source(delivery, queue, received))
@@ -180,15 +202,15 @@ class PointStore:
                     faults[at] = Fault(_OTHER_CONTENT, "the content type is not asked for")
         return _Sorted(lines, places, faults, len(batch.deliveries) - len(lines) - len(faults))
 
-    def _set_aside(self, plan: Plan, batch: Batch, faults: Mapping[int, Fault]) -> int:
-        """In a transaction: keep the messages at fault, but for copies; how many there are."""
-        dead = 0
+    def _set_aside(self, plan: Plan, batch: Batch, faults: Mapping[int, Fault]) -> list[str]:
+        """In a transaction: keep the messages at fault, but for copies; their SQLSTATEs."""
+        dead: list[str] = []
         for at, fault in sorted(faults.items()):
             if batch.dead is not None:
                 self._inbox.set_aside_again(batch.dead[at], fault)
             elif self._inbox.is_new(batch.deliveries[at]):
                 self._inbox.set_aside(plan, batch.deliveries[at], batch.received[at], fault)
-                dead += 1
+                dead.append(fault.sqlstate)
         return dead
 
 

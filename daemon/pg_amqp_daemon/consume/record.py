@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 from pg_amqp_daemon.consume.batch import Batch
@@ -48,7 +49,9 @@ class Record:
         metrics.skipped.labels(consumer).inc(stored.skipped)
         if stored.dead:
             metrics.dead.labels(consumer).inc(stored.dead)
-            self._log.warning("messages set aside", messages=stored.dead)
+            self._log.warning(
+                "messages set aside", messages=stored.dead, sqlstates=Counter(stored.sqlstates)
+            )
 
     def note_loss(self, due: int, batch: Batch) -> None:
         """Tell if a stream has dropped what was not read yet: it begins with what it has."""
@@ -64,6 +67,10 @@ class Record:
         if now < self._next:
             return
         self._next = now + _INTERVAL
+        self.tell_now(trouble, ready)
+
+    def tell_now(self, trouble: str | None, ready: int | None) -> None:
+        """Report to the database, if anything is new."""
         receiver = self._receiver
         self._metrics.received.labels(self._consumer).inc(receiver.received - self._counted)
         self._counted = receiver.received

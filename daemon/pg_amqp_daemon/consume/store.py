@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import psycopg
 
+from pg_amqp_daemon.consume.ahead import Ahead, Upcoming
 from pg_amqp_daemon.consume.batch import Batch
 from pg_amqp_daemon.consume.fault import Fault, fault_of
 from pg_amqp_daemon.consume.inbox import Inbox
@@ -44,22 +45,35 @@ class Stored(NamedTuple):
 
     stored: int = 0
     duplicates: int = 0
-    dead: int = 0
     skipped: int = 0
     without_id: int = 0
+    sqlstates: tuple[str, ...] = ()
+    """One for each that is dead."""
 
     def __add__(self, other: object) -> Stored:
         """The two together."""
         assert isinstance(other, Stored)
-        return Stored(*(a + b for a, b in zip(self, other, strict=True)))
+        return Stored(
+            self.stored + other.stored,
+            self.duplicates + other.duplicates,
+            self.skipped + other.skipped,
+            self.without_id + other.without_id,
+            self.sqlstates + other.sqlstates,
+        )
+
+    @property
+    def dead(self) -> int:
+        """How many were set aside."""
+        return len(self.sqlstates)
 
 
 class Store:
     """Of one consumer, in one session. Raises psycopg.Error where no message is at fault."""
 
-    def __init__(self, database: Database, inbox: Inbox) -> None:
+    def __init__(self, database: Database, inbox: Inbox, upcoming: Upcoming) -> None:
         self._database = database
         self._inbox = inbox
+        self._ahead: Ahead[bytes] = Ahead(upcoming)
         self._role = self._search_path = ""
 
     def prepare(self) -> None:
@@ -134,17 +148,28 @@ class Store:
 
     def _put(self, plan: Plan, batch: Batch) -> Stored:
         """In a transaction: stage messages and store them."""
-        self._database.copy(plan.stage.copy, plan.stage.rows(batch))
-        ((stored, without_id, is_the_target),) = self._database.ask(plan.statement)
-        # Who a function or a trigger has become would otherwise do the rest, and the next batch.
-        self._database.ask(_BECOME, self._role, self._search_path)
+        stage = plan.stage
+        made, rest = self._ahead.take(stage, batch)
+        rows = stage.rows(rest, len(batch.deliveries) - len(rest.deliveries))
+        self._database.copy(stage.copy, stage.data(made or b"", rows))
+        ((stored, without_id, is_the_target),), *_ = self._database.ask_all(
+            (plan.statement,),
+            # Who a function or a trigger has become would else do the rest, and the next batch.
+            (_BECOME, self._role, self._search_path),
+            # What else is checked at the COMMIT must be seen while it can be told whose it is.
+            ("SET CONSTRAINTS ALL IMMEDIATE",),
+            meanwhile=lambda: self._prepare_next(plan),
+        )
         if not is_the_target:
             raise _Changed("the name of the target is another one's by now")
-        # What else is checked at the COMMIT must be seen while it can be told whose it is.
-        self._database.ask("SET CONSTRAINTS ALL IMMEDIATE")
         if batch.dead is not None:
             self._inbox.revive(batch.dead)
         return Stored(stored, len(batch.deliveries) - stored, without_id=without_id)
+
+    def _prepare_next(self, plan: Plan) -> None:
+        # Whose message is malformed will be seen when they are stored.
+        with suppress(MalformedError):
+            self._ahead.make(plan.stage, plan.batch_size, plan.stage.rows)
 
     # -- one by one ------------------------------------------------------------------------
 
@@ -197,7 +222,7 @@ class Store:
         self._inbox.set_aside(plan, delivery, received, fault)
         if plan.reply_errors:
             self._if_possible(lambda: self._inbox.reply_error(plan.broker_id, delivery, fault))
-        return Stored(dead=1)
+        return Stored(sqlstates=(fault.sqlstate,))
 
     def _is_known(self, plan: Plan, batch: Batch) -> bool:
         """Whether the ledger has a message; from now on it has."""
@@ -208,7 +233,7 @@ class Store:
             nonlocal known
             assert remember is not None
             assert stage is not None
-            self._database.copy(stage.copy, stage.rows(batch))
+            self._database.copy(stage.copy, stage.data(stage.rows(batch)))
             ((keys, fresh),) = self._database.ask(remember)
             known = keys > fresh
             self._database.ask(EMPTY)

@@ -17,23 +17,31 @@ from pg_amqp_daemon.consume.fault import fault_of
 from pg_amqp_daemon.consume.inbox import Inbox, LostError, Place, RewoundError
 from pg_amqp_daemon.consume.influxdb.client import Unavailable
 from pg_amqp_daemon.consume.metrics import ConsumeMetrics
+from pg_amqp_daemon.consume.news import News
 from pg_amqp_daemon.consume.plan import Plan, read_plan
 from pg_amqp_daemon.consume.points import Invalid, PointStore
-from pg_amqp_daemon.consume.receiver import Receiver, Subscription
+from pg_amqp_daemon.consume.receiver import Receiver
 from pg_amqp_daemon.consume.record import Record
 from pg_amqp_daemon.consume.store import Store
+from pg_amqp_daemon.consume.subscription import Subscription
 from pg_amqp_daemon.runtime.brokers import addresses_of_brokers
+from pg_amqp_daemon.runtime.connection_name import connection_name
 from pg_amqp_daemon.runtime.database import Database, first_line
-from pg_amqp_daemon.runtime.session_worker import SessionWorker
+from pg_amqp_daemon.runtime.session_worker import SessionWorker, trouble_of
 from pg_amqp_py.wire.consume.arguments import Timestamp
 
 _LOOK = 0.5
 """Seconds between looks at the row, the catalogs and what else may have changed."""
+_FULL_LOOK = 10.0
+"""Seconds after which all is looked at even if nobody has told that anything is new."""
+_SOON = 0.05
+"""Seconds between looks whether all is stored that is to be stored at the end."""
 _STAND_BY = 0.5
 _AGAIN = 0.5
 """Seconds between attempts where nobody is at fault but the target."""
 _FORGET = 10_000
 """Messages that are forgotten at once."""
+_FORGET_INTERVAL = 10.0
 _FAREWELL = 1.0
 _SETTINGS = {
     # What targets find by their names, they find as for everybody else of this role.
@@ -45,23 +53,30 @@ _PATIENCE = 60.0
 
 
 def consume_database(dsn: str, part: str = "") -> Database:
-    """A consumer's session, in which batches may take a minute."""
-    return Database(dsn, "consume", part, _SETTINGS, _PATIENCE)
+    """A consumer's session, in which batches may take a minute.
+
+    As long as the session is there, nobody else works the consumer.
+    """
+    return Database(dsn, "consume", part, _SETTINGS, _PATIENCE, own=True)
 
 
 class Worker(SessionWorker):
     """A consumer, worked for ever."""
 
-    def __init__(self, dsn: str, consumer: str, metrics: ConsumeMetrics) -> None:
+    def __init__(self, dsn: str, consumer: str, metrics: ConsumeMetrics, news: News) -> None:
         log = structlog.get_logger().bind(consumer=consumer)
         super().__init__(consume_database(dsn), "consume", f"consumer-{consumer}", log)
         self.working = False
         """Whether it is the one that works the consumer."""
         self._consumer = consumer
+        self._news = news
+        self._version: str | None = None
+        """What the news said when all was looked at."""
         self._inbox = Inbox(self._database, consumer)
-        self._sql_store = Store(self._database, self._inbox)
-        self._point_store = PointStore(self._database, self._inbox)
-        self._receiver = Receiver(consumer, log)
+        self._receiver = Receiver(consumer, connection_name(f"consume {consumer}", dsn), log)
+        upcoming = self._receiver.upcoming
+        self._sql_store = Store(self._database, self._inbox, upcoming)
+        self._point_store = PointStore(self._database, self._inbox, upcoming)
         self._plan: Plan | None = None
         self._fit = False
         """Whether the target has taken nothing, as it should, since the plan was made."""
@@ -79,7 +94,7 @@ class Worker(SessionWorker):
         """Why a batch is not stored, though the target takes nothing without an error."""
         self._most = 1 << 15
         """Messages in a batch, where a whole one takes too long."""
-        self._next_look = self._not_before = 0.0
+        self._next_look = self._next_full_look = self._next_forgetting = self._not_before = 0.0
         self._record = Record(consumer, self._inbox, self._receiver, metrics, log)
         self.start()
 
@@ -115,22 +130,32 @@ class Worker(SessionWorker):
         """Become the one that works the consumer, and do so until the session ends."""
         if not self._stand_by():
             return
+        try:
+            self._work_consumer()
+        except Exception as error:
+            # Who asks the database meanwhile sees no daemon: it must say why.
+            with suppress(psycopg.Error):
+                self._record.tell_now(trouble_of(error), self.ready)
+            raise
+
+    def _work_consumer(self) -> None:
         self._sql_store.prepare()
         self._settle_doubt()
         self._plan = None
         self._record.begin()
-        self._next_look = 0.0
+        self._look_soon()
         while not self._stopping.is_set():
             try:
                 self._look()
-                self._work_on()
+                self._work_on(_LOOK)
             except LostError:
                 self._log.warning("another session works the consumer")
                 self._receiver.abandon()
                 return
             except RewoundError:
                 self._resubscribe()
-        self._finish()
+        with suppress(LostError, RewoundError):
+            self._drain()
 
     def on_session_end(self, failure: psycopg.Error | None) -> None:
         """Hold what was received for the next session."""
@@ -176,6 +201,33 @@ class Worker(SessionWorker):
         if now < self._next_look:
             return
         self._next_look = now + _LOOK
+        version = self._news.version(self._consumer)
+        if version is None or version != self._version or now >= self._next_full_look:
+            self._version, self._next_full_look = version, now + _FULL_LOOK
+            self._look_at_all()
+        elif not self._is_at_rest:
+            self._look_at_all()
+        else:
+            self._database.prove()
+        self._record.tell(self.trouble, self.ready)
+
+    @property
+    def _is_at_rest(self) -> bool:
+        """Whether only news can change what is done."""
+        receiver = self._receiver
+        return (
+            self._fit
+            and self._batch_trouble is None
+            and receiver.subscribed
+            and receiver.is_stream is not None
+            and receiver.is_stream == self._is_stream
+        )
+
+    def _look_soon(self) -> None:
+        """Look at everything before anything else is stored."""
+        self._next_look = self._next_full_look = 0.0
+
+    def _look_at_all(self) -> None:
         if self._receiver.is_stream is not None:
             self._is_stream = self._receiver.is_stream
         try:
@@ -199,7 +251,6 @@ class Worker(SessionWorker):
             self._see_to_subscription()
             self._retry()
             self._forget()
-        self._record.tell(self.trouble, self.ready)
 
     def _store(self, plan: Plan) -> Store | PointStore:
         return self._sql_store if plan.influxdb is None else self._point_store
@@ -251,7 +302,7 @@ class Worker(SessionWorker):
             if place is None or place.rewinds == self._rewinds:
                 # What was received by the old row is stored first.
                 self._drain()
-                if not self._fit:
+                if not self._fit or self._stopping.is_set():
                     return
                 place = self._place(plan)
         self._rewinds = 0 if place is None else place.rewinds
@@ -269,18 +320,18 @@ class Worker(SessionWorker):
     def _resubscribe(self) -> None:
         """Begin again, where the stream was rewound to."""
         self._receiver.abandon()
-        self._next_look = 0.0
+        self._look_soon()
 
     # -- storing ---------------------------------------------------------------------------
 
-    def _work_on(self) -> None:
+    def _work_on(self, timeout: float) -> None:
         """Store what comes next."""
         plan = self._plan
         if plan is None or not self._fit:
-            self._stopping.wait(_LOOK)
+            self._stopping.wait(timeout)
             return
         most = min(plan.batch_size, self._most)
-        batch = self._receiver.get(most, _LOOK, plan.batch_seconds)
+        batch = self._receiver.get(most, timeout, plan.batch_seconds)
         if batch is not None:
             self._store_batch(plan, batch)
 
@@ -290,7 +341,7 @@ class Worker(SessionWorker):
         if batch.dead is None and is_stream is not None and self._is_stream != is_stream:
             # Now it is known: the plan is another one.
             self._fit = False
-            self._next_look = 0.0
+            self._look_soon()
             self._receiver.put_back(batch)
             return
         if self._due is not None and batch.dead is None:
@@ -346,36 +397,28 @@ class Worker(SessionWorker):
         batch = self._inbox.asked_for(self._plan.batch_size)
         if batch is not None:
             self._store_batch(self._plan, batch)
-            self._next_look = 0.0
+            self._look_soon()
         elif not self._receiver.unacked:
             # Whoever had messages that could not be stored has them no more.
             self._batch_trouble = None
 
     def _forget(self) -> None:
-        """Let the ledger forget what is too long ago."""
+        """Let the ledger forget what is too long ago, if it is time to."""
         assert self._plan is not None
+        now = time.monotonic()
+        if now < self._next_forgetting:
+            return
         if self._inbox.forget(self._plan.deduplicate_for, _FORGET) == _FORGET:
-            self._next_look = 0.0
+            self._look_soon()
+        else:
+            self._next_forgetting = now + _FORGET_INTERVAL
 
     def _drain(self) -> None:
-        """Have nothing more sent, and store what has come."""
-        self._receiver.finish()
-        while self._fit and not self._receiver.drained and not self._stopping.is_set():
-            self._work_on()
-            self._database.prove()
-
-    def _finish(self) -> None:
-        """End well: what has come is stored and acknowledged, as long as that is possible."""
+        """Have nothing more sent, and store and acknowledge what has come, as far as possible."""
         self._receiver.finish()
         while self._fit and not self._receiver.drained:
             self._database.prove()
-            plan = self._plan
-            if plan is None or plan.is_stream != (self._receiver.is_stream is True):
-                return
-            batch = self._receiver.get(min(plan.batch_size, self._most), 0.05)
-            if batch is not None:
-                with suppress(LostError, RewoundError):
-                    self._store_batch(plan, batch)
+            self._work_on(_SOON)
 
 
 def _start(place: Place | None, plan: Plan) -> str | int | Timestamp:

@@ -1,6 +1,6 @@
 """pg-amqp install: outbox and inbox in a database that must do without PL/Python.
 
-Everything is done in one transaction, by the owner of schema amqp, who need be nobody special. Not
+Everything is done in one transaction, by the owner of both schemas, who need be nobody special. Not
 by a superuser for somebody else: he would run functions that the owner may have put there.
 """
 
@@ -16,6 +16,8 @@ from psycopg import IsolationLevel, errors
 from pg_amqp_daemon.install import scripts
 
 OLDEST_SERVER = 14
+
+_SCHEMAS = ("amqp", "amqp_inner")
 
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -35,12 +37,11 @@ def install(dsn: str) -> str:
     Raises InstallError.
     """
     with _transaction(dsn) as connection:
-        has_schema = _may_use_schema(connection)
+        missing = _missing_schemas(connection)
         installed = _installed_version(connection)
         if installed == scripts.VERSION:
             return f"outbox and inbox {installed} are already up to date"
-        if not has_schema:
-            _create_schema(connection)
+        _create_schemas(connection, missing)
         for script in scripts.outbox() if installed is None else scripts.outbox_upgrade(installed):
             _execute(connection, script)
         if installed is None:
@@ -54,21 +55,26 @@ def uninstall(dsn: str) -> str:
     Raises InstallError.
     """
     with _transaction(dsn) as connection:
-        _may_use_schema(connection)
+        missing = _missing_schemas(connection)
         installed = _installed_version(connection)
         if installed is None:
             return "outbox and inbox are not installed"
         _refuse_unless_empty(connection)
+        if installed != scripts.VERSION:
+            # What an earlier one has, and where, is known to the upgrade alone.
+            _create_schemas(connection, missing)
+            for script in scripts.outbox_upgrade(installed):
+                _execute(connection, script)
         for statement in scripts.outbox_removal():
             _execute(connection, statement)
-        try:
-            with connection.transaction():
-                connection.execute("DROP SCHEMA amqp")
-        except errors.DependentObjectsStillExist:
-            return (
-                f"outbox and inbox {installed} removed; schema amqp stays, it holds other objects"
-            )
-        return f"outbox and inbox {installed} removed"
+        said = f"outbox and inbox {installed} removed"
+        for schema in _SCHEMAS:
+            try:
+                with connection.transaction():
+                    connection.execute(f"DROP SCHEMA {schema}".encode())
+            except errors.DependentObjectsStillExist:
+                said += f"; schema {schema} stays, it holds other objects"
+        return said
 
 
 @contextmanager
@@ -92,8 +98,8 @@ def _transaction(dsn: str) -> Iterator[_Connection]:
         raise InstallError(_one_line(error)) from None
 
 
-def _may_use_schema(connection: _Connection) -> bool:
-    """Whether there is a schema amqp; an error if it is not ours."""
+def _missing_schemas(connection: _Connection) -> list[str]:
+    """Those of the schemas that there are not; an error if one is not ours."""
     extensions = connection.execute(
         "SELECT extname FROM pg_extension WHERE extname IN ('amqp', 'pg_amqp_py')"
     ).fetchall()
@@ -101,16 +107,16 @@ def _may_use_schema(connection: _Connection) -> bool:
         raise InstallError("extension pg_amqp_py is in this database: it brings outbox and inbox")
     if extensions:
         raise InstallError("extension amqp is in this database, and schema amqp is its own")
-    schema = connection.execute(
-        "SELECT pg_get_userbyid(nspowner), pg_get_userbyid(nspowner) = current_user"
-        " FROM pg_namespace WHERE nspname = 'amqp'"
-    ).fetchone()
-    if schema is None:
-        return False
-    owner, is_ours = schema
-    if not is_ours:
-        raise InstallError(f'schema amqp belongs to role "{owner}": connect as this role')
-    return True
+    found = connection.execute(
+        "SELECT nspname, pg_get_userbyid(nspowner), pg_get_userbyid(nspowner) = current_user"
+        " FROM pg_namespace WHERE nspname = ANY (%s) ORDER BY nspname",
+        [list(_SCHEMAS)],
+    ).fetchall()
+    for schema, owner, is_ours in found:
+        if not is_ours:
+            raise InstallError(f'schema {schema} belongs to role "{owner}": connect as this role')
+    present = {schema for schema, _, _ in found}
+    return [schema for schema in _SCHEMAS if schema not in present]
 
 
 def _installed_version(connection: _Connection) -> str | None:
@@ -125,14 +131,16 @@ def _installed_version(connection: _Connection) -> str | None:
     return installed
 
 
-def _create_schema(connection: _Connection) -> None:
+def _create_schemas(connection: _Connection, missing: list[str]) -> None:
     try:
-        connection.execute("CREATE SCHEMA amqp")
+        for schema in missing:
+            connection.execute(f"CREATE SCHEMA {schema}".encode())
     except errors.InsufficientPrivilege:
         user, database = connection.info.user, connection.info.dbname
         raise InstallError(
             f'role "{user}" may not create schemas in database "{database}":'
-            " GRANT CREATE ON DATABASE, or CREATE SCHEMA amqp AUTHORIZATION this role"
+            " GRANT CREATE ON DATABASE, or CREATE SCHEMA ... AUTHORIZATION this role, for "
+            + " and ".join(missing)
         ) from None
 
 

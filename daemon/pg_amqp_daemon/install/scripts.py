@@ -9,13 +9,17 @@ file. The Makefile runs this module as a program, with a Python that has no othe
     python scripts.py outbox               outbox and inbox without the extension
 
 A folder of sql/ is a component; its order.txt names its files, and the functions below say in which
-scripts it is. In all files @PYTHON@ (sql/templates/python.txt) and the names of _EXTENSION or
-_ALONE are filled in; in one whose name ends in .in also:
+scripts it is. In all files @PYTHON@ (sql/templates/python.txt), the parts of
+sql/templates/change.txt and the names of _EXTENSION or _ALONE are filled in; in one whose name ends
+in .in also:
 
     @MESSAGE_PARAMETERS@  what sql/templates/message.txt lists, for the head of a function
-    @MESSAGE_TYPES@       their types, to name the function by
+    @MESSAGE_TYPES@       their types, to name the function by; in this and the one before,
+                          :destination puts a text of this name in the place of the address
     @MESSAGE_ARGUMENTS@   their names in Python, to hand them on; @MESSAGE_VALUES@ those in SQL
     @MESSAGE_COLUMNS@     the columns of a message in the outbox; @MESSAGE_COLUMNS:o@ of table o
+    @REQUEST_PARAMETERS@, @REQUEST_TYPES@, @REQUEST_ARGUMENTS@
+                          the same of what stands behind the message, where it is a request
     -- @EACH@ ... @END@   what is between comes once for each line of the table behind @EACH@; what
                           it calls in capitals is filled in, in small letters it is handed on in
                           place of the parameter of this name
@@ -48,15 +52,17 @@ VERSION = _version()
 EARLIER = ("1.0.0", "1.1.0", "1.2.0", "1.3.0")
 """Versions that there are upgrades from: the Makefile reads them here."""
 
-# With the extension, triggers call what is in a schema that the owner of schema amqp does not own.
-_EXTENSION = {"INNER": "amqp_python", "PUBLISH_OF_TRIGGERS": "publish"}
+_EXTENSION = {"PUBLISH_OF_TRIGGERS": "publish"}
 # Without it, both trigger functions fill the outbox: triggers read the same.
-_ALONE = {"INNER": "amqp", "PUBLISH_OF_TRIGGERS": "publish_outbox"}
+_ALONE = {"PUBLISH_OF_TRIGGERS": "publish_outbox"}
 
 _EACH = re.compile(
     r"^-- @EACH@(?P<names>.*?)\n(?P<lines>(?:-- {8}[^\n]*\n)+)(?P<text>.*?)^-- @END@\n", re.M | re.S
 )
+_PART = re.compile(r"^\[([A-Z_]+)\]$", re.M)
 _PLACEHOLDER = re.compile(r"@([A-Z_]+)(?::(\w+))?@")
+_OF_REQUESTS = ("reply_to", "correlation_id", "mandatory", "expiration")
+"""What is given to a message that is no request: of these, the requester makes its own."""
 
 # An upgrade creates everything anew, each in the place of what it was.
 _REPLACING = {
@@ -68,10 +74,12 @@ _REPLACING = {
 }
 # Of the table and a function of its rows, either needs the other.
 _DROP_CONSTRAINT = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS outbox_check;\n"
+# Of a version that changed none, those of which other one it has.
+_TABLES_OF = {"1.2.0": "1.3.0"}
 _CREATE = re.compile(rf"^(?:{'|'.join(_REPLACING)})\b", re.M)
 _OBJECT = re.compile(
     r"^CREATE (?:(?P<kind>TABLE|VIEW|TYPE) (?P<name>amqp\.\w+)"
-    r"|FUNCTION (?P<function>amqp\.\w+)\((?P<parameters>[^()]*)\))",
+    r"|FUNCTION (?P<function>amqp(?:_inner)?\.\w+)\((?P<parameters>[^()]*)\))",
     re.M,
 )
 
@@ -83,7 +91,7 @@ def extension() -> list[str]:
     """What CREATE EXTENSION runs, in order."""
     return [
         _file("extension/preamble.sql", _EXTENSION),
-        *_components(_EXTENSION, "core", "outbox", "inbox", "triggers", "extension"),
+        *_components(_EXTENSION, "core", "outbox", "inbox", "listener", "triggers", "extension"),
     ]
 
 
@@ -92,18 +100,26 @@ def extension_upgrade(installed: str) -> list[str]:
     before, after = _around(f"extension/upgrades/{installed}", _EXTENSION)
     code = _functions(_EXTENSION, "core", "triggers", "extension")
     dump = _file("extension/dump.sql", _EXTENSION)
-    return [*before, *_outbox_upgrade(installed, [*code, dump], _EXTENSION), *after]
+    return [
+        *before,
+        *_component("core", _EXTENSION, "schemas"),
+        *_outbox_upgrade(installed, [*code, dump], _EXTENSION),
+        *after,
+    ]
 
 
 def outbox() -> list[str]:
-    """What creates outbox and inbox in an empty schema amqp, in order."""
-    return [*_components(_ALONE, "core", "outbox", "inbox", "triggers"), _version_function()]
+    """What creates outbox and inbox in two empty schemas, amqp and amqp_inner, in order."""
+    return [
+        *_components(_ALONE, "core", "outbox", "inbox", "listener", "triggers"),
+        _version_function(),
+    ]
 
 
 def outbox_upgrade(installed: str) -> list[str]:
     """What brings an earlier outbox to this version, in order; 1.1.0 was the first."""
     code = [*_functions(_ALONE, "core", "triggers"), _replacing(_version_function())]
-    return _outbox_upgrade(installed, code, _ALONE)
+    return [*_component("core", _ALONE, "schemas"), *_outbox_upgrade(installed, code, _ALONE)]
 
 
 def outbox_removal() -> list[str]:
@@ -114,18 +130,17 @@ def outbox_removal() -> list[str]:
 
 def _outbox_upgrade(installed: str, others: list[str], names: Mapping[str, str]) -> list[str]:
     """The outbox's part, with what else is replaced: around it what replacing does not do."""
-    # 1.3.0 was the last without an inbox.
-    others = [*_component("inbox", names), *others]
+    # 1.3.0 was the last without these.
+    others = [*_components(names, "inbox", "listener"), *others]
     if installed == "1.0.0":
         # There was none.
         return [*map(_replacing, _component("outbox", names)), *others]
-    before, after = _around(f"outbox/upgrades/{installed}", names)
+    before, after = _around(f"outbox/upgrades/{_TABLES_OF.get(installed, installed)}", names)
     folders = ["functions", "views"]
-    constraints: list[str] = []
-    if before:
+    if installed == "1.1.0":
         folders += ["tables", "privileges"]
-        # These have to hold for the rows that are there.
-        constraints = [_DROP_CONSTRAINT, *_component("outbox", names, "constraints")]
+    # These have to hold for the rows that are there.
+    constraints = [_DROP_CONSTRAINT, *_component("outbox", names, "constraints")]
     replaced = map(_replacing, _component("outbox", names, *folders))
     return [*before, *replaced, *others, *after, *constraints]
 
@@ -148,7 +163,7 @@ def _replacing(script: str) -> str:
 def _drop(created: re.Match[str]) -> str:
     if created["kind"]:
         return f"DROP {created['kind']} IF EXISTS {created['name']}"
-    parameters = re.sub(r"\s+DEFAULT\s+\w+", "", created["parameters"])
+    parameters = re.sub(r"\s+DEFAULT\s+('[^']*'|\w+)", "", created["parameters"])
     return f"DROP FUNCTION IF EXISTS {created['function']}({parameters})"
 
 
@@ -170,11 +185,11 @@ def _component(component: str, names: Mapping[str, str], *folders: str) -> list[
 
 
 def _functions(names: Mapping[str, str], *components: str) -> list[str]:
-    """The functions of these components, to be replaced: what is granted on tables must stay."""
+    """Functions and comments of these components, to be replaced: what is granted must stay."""
     return [
         _replacing(script)
         for component in components
-        for script in _component(component, names, "functions")
+        for script in _component(component, names, "functions", "comments")
     ]
 
 
@@ -189,9 +204,10 @@ def _around(name: str, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 def _file(name: str, names: Mapping[str, str]) -> str:
     text = _read(name)
+    names = {**_python(), **_change(), **names}
     if name.endswith(".in"):
         text = _EACH.sub(lambda found: "\n".join(_each(found, names)), text)
-    text = _filled(text, {**_python(), **names})
+    text = _filled(text, names)
     if left := _PLACEHOLDER.search(text):
         raise ValueError(f"{name}: nothing is known to stand for {left.group()}")
     return text
@@ -219,7 +235,8 @@ def _filled(text: str, names: Mapping[str, str]) -> str:
         name, table = found.groups()
         if name in names:
             return _filled(names[name], names)
-        if (name.startswith("MESSAGE_") and "MESSAGE_TYPE" in names) or name == "MESSAGE_COLUMNS":
+        of_message = name.startswith(("MESSAGE_", "REQUEST_")) and "MESSAGE_TYPE" in names
+        if of_message or name == "MESSAGE_COLUMNS":
             indent = " " * (found.start() - found.string.rfind("\n", 0, found.start()) - 1)
             return _message(name, table, names, indent if indent.isspace() else "")
         return found.group()
@@ -230,13 +247,21 @@ def _filled(text: str, names: Mapping[str, str]) -> str:
 def _message(name: str, table: str | None, given: Mapping[str, str], indent: str) -> str:
     """What stands for a placeholder that is made from the list of a message's parameters."""
     lines = _read("templates/message.txt").splitlines()
+    if name.startswith("REQUEST_"):
+        at = next(at for at, line in enumerate(lines) if line.startswith("message "))
+        behind = lines[at + 1 :]
+        lines = [line for line in behind if line.split(maxsplit=1)[0] not in _OF_REQUESTS]
     parameters = [_filled(line, given) for line in lines if line and line[0] != "#"]
+    if table and name in ("MESSAGE_PARAMETERS", "MESSAGE_TYPES"):
+        at = parameters.index("exchange text")
+        assert parameters[at + 1] == "routing_key text"
+        parameters[at : at + 2] = [f"{table} text"]
     words = [parameter.partition(" DEFAULT ")[0].split(maxsplit=1) for parameter in parameters]
-    if name == "MESSAGE_PARAMETERS":
+    if name in ("MESSAGE_PARAMETERS", "REQUEST_PARAMETERS"):
         return f",\n{indent}".join(parameters)
-    if name == "MESSAGE_TYPES":
+    if name in ("MESSAGE_TYPES", "REQUEST_TYPES"):
         return ", ".join(kind for _, kind in words)
-    if name == "MESSAGE_ARGUMENTS":
+    if name in ("MESSAGE_ARGUMENTS", "REQUEST_ARGUMENTS"):
         return ", ".join(given.get(word[0], word[0].strip('"')) for word in words)
     if name == "MESSAGE_VALUES":
         return ", ".join(given.get(word[0], word[0]) for word in words)
@@ -251,6 +276,12 @@ def _python() -> dict[str, str]:
     lines = _read("templates/python.txt").splitlines()
     found = (line.partition(" ") for line in lines if not line.startswith("#"))
     return {name: text for name, _, text in found}
+
+
+def _change() -> dict[str, str]:
+    """What a trigger function does with a row, in parts."""
+    _, *parts = _PART.split(_read("templates/change.txt"))
+    return dict(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
 
 
 # ---- The program ----

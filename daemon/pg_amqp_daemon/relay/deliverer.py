@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -68,6 +67,7 @@ class Deliverer:
     def __init__(
         self,
         broker_id: int,
+        name: str,
         lease: Lease,
         tell: Callable[[Outcome], None],
         stopping: threading.Event,
@@ -82,7 +82,7 @@ class Deliverer:
         self._log = structlog.get_logger().bind(broker_id=broker_id)
         self._parking = Parking(tell, self._log)
         self._broker = BrokerConnection(
-            f"pg-amqp relay {os.getpid()}",
+            name,
             connect_publisher,
             on_open=self._on_open,
             on_wait=self._on_wait,
@@ -184,7 +184,7 @@ class Deliverer:
                 return missing_exchange(channel, exchange, time.monotonic() + _ANSWER)
             except ConnectionLostError as error:
                 self._broker.lose(error)
-                if error.hard:
+                if error.refuses:
                     return error.reply
             except StalledError as error:
                 self._broker.lose(error)

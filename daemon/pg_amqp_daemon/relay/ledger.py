@@ -35,9 +35,15 @@ class Visible(NamedTuple):
 class Ledger:
     """What is known of messages and was not taken by the database. Used by one thread."""
 
-    def __init__(self, broker_id: int, outbox: Outbox, metrics: RelayMetrics) -> None:
+    def __init__(
+        self, broker_id: int, outbox: Outbox, metrics: RelayMetrics, *, once: bool = False
+    ) -> None:
         self.delivered = 0
         """How many messages were reported as delivered."""
+        self._once = once
+        self._left: set[_Known] = set()
+        """What was reported as refused, and not as delivered since; whoever works for ever may
+        refuse any number, and does not ask."""
         self._broker_id = broker_id
         self._outbox = outbox
         self._metrics = metrics
@@ -61,9 +67,26 @@ class Ledger:
         return f"{count} delivered messages are locked by another session"
 
     @property
+    def left(self) -> int:
+        """How many messages `once` has tried and not delivered."""
+        return len(self._left)
+
+    @property
     def complete(self) -> bool:
         """Whether the database knows all."""
         return not self._open and not self._locked and not self._freed
+
+    @property
+    def reported(self) -> bool:
+        """Whether the database knows all but what somebody has locked."""
+        return not self._open
+
+    def locked(self, number: int, message_id: object) -> str | None:
+        """What became of a message that somebody has locked: `delivered` or `refused`."""
+        known = (number, message_id)
+        if known not in self._locked:
+            return None
+        return "delivered" if self._locked[known] is None else "refused"
 
     def add(self, outcome: Outcome) -> None:
         """Take down what became of messages."""
@@ -116,6 +139,9 @@ class Ledger:
             del source[known]
         passed_over = {known: piece[known] for known in piece if known[0] in locked}
         self._locked.update(passed_over)
+        if self._once:
+            self._left.update(known for known, _ in refused)
+            self._left.difference_update(known for known in delivered if known[0] not in locked)
         self._count(
             [number for number, _ in delivered if number not in locked],
             [refusal for _, refusal in refused if refusal.id not in locked],

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from psycopg.types.numeric import Int4, Int8
 
+from pg_amqp_daemon.relay.retained_message import RetainedMessage
 from pg_amqp_daemon.runtime.database import Database
 from pg_amqp_py.wire.fields import FIELDS
 from pg_amqp_py.wire.waves import Entry, Undelivered
 
 _SETTINGS = {
-    # See amqp.outbox_due().
+    # See amqp_inner.outbox_due().
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_sort": "off",
@@ -21,11 +22,12 @@ _SETTINGS = {
     "work_mem": "64MB",
     "plan_cache_mode": "force_generic_plan",
 }
+# NOT IN is hashed; with NOT EXISTS, PostgreSQL compares each row with each id.
 _LATE = """
 SELECT DISTINCT o.ordering_key FROM amqp.outbox AS o
 WHERE o.broker_id = %s AND o.id BETWEEN %s AND %s AND o.next_attempt_at IS NULL
-  AND o.ordering_key IS NOT NULL
-  AND NOT EXISTS (SELECT FROM unnest(%s::int8[]) AS u (id) WHERE u.id = o.id)
+  AND o.retain IS NOT TRUE AND o.ordering_key IS NOT NULL
+  AND o.id NOT IN (SELECT u.id FROM unnest(%s::int8[]) AS u (id))
 """
 # A commit with synchronous_commit = off is seen before it is on disk. One of our own that waits for
 # the disk takes it along. Where all is flushed, this writes nothing. A row of its own, since
@@ -45,13 +47,25 @@ UPDATE amqp.outbox SET next_attempt_at = clock_timestamp()
 WHERE id = ANY (ARRAY(
     SELECT o.id FROM amqp.outbox AS o
     WHERE o.broker_id = %s AND o.next_attempt_at > clock_timestamp()
-      AND o.last_error = ANY (%s::text[])
+      AND o.last_error = ANY (%s::text[]) AND o.retain IS NOT TRUE
     ORDER BY o.next_attempt_at LIMIT {FREED} FOR UPDATE SKIP LOCKED))
 RETURNING 1
 """
 _DUE = f"""
 SELECT id, ordering_key, body, {", ".join(f'"{name}"' for name in FIELDS)}
-FROM amqp.outbox_due(%s, %s::int8, %s, %s, %s)
+FROM amqp_inner.outbox_due(%s, %s::int8, %s, %s, %s)
+"""
+
+_RETAINED = """
+SELECT id, is_due, routing_key, content_type, correlation_id, headers, expiration, message_id, body
+FROM amqp_inner.outbox_retained(%s, %s::int8, %s, %s)
+"""
+# Whether any is due is asked of the first ones alone.
+_HOLDS_RETAINED = """
+SELECT count(*) > 0, COALESCE(bool_or(r.is_due), false)
+FROM (SELECT (o.next_attempt_at <= statement_timestamp()) IS NOT FALSE AS is_due
+      FROM amqp.outbox AS o WHERE o.broker_id = %s AND o.retain
+      ORDER BY o.broker_id, o.id LIMIT 100) AS r
 """
 
 
@@ -68,6 +82,8 @@ class Status(NamedTuple):
     relay: str | None
     """Who works it."""
     trouble: str | None
+    retained: int
+    """Of the pending messages, those that go by MQTT."""
 
 
 def relay_database(dsn: str, part: str = "") -> Database:
@@ -81,7 +97,8 @@ def outbox_status(database: Database) -> list[Status]:
         Status(*row)
         for row in database.ask(
             "SELECT broker_id, pending, waiting,"
-            " COALESCE(date_part('epoch', oldest_age), 0)::float8, dead, relay, trouble"
+            " COALESCE(date_part('epoch', oldest_age), 0)::float8, dead, relay, trouble,"
+            " retained"
             " FROM amqp.outbox_status()"
         )
     ]
@@ -96,7 +113,7 @@ class Outbox:
 
     def lock(self) -> bool:
         """Try to become the one that works it; the session's lease says for how long it is so."""
-        ((locked,),) = self._database.ask("SELECT amqp.outbox_lock(%s)", self._broker_id)
+        ((locked,),) = self._database.ask("SELECT amqp_inner.outbox_lock(%s)", self._broker_id)
         if locked:
             self._database.lease.take()
             # What would fail afterwards shall fail before anything is sent.
@@ -104,7 +121,7 @@ class Outbox:
         return bool(locked)
 
     def due(self, after: int | None, settled_id: int, rows: int, size: int) -> list[Entry]:
-        """What is to be delivered next: see amqp.outbox_due()."""
+        """What is to be delivered next: see amqp_inner.outbox_due()."""
         found = self._database.ask(
             _DUE,
             self._broker_id,
@@ -121,16 +138,46 @@ class Outbox:
     def first_due(self, after: int | None, settled_id: int) -> tuple[int, str] | None:
         """The id and message_id of the message that `due` would give first."""
         found = self._database.ask(
-            "SELECT id, message_id FROM amqp.outbox_due(%s, %s::int8, %s, 1, 1)",
+            "SELECT id, message_id FROM amqp_inner.outbox_due(%s, %s::int8, %s, 1, 1)",
             self._broker_id,
             None if after is None else Int8(after),
             Int8(settled_id),
         )
         return (found[0][0], found[0][1]) if found else None
 
+    def holds_retained(self) -> tuple[bool, bool]:
+        """Whether there are retained messages, and whether any of the first ones is due."""
+        ((found, is_due),) = self._database.ask(_HOLDS_RETAINED, self._broker_id)
+        return found, is_due
+
+    def retained(self, after: int | None, rows: int, size: int) -> list[RetainedMessage]:
+        """Retained messages, those that wait as well: see amqp_inner.outbox_retained()."""
+        found = self._database.ask(
+            _RETAINED,
+            self._broker_id,
+            None if after is None else Int8(after),
+            Int4(rows),
+            Int8(size),
+        )
+        if found:
+            self._database.ask(_FLUSH, self._broker_id)
+        return [RetainedMessage(*row) for row in found]
+
+    def first_retained(self, after: int | None) -> tuple[int, str] | None:
+        """The id and message_id of the message that `retained` would give first."""
+        found = self._database.ask(
+            "SELECT id, message_id FROM amqp_inner.outbox_retained(%s, %s::int8, 1, 1)",
+            self._broker_id,
+            None if after is None else Int8(after),
+        )
+        return (found[0][0], found[0][1]) if found else None
+
     def wake(self) -> int:
-        """Let what waited and is due be read in order of id; how many: see amqp.outbox_wake()."""
-        ((woken,),) = self._database.ask("SELECT amqp.outbox_wake(%s)", self._broker_id)
+        """Let what waited and is due be read in order of id; how many.
+
+        See amqp_inner.outbox_wake().
+        """
+        ((woken,),) = self._database.ask("SELECT amqp_inner.outbox_wake(%s)", self._broker_id)
         return int(woken)
 
     def late_keys(self, under_way: Sequence[int], last: int) -> set[str]:
@@ -150,12 +197,12 @@ class Outbox:
         refused: Sequence[Undelivered],
         refused_message_ids: Sequence[object],
     ) -> list[int]:
-        """Report what became of messages: see amqp.outbox_settle().
+        """Report what became of messages: see amqp_inner.outbox_settle().
 
         Returns the ids of those that somebody has locked.
         """
         ((locked,),) = self._database.ask(
-            "SELECT amqp.outbox_settle(%s, %s::int8[], %s::text[], %s::int8[], %s::text[],"
+            "SELECT amqp_inner.outbox_settle(%s, %s::int8[], %s::text[], %s::int8[], %s::text[],"
             " %s::text[], %s::text[])",
             self._broker_id,
             list(delivered),
@@ -180,7 +227,14 @@ class Outbox:
         nothing does any more.
         """
         text = None if error is None else self._database.storable(error)
-        self._database.ask("SELECT amqp.outbox_note(%s, %s::text)", self._broker_id, text)
+        self._database.ask("SELECT amqp_inner.outbox_note(%s, %s::text)", self._broker_id, text)
+
+    def note_mqtt(self, error: str | None) -> None:
+        """As `note`, of retained messages."""
+        text = None if error is None else self._database.storable(error)
+        self._database.ask(
+            "SELECT amqp_inner.outbox_note_mqtt(%s, %s::text)", self._broker_id, text
+        )
 
     def compact(self) -> bool:
         """Give back the space of a table that is large and nearly empty; whether it was.
@@ -190,7 +244,7 @@ class Outbox:
         """
         with self._database.asking() as connection, connection.transaction():
             cursor = connection.cursor(binary=True)
-            cursor.execute("SELECT amqp.outbox_lock_to_compact()")
+            cursor.execute("SELECT amqp_inner.outbox_lock_to_compact()")
             if cursor.fetchone() != (True,):
                 return False
             with cursor.copy("COPY amqp.outbox TO STDOUT (FORMAT binary)") as taken:

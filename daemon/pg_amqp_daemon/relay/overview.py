@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 import structlog
@@ -46,12 +46,28 @@ class Overview:
             # Counting a very large outbox takes long. Whether it is delivered does not hang on it.
             self._log.warning("could not look at the status of the outbox", error=first_line(error))
             return
-        for line in lines:
-            self._metrics.pending.labels(line.broker_id).set(line.pending)
-            self._metrics.waiting.labels(line.broker_id).set(line.waiting)
-            self._metrics.oldest.labels(line.broker_id).set(line.oldest)
-            self._metrics.dead.labels(line.broker_id).set(line.dead)
+        self._count(lines)
         self._status = {line.broker_id: line for line in lines}
+
+    def _count(self, lines: Sequence[Status]) -> None:
+        """Show what is in the outbox, and nothing of brokers of which nothing is."""
+        metrics = self._metrics
+        gauges = (
+            metrics.pending,
+            metrics.waiting,
+            metrics.oldest,
+            metrics.dead,
+            metrics.retained_pending,
+        )
+        for broker_id in self._status.keys() - {line.broker_id for line in lines}:
+            for gauge in gauges:
+                gauge.remove(broker_id)
+        for line in lines:
+            metrics.pending.labels(line.broker_id).set(line.pending)
+            metrics.waiting.labels(line.broker_id).set(line.waiting)
+            metrics.oldest.labels(line.broker_id).set(line.oldest)
+            metrics.dead.labels(line.broker_id).set(line.dead)
+            metrics.retained_pending.labels(line.broker_id).set(line.retained)
 
     def brokers(self) -> Condition:
         """What becomes of each broker's messages; the metrics say the same from now on."""

@@ -39,7 +39,7 @@ Place = tuple[object, object]
 
 class _Parked(NamedTuple):
     channel: PublishingChannel
-    wave: Wave
+    wave: Wave[Entry]
     texts: tuple[str, ...]
     """With which messages to the same places are put off."""
 

@@ -16,17 +16,17 @@ class Publisher:
     """Delivers runs, one after the other, while the lease is valid.
 
     `put` hands one over, and `get` tells by and by what became of it, delivered as far as it could
-    be.
+    be. `name` is what the broker shows of its connection.
     """
 
-    def __init__(self, broker_id: int, lease: Lease) -> None:
+    def __init__(self, broker_id: int, name: str, lease: Lease) -> None:
         self._todo: queue.SimpleQueue[tuple[Run, bool] | None] = queue.SimpleQueue()
-        self._told: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._under_way = 0
         self._stopping = threading.Event()
         self._aborting = threading.Event()
         self._deliverer = Deliverer(
-            broker_id, lease, self._told.put, self._stopping, self._aborting
+            broker_id, name, lease, self._told.put, self._stopping, self._aborting
         )
         self._thread = threading.Thread(
             target=self._work, name=f"publisher-{broker_id}", daemon=True
@@ -69,14 +69,21 @@ class Publisher:
         self._under_way += 1
 
     def get(self, timeout: float) -> Outcome | None:
-        """What became of messages; None if nothing is known within `timeout` seconds."""
+        """What became of messages; None if nothing is known within `timeout` seconds.
+
+        Or before wake() is called.
+        """
         try:
             outcome = self._told.get(timeout=timeout)
         except queue.Empty:
             return None
-        if outcome.done:
+        if outcome is not None and outcome.done:
             self._under_way -= 1
         return outcome
+
+    def wake(self) -> None:
+        """Whoever waits for what became of messages has something else to do."""
+        self._told.put(None)
 
     def stop(self) -> None:
         """Write no more; what is written is still awaited."""

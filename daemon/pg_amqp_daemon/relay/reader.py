@@ -33,6 +33,16 @@ class Reader:
         self._under_way: list[list[int]] = []
         """Ids of the runs that the publisher has, in order."""
 
+    @property
+    def read_up_to(self) -> int | None:
+        """The id behind which it reads on, if it has found nothing; None while there may be more.
+
+        What appears up to there is found as what appears behind it, but perhaps later.
+        """
+        if not self._plan.quiet or self._under_way:
+            return None
+        return self._plan.position
+
     def begin(self) -> None:
         """Begin at the beginning: others may have worked the outbox meanwhile."""
         self._plan.begin()

@@ -25,7 +25,7 @@ _MOST_UNDER_WAY = 2
 
 
 def size_of(entries: Sequence[Entry]) -> int:
-    """Bytes of messages, at least as many as amqp.outbox_due() counts."""
+    """Bytes of messages, at least as many as amqp_inner.outbox_due() counts."""
     return sum(
         len(entry.body) + (LARGEST_HEADERS if entry.fields[HEADERS] is not None else 0)
         for entry in entries
@@ -78,10 +78,13 @@ class Plan:
         """Messages, and bytes, that the last sweep has found and that are delivered, but locked."""
         self._next_sweep = 0.0
         self._latest_sweep = 0.0
+        self.quiet = False
+        """Whether the last sweep has found nothing, nor has any reading since."""
 
     def begin(self) -> None:
         """Begin at the beginning: others may have worked the outbox meanwhile."""
         self.position = None
+        self.quiet = False
         self._next_sweep = 0.0
 
     def next(self, now: float, under_way: Sequence[Sequence[int]]) -> Reading | None:
@@ -111,6 +114,7 @@ class Plan:
         """This was found."""
         self._rows = min(self._rows * 2, MOST_ROWS)
         last = entries[-1].id if entries else None
+        self.quiet = not entries and (reading.sweep or self.quiet)
         if not reading.sweep:
             self.position = self.position if last is None else last
         elif len(entries) >= reading.rows or size_of(entries) >= reading.size:

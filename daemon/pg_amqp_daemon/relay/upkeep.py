@@ -16,6 +16,7 @@ from pg_amqp_daemon.runtime.database import Database, first_line
 _HOSTS_INTERVAL = 1.0
 _COMPACT_INTERVAL = 5.0
 _COMPACT_REFUSED_INTERVAL = 300.0
+_FORGET_INTERVAL = 10.0
 
 
 class Upkeep:
@@ -39,6 +40,7 @@ class Upkeep:
         """The trouble that outbox_status() shows; empty if that is not known."""
         self._next_compact = 0.0
         self._refused_to_compact: str | None = None
+        self._next_forgetting = 0.0
 
     def begin(self) -> None:
         """Others may have worked the outbox meanwhile."""
@@ -65,6 +67,15 @@ class Upkeep:
             with suppress(psycopg.errors.LockNotAvailable):
                 self._outbox.note(trouble)
                 self._noted = trouble
+
+    def forget(self) -> None:
+        """Forget delivered messages that were kept for long enough, if it is time to look.
+
+        Settling others does so, too, but there may be none.
+        """
+        if time.monotonic() >= self._next_forgetting:
+            self._next_forgetting = time.monotonic() + _FORGET_INTERVAL
+            self._outbox.settle([], [], [], [])
 
     def compact(self) -> None:
         """Give back the space of the outbox, if it is time to look."""

@@ -126,6 +126,7 @@ class BrokerConnection(Generic[Role]):
         if self._role is not None:
             try:
                 self._role.connection.receive()
+                self._heed_block(self._role.connection)
                 self._role.connection.beat()
             except (ConnectionLostError, ChannelClosedError) as error:
                 self.lose(error)
@@ -178,14 +179,16 @@ class BrokerConnection(Generic[Role]):
 
     def _on_wait(self) -> None:
         self._door_waits()
-        if self._role is None:
-            return
-        connection = self._role.connection
-        if connection.blocked is not None:
-            trouble = f"the broker blocks publishers: {connection.blocked}"
-            if self.trouble != trouble:
-                self._log.warning("broker blocked", reason=connection.blocked)
-            self.trouble = trouble
-        else:
+        if self._role is not None:
+            self._heed_block(self._role.connection)
+            self._role.connection.beat()
+
+    def _heed_block(self, connection: Connection) -> None:
+        """There is trouble as long as the broker says that it takes no messages."""
+        if connection.blocked is None:
             self.trouble = None
-        connection.beat()
+            return
+        trouble = f"the broker blocks publishers: {connection.blocked}"
+        if self.trouble != trouble:
+            self._log.warning("broker blocked", reason=connection.blocked)
+        self.trouble = trouble

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -51,9 +52,9 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(host: str, port: int, metrics: Metrics, health: Health) -> int:
-    """Answer /metrics and /health in a thread of its own; returns the port, chosen if it was 0.
+    """Answer /metrics, /live, /ready and /health in a thread of its own; returns the port.
 
-    Raises OSError if nobody can listen there.
+    It is chosen if it was 0. Raises OSError if nobody can listen there.
     """
     show_metrics = make_wsgi_app(metrics.registry)
 
@@ -64,7 +65,11 @@ def serve(host: str, port: int, metrics: Metrics, health: Health) -> int:
             health.answer()
             answer: Iterable[bytes] = show_metrics(environ, start)
             return answer
-        if path == "/health":
+        if path == "/live":
+            # Whoever answers lives: what has died in this process is begun anew by itself.
+            start("200 OK", [("Content-Type", "text/plain")])
+            return [b"live\n"]
+        if path in ("/health", "/ready"):
             well, details = health.answer()
             start(
                 "200 OK" if well else "503 Service Unavailable",
@@ -72,8 +77,11 @@ def serve(host: str, port: int, metrics: Metrics, health: Health) -> int:
             )
             return [json.dumps(details).encode() + b"\n"]
         start("404 Not Found", [("Content-Type", "text/plain")])
-        return [b"/metrics or /health\n"]
+        return [b"/metrics, /live, /ready or /health\n"]
 
-    server = make_server(host, port, application, _Server, _Quiet)
+    class Server(_Server):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    server = make_server(host, port, application, Server, _Quiet)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server.server_port

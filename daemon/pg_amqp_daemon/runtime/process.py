@@ -42,21 +42,28 @@ class Process:
         """Whether a signal has said stop."""
         self.served = False
         """Whether somebody can ask for metrics."""
+        self._hangups = threading.Event()
         self._log = structlog.get_logger()
 
     def serve(self, host: str, port: int) -> None:
-        """Answer /metrics and /health. Raises OSError."""
+        """Answer /metrics, /live, /ready and /health. Raises OSError."""
         port = serve(host, port, self.metrics, self.health)
         self.served = True
-        self._log.info("metrics", url=f"http://{host}:{port}/metrics")
+        shown = f"[{host}]" if ":" in host else host
+        self._log.info("metrics", url=f"http://{shown}:{port}/metrics")
 
     def heed_signals(self) -> None:
-        """Let SIGTERM and SIGINT say stop."""
+        """Let SIGTERM and SIGINT say stop, and SIGHUP nothing."""
         for ending in (signal.SIGTERM, signal.SIGINT):
             signal.signal(ending, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_hangup)
 
     def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
         self.stopping.set()
+
+    def _on_hangup(self, _signum: int, _frame: FrameType | None) -> None:
+        # Not here: the thread that is interrupted may be writing to the log.
+        self._hangups.set()
 
     def run(self, *doors: Door) -> None:
         """Work until SIGTERM or SIGINT."""
@@ -66,6 +73,9 @@ class Process:
         while not self.stopping.wait(_LOOK):
             for door in doors:
                 door.look()
+            if self._hangups.is_set():
+                self._hangups.clear()
+                self._log.info("nothing to reload: changed rows count within a second")
             # The log tells of a trouble, and /health remembers it, whether or not anybody asks.
             self.health.answer()
         for door in doors:

@@ -17,6 +17,14 @@ _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 2.0
 
 
+def trouble_of(error: Exception) -> str:
+    """What is told of an error that ends a session."""
+    if isinstance(error, psycopg.Error):
+        return first_line(error)
+    # A defect of ours; what it says may be a password.
+    return f"defect: {type(error).__name__}"
+
+
 class SessionWorker:
     """What a supervisor keeps going, for doors that work in a database.
 
@@ -70,6 +78,12 @@ class SessionWorker:
         """Work until the session ends, or `stopping` is set. May raise psycopg.Error."""
         raise NotImplementedError
 
+    def tell(self, trouble: str) -> None:
+        """The session has ended because of this: the log says the same trouble once."""
+        if trouble != self.session_trouble:
+            self._log.warning("database not usable", error=trouble)
+        self.session_trouble = trouble
+
     def on_session_end(self, failure: psycopg.Error | None) -> None:
         """The session has ended, with this error if with any of the database's."""
 
@@ -89,11 +103,10 @@ class SessionWorker:
                     self.work_in_session()
             except psycopg.Error as error:
                 failure = error
-                self.session_trouble = first_line(error)
-                self._log.warning("database not usable", error=self.session_trouble)
+                self.tell(trouble_of(error))
             except Exception as error:
                 # A defect of ours must not end the program.
-                self.session_trouble = f"defect: {type(error).__name__}"
+                self.session_trouble = trouble_of(error)
                 self._log.exception(f"{self._door} failed", error=name_of(error))
             self.on_session_end(failure)
             self._stopping.wait(self._backoff.failed(time.monotonic()))

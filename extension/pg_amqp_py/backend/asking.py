@@ -51,7 +51,7 @@ def require_usage() -> None:
 
     That is whoever has USAGE on schema amqp, whatever way a call comes by. PostgreSQL looks at it
     where a name is looked up: not in a plan that another role of the same session has made, and
-    not for the functions of schema amqp_python, which everybody may call.
+    not for the functions of schema amqp_inner, which everybody may call.
     """
     if session.permitted.get(server.current_user()) != server.catalog_version():
         check_usage()
@@ -161,7 +161,8 @@ def ask(
         except WireError as error:
             if not isinstance(error, ChannelClosedError):
                 session.begun().forget_connection(broker_id)
-            if last_try or not isinstance(error, ConnectionLostError):
+            broken = isinstance(error, ConnectionLostError) and not error.refuses
+            if last_try or not broken:
                 raise known.note(from_wire(error, broker_id, what)) from None
         finally:
             known.report_late_refusal(IN_CALL)
@@ -198,8 +199,10 @@ def channel_with(broker_id: int, exchange: str, routing_key: str) -> PublishingC
                     f'exchange "{exchange}" does not exist on broker {broker_id}',
                     sqlstate=UNDEFINED_OBJECT,
                     detail=broker_says(error),
-                    hint="Declare it: SELECT amqp.exchange_declare("
-                    f"{broker_id}, {_literal(exchange)}, 'topic', false, true);",
+                    hint="The exchange comes before the template of routing keys."
+                    if "{" in exchange
+                    else "Declare it: SELECT amqp.exchange_declare("
+                    f"{broker_id}, {_literal(exchange)}, 'topic');",
                 )
             ) from None
         return current

@@ -15,7 +15,7 @@ class Awaited:
     """The messages of one broker that this session awaits."""
 
     def __init__(self) -> None:
-        self._waves: list[Wave] = []
+        self._waves: list[Wave[Entry]] = []
         self._places: set[tuple[object, ...]] = set()
         """Exchange and routing key of what is awaited."""
         self._counted: list[int] = []

@@ -32,12 +32,24 @@ from pg_amqp_py.wire.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol, TypeVar
+
     from pg_amqp_py.backend.errors import Stage
     from pg_amqp_py.wire.address import Address
     from pg_amqp_py.wire.batch import Batch
     from pg_amqp_py.wire.channel import PublishingChannel
+    from pg_amqp_py.wire.connection import Connection
     from pg_amqp_py.wire.errors import WireError
     from pg_amqp_py.wire.table import JSON
+
+    Role = TypeVar("Role")
+
+    class _Requester(Protocol):
+        """A wire.request.RequestingChannel, which most sessions never load."""
+
+        connection: Connection
+
 
 _CLIENT: dict[str, JSON] = {"product": "pg_amqp_py", "platform": "PostgreSQL"}
 """What RabbitMQ shows of a backend, beside the name of its connection."""
@@ -130,6 +142,9 @@ class Kept:
 class Broker:
     """One broker_id in this session."""
 
+    requester: _Requester | None = None
+    """The channel of its other connection, if this session has sent requests: see requesting."""
+
     def __init__(self, broker_id: int) -> None:
         self.broker_id = broker_id
         self.destination = Destination(broker_id, captured=False)
@@ -141,6 +156,8 @@ class Broker:
         self.counters = Counters()
         self.kept = Kept()
         self.last_error: str | None = None
+        self.last_error_at: float | None = None
+        """When that was, in seconds since 1970."""
         self._silent: list[tuple[float, PublishingChannel]] = []
         """Connections that do not answer, with messages whose confirms may still come, and until
         when (time.monotonic()) they have time for it."""
@@ -156,6 +173,8 @@ class Broker:
             self._failures.clear()
             if self.channel is not None and self.channel.connection.address not in addresses:
                 self.close(stage)
+            if self.requester is not None and self.requester.connection.address not in addresses:
+                self._close_requester(stage)
         self.read_at = read_at
 
     def forget_row(self) -> None:
@@ -173,8 +192,8 @@ class Broker:
         channel = self.channel
         if channel is None or not self._look(channel, timeout, stage):
             self.channel = None
-            channel = self._open(timeout, stage)
-        self.refuse_if_blocked(channel)
+            channel = self.reach(lambda address: self.connect(address, timeout, stage))
+        self.refuse_if_blocked(channel.connection)
         return channel
 
     def listen(self, stage: Stage) -> None:
@@ -206,8 +225,11 @@ class Broker:
             return False
         return True
 
-    def _open(self, timeout: float, stage: Stage) -> PublishingChannel:
-        """Connect to the first host that answers; hosts that just failed are left alone."""
+    def reach(self, connect: Callable[[Address], Role]) -> Role:
+        """Connect to the first host that answers; hosts that just failed are left alone.
+
+        `connect` raises ConnectError, as attempt() does. Raises AMQPError.
+        """
         failures: list[tuple[Address, ConnectError]] = []
         waits = []
         now = time.monotonic()
@@ -221,7 +243,7 @@ class Broker:
                     failures.append((address, error))
                     continue
             try:
-                return self.connect(address, timeout, stage)
+                return connect(address)
             except ConnectError as error:
                 failures.append((address, error))
         raise self.note(self._unreachable(failures, waits))
@@ -231,9 +253,21 @@ class Broker:
 
         Raises ConnectError, having noted when the host is to be tried again.
         """
-        client = {**_CLIENT, "connection_name": f"PostgreSQL backend {os.getpid()}"}
+        name = f"PostgreSQL backend {os.getpid()}"
+        self.channel = self.attempt(connect_publisher, address, name, timeout, stage)
+        return self.channel
+
+    def attempt(
+        self,
+        connect: Callable[[Address, dict[str, JSON], float, Callable[[], None]], Role],
+        address: Address,
+        name: str,
+        timeout: float,
+        stage: Stage,
+    ) -> Role:
+        """The channel of a new connection, which RabbitMQ shows by this name; see connect()."""
         try:
-            self.channel = connect_publisher(address, client, timeout, stage.on_wait)
+            channel = connect(address, {**_CLIENT, "connection_name": name}, timeout, stage.on_wait)
         except ConnectError as error:
             # Without its traceback, whose frames hold the password.
             failure = error.with_traceback(None)
@@ -241,7 +275,7 @@ class Broker:
             raise failure from None
         if not self.kept.batches:
             self._failures.pop(address, None)
-        return self.channel
+        return channel
 
     def drop_connection(self) -> None:
         """Use another connection from here on: this one is of no use any more."""
@@ -279,7 +313,7 @@ class Broker:
             channel.abandon(ConnectionLostError("no answer in time"))
 
     def close(self, stage: Stage) -> None:
-        """Close the connection if there is one, and forget past failures to connect."""
+        """Close the connections that there are, and forget past failures to connect."""
         self._failures.clear()
         for _, silent in self._silent:
             silent.connection.leave()
@@ -288,6 +322,13 @@ class Broker:
             channel, self.channel = self.channel, None
             channel.connection.while_waiting(stage.on_wait)
             channel.connection.close()
+        self._close_requester(stage)
+
+    def _close_requester(self, stage: Stage) -> None:
+        if self.requester is not None:
+            connection, self.requester = self.requester.connection, None
+            connection.while_waiting(stage.on_wait)
+            connection.close()
 
     # -- what has failed ---------------------------------------------------------------
 
@@ -304,21 +345,24 @@ class Broker:
 
     def note(self, error: AMQPError) -> AMQPError:
         """Remember an error for amqp.status()."""
-        self.last_error = error.in_one_line()
+        self._note(error.in_one_line())
         return error
 
     def note_text(self, text: str) -> None:
         """Remember what went wrong where no error can be raised: at commit."""
-        self.last_error = showable(text)
+        self._note(showable(text))
 
-    def refuse_if_blocked(self, channel: PublishingChannel) -> None:
+    def _note(self, text: str) -> None:
+        self.last_error, self.last_error_at = text, time.time()
+
+    def refuse_if_blocked(self, connection: Connection) -> None:
         """Raise AMQPError if the broker has said that it takes no messages now."""
-        if channel.blocked is not None:
+        if connection.blocked is not None:
             raise self.note(
                 AMQPError(
                     f"broker {self.broker_id} is not accepting messages",
                     sqlstate=INSUFFICIENT_RESOURCES,
-                    detail=f"The broker blocks publishers: {channel.blocked}",
+                    detail=f"The broker blocks publishers: {connection.blocked}",
                     hint="The broker is short of memory or disk space: see rabbitmqctl status.",
                 )
             )

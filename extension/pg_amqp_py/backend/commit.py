@@ -119,8 +119,9 @@ class Hooks:
         for broker in self._session.brokers.values():
             if broker.kept.batches:
                 server.log(_fate_of_kept(broker), sqlstate=CONNECTION_FAILURE)
-            if broker.channel is not None:
-                broker.channel.connection.leave()
+            for channel in broker.channel, broker.requester:
+                if channel is not None:
+                    channel.connection.leave()
 
 
 # -- publishing ------------------------------------------------------------------------

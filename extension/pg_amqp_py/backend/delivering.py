@@ -69,7 +69,7 @@ def write_kept(broker: Broker, connect_timeout: float, stage: Stage) -> Publishi
                 continue
             broker.give_up(channel, error)
             if batch.pending:
-                broker.refuse_if_blocked(channel)
+                broker.refuse_if_blocked(channel.connection)
                 raise broker.note(_still_unconfirmed(broker, error)) from None
         finally:
             _count(broker, batch, confirmed, stage)

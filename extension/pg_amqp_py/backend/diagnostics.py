@@ -10,10 +10,13 @@ import plpy
 
 from pg_amqp_py.backend import settings
 from pg_amqp_py.backend.asking import ask
+from pg_amqp_py.backend.broker import Broker
 from pg_amqp_py.backend.errors import WRONG_STATE, AMQPError, required, showable
 from pg_amqp_py.backend.server import IN_CALL, Statement
 from pg_amqp_py.backend.session import session
 from pg_amqp_py.wire.channel import PublishingChannel
+from pg_amqp_py.wire.connection import Connection
+from pg_amqp_py.wire.errors import ChannelClosedError, ConnectionLostError
 from pg_amqp_py.wire.fields import TIMESTAMP, with_field
 
 # Text that means the same under every DateStyle. By days and seconds, because the last of all
@@ -92,10 +95,10 @@ def status() -> list[tuple[Any, ...]]:
     """amqp.status(): the brokers that this session has used."""
     transaction = session.transaction
     rows = []
-    for broker in session.brokers.values():
+    for _, broker in sorted(session.brokers.items()):
         # Whoever asks wants to know what is, not what was when the connection was last used.
         broker.listen(IN_CALL)
-        connection = broker.channel and broker.channel.connection
+        connection = broker.channel.connection if broker.channel else _to_ask(broker)
         address = connection.address if connection else None
         rows.append(
             (
@@ -115,9 +118,25 @@ def status() -> list[tuple[Any, ...]]:
                 transaction.buffer.pending(broker.broker_id) if transaction else 0,
                 broker.kept.messages,
                 broker.last_error,
+                broker.last_error_at and _timestamp(broker.last_error_at),
             )
         )
     return rows
+
+
+def _to_ask(broker: Broker) -> Connection | None:
+    """The connection for requests, if there is one that lives."""
+    if broker.requester is None:
+        return None
+    connection = broker.requester.connection
+    try:
+        connection.receive()
+    except ConnectionLostError:
+        return None
+    except ChannelClosedError:
+        # The next request opens it again.
+        pass
+    return connection
 
 
 def ping(broker_id: int | None) -> tuple[Any, ...]:

@@ -23,9 +23,11 @@ NULL_NOT_ALLOWED = "22004"
 BAD_CHARACTER = "22021"
 TOO_LONG = "22001"
 NUMBER_OUT_OF_RANGE = "22003"
+TIME_OUT_OF_RANGE = "22008"
 INVALID_PARAMETER = "22023"
 INVALID_TRANSACTION_STATE = "25000"
 INVALID_PASSWORD = "28P01"
+TOO_MANY_CONNECTIONS = "53300"
 INSUFFICIENT_PRIVILEGE = "42501"
 DUPLICATE_OBJECT = "42710"
 UNDEFINED_OBJECT = "42704"
@@ -36,8 +38,13 @@ INSUFFICIENT_RESOURCES = "53000"
 LIMIT_EXCEEDED = "54000"
 WRONG_STATE = "55000"
 IN_USE = "55006"
+SYSTEM_ERROR = "58000"
 LOCK_NOT_AVAILABLE = "55P03"
 INTERNAL_ERROR = "XX000"
+# Ours: nobody else may begin with a letter from I on.
+NO_ANSWER = "MQ001"
+NOT_CONSUMED = "MQ002"
+UNROUTABLE = "MQ003"
 
 
 SHOWS_BYTES = BAD_CHARACTER, UNTRANSLATABLE
@@ -159,7 +166,7 @@ def invalid_message(error: wire.MessageError) -> AMQPError:
             f"{error.field} are too large",
             sqlstate=LIMIT_EXCEEDED,
             detail=f"They are {error}.",
-            hint="Move what is large into the message.",
+            hint="Move what is large into the message." if error.field == "headers" else None,
         )
     if isinstance(error, wire.RangeError):
         limits = _LIMITS.get(error.field)
@@ -189,7 +196,7 @@ _LIMITS = {
 }
 
 
-def broker_says(error: wire.ChannelClosedError) -> str:
+def broker_says(error: wire.ReplyError) -> str:
     """The DETAIL that gives the broker's words."""
     return f"The broker says: {error.reply}"
 
@@ -198,11 +205,12 @@ def from_wire(error: wire.WireError, broker_id: int, what: str) -> AMQPError:
     """The error for a question, `what`, that a broker would not answer, or that went wrong."""
     if isinstance(error, wire.MessageError):
         return invalid_message(error)
-    if isinstance(error, wire.ChannelClosedError):
+    if isinstance(error, wire.ReplyError) and error.refuses:
         return AMQPError(
             f"the broker refused {what}",
             sqlstate=_REPLY_CODES.get(error.code, WRONG_STATE),
             detail=broker_says(error),
+            hint=_KNOWN_TYPES if "unknown exchange type" in str(error) else None,
         )
     return AMQPError(
         f"the connection to broker {broker_id} was lost",
@@ -216,16 +224,36 @@ _REPLY_CODES = {
     404: UNDEFINED_OBJECT,
     405: IN_USE,
     406: WRONG_STATE,
+    # For these the broker closes the connection.
+    501: PROTOCOL_VIOLATION,
+    502: PROTOCOL_VIOLATION,
+    503: INVALID_PARAMETER,
+    504: PROTOCOL_VIOLATION,
+    505: PROTOCOL_VIOLATION,
+    506: INSUFFICIENT_RESOURCES,
+    530: INSUFFICIENT_PRIVILEGE,
+    540: FEATURE_NOT_SUPPORTED,
+    541: SYSTEM_ERROR,
 }
+"""SQLSTATEs for the reply codes of AMQP 0-9-1, section 1.2 (constants)."""
+_KNOWN_TYPES = (
+    "RabbitMQ has direct, fanout, headers and topic; plugins add others: see rabbitmq-plugins list."
+)
 
 
 def connect_sqlstate(error: wire.ConnectError) -> str:
     """SQLSTATE for a host that could not be connected to."""
     if isinstance(error, wire.RejectedError):
-        return INVALID_PASSWORD if error.code == 403 else CONNECTION_REJECTED
+        if error.limited:
+            return TOO_MANY_CONNECTIONS
+        return _REJECTIONS.get(error.code, CONNECTION_REJECTED)
     if isinstance(error, wire.NotAMQPError):
         return PROTOCOL_VIOLATION
     return CANNOT_CONNECT
+
+
+_INTERNAL_ERROR = 541
+_REJECTIONS = {wire.ACCESS_REFUSED: INVALID_PASSWORD, wire.FRAME_ERROR: LIMIT_EXCEEDED}
 
 
 def connect_hint(error: wire.ConnectError) -> str:
@@ -234,8 +262,20 @@ def connect_hint(error: wire.ConnectError) -> str:
         if fragment in str(error):
             return hint
     if isinstance(error, wire.RejectedError):
-        if error.code == 403:
+        if error.limited:
+            return (
+                "End sessions that no longer publish, or raise the limit with rabbitmqctl"
+                " set_user_limits or set_vhost_limits."
+            )
+        if error.code == wire.FRAME_ERROR:
+            return (
+                "Use a shorter password or token, or raise initial_frame_max in RabbitMQ's"
+                " configuration."
+            )
+        if error.code == wire.ACCESS_REFUSED:
             return "Check username and password in amqp.broker, and the user in RabbitMQ."
+        if error.code == _INTERNAL_ERROR:
+            return "RabbitMQ has trouble with this vhost: see its log, and rabbitmqctl list_vhosts."
         return "Check vhost in amqp.broker, and the user's permissions on it in RabbitMQ."
     if isinstance(error, wire.NotAMQPError):
         return "Check host and port in amqp.broker: 5672 is AMQP, 5671 AMQP over TLS."

@@ -23,6 +23,8 @@ _MODULES = {
     "tables": ("add_broker", "announce_change"),
     "diagnostics": ("disconnect", "pending", "ping", "status"),
     "outbox_batch": ("publish_outbox_batch",),
+    "publishing": ("publish_change_failed",),
+    "requesting": ("request", "request_all"),
     "topology": (
         "exchange_bind",
         "exchange_declare",

@@ -17,7 +17,7 @@ from pg_amqp_py.backend import server, settings
 from pg_amqp_py.backend.asking import channel, deadline, tolerated
 from pg_amqp_py.backend.awaited import Awaited
 from pg_amqp_py.backend.broker import Broker
-from pg_amqp_py.backend.delivering import deliver
+from pg_amqp_py.backend.delivering import deliver, messages
 from pg_amqp_py.backend.errors import (
     CONNECTION_FAILURE,
     FEATURE_NOT_SUPPORTED,
@@ -43,18 +43,19 @@ _brokers = Statement(
     """
 WITH RECURSIVE ready AS (
     (SELECT o.broker_id FROM amqp.outbox AS o
-     WHERE o.next_attempt_at IS NULL ORDER BY o.broker_id LIMIT 1)
+     WHERE o.next_attempt_at IS NULL AND o.retain IS NOT TRUE ORDER BY o.broker_id LIMIT 1)
     UNION ALL
     SELECT (SELECT o.broker_id FROM amqp.outbox AS o
-            WHERE o.next_attempt_at IS NULL AND o.broker_id > r.broker_id
+            WHERE o.next_attempt_at IS NULL AND o.retain IS NOT TRUE AND o.broker_id > r.broker_id
             ORDER BY o.broker_id LIMIT 1)
     FROM ready AS r WHERE r.broker_id IS NOT NULL
 ), waiting AS (
     (SELECT o.broker_id FROM amqp.outbox AS o
-     WHERE o.next_attempt_at IS NOT NULL ORDER BY o.broker_id LIMIT 1)
+     WHERE o.next_attempt_at IS NOT NULL AND o.retain IS NOT TRUE ORDER BY o.broker_id LIMIT 1)
     UNION ALL
     SELECT (SELECT o.broker_id FROM amqp.outbox AS o
-            WHERE o.next_attempt_at IS NOT NULL AND o.broker_id > w.broker_id
+            WHERE o.next_attempt_at IS NOT NULL AND o.retain IS NOT TRUE
+              AND o.broker_id > w.broker_id
             ORDER BY o.broker_id LIMIT 1)
     FROM waiting AS w WHERE w.broker_id IS NOT NULL
 )
@@ -62,21 +63,30 @@ SELECT r.broker_id FROM ready AS r WHERE r.broker_id IS NOT NULL
 UNION
 SELECT w.broker_id FROM waiting AS w
 WHERE EXISTS (SELECT FROM amqp.outbox AS o
-              WHERE o.broker_id = w.broker_id AND o.next_attempt_at <= statement_timestamp())
+              WHERE o.broker_id = w.broker_id AND o.next_attempt_at <= statement_timestamp()
+                AND o.retain IS NOT TRUE)
 ORDER BY 1
 """
 )
-_lock = Statement("SELECT amqp.outbox_lock_batch($1) AS locked", "int4")
+_lock = Statement("SELECT amqp_inner.outbox_lock_batch($1) AS locked", "int4")
 _due = Statement(
-    "SELECT * FROM amqp.outbox_due($1, NULL::int8, 0::int8, $2, $3)", "int4", "int4", "int8"
+    "SELECT * FROM amqp_inner.outbox_due($1, NULL::int8, 0::int8, $2, $3)", "int4", "int4", "int8"
 )
-_wake = Statement("SELECT amqp.outbox_wake($1)", "int4")
+_wake = Statement("SELECT amqp_inner.outbox_wake($1)", "int4")
 _settle = Statement(
-    "SELECT amqp.outbox_settle($1, $2, $3, $4, $5, $6, $7) AS locked",
+    "SELECT amqp_inner.outbox_settle($1, $2, $3, $4, $5, $6, $7) AS locked",
     *("int4", "int8[]", "text[]", "int8[]", "text[]", "text[]", "text[]"),
 )
-_note = Statement("SELECT amqp.outbox_note($1, $2)", "int4", "text")
-_compact = Statement("SELECT amqp.outbox_compact()")
+_dead = Statement(
+    """
+SELECT d.id, d.last_error FROM unnest($2, $3) AS r (id, message_id)
+JOIN amqp.outbox_dead AS d ON d.broker_id = $1 AND d.id = r.id AND d.message_id = r.message_id
+ORDER BY d.id
+""",
+    *("int4", "int8[]", "text[]"),
+)
+_note = Statement("SELECT amqp_inner.outbox_note($1, $2)", "int4", "text")
+_compact = Statement("SELECT amqp_inner.outbox_compact()")
 _MOST_BYTES = 16 << 20
 _awaited: dict[int, Awaited] = {}
 _confirmed: dict[tuple[int, int], str] = {}
@@ -152,6 +162,8 @@ class _Outbox:
         self.delivered = 0
         self.settled = False
         """Whether anything was written to the tables that must not be lost."""
+        self._dead: list[Row] = []
+        """What became dead letters of the broker at hand."""
         self._owner = owner_of("outbox")
 
     def brokers(self) -> list[int]:
@@ -183,6 +195,7 @@ class _Outbox:
                 self._send(broker_id, rows, passed_over)
         finally:
             passed_over.report(broker_id)
+            self._report_dead(broker_id)
         self._run(_wake, broker_id)
 
     def _settle_late(self, broker_id: int, passed_over: _PassedOver) -> None:
@@ -258,6 +271,22 @@ class _Outbox:
         for row in rows:
             if row["id"] in locked and "body" in row:
                 passed_over.add(row, delivered=row["id"] not in failed)
+        if refused:
+            ids = [refusal.id for refusal in refused]
+            self._dead += self._run(_dead, broker_id, ids, [names[one] for one in ids])
+
+    def _report_dead(self, broker_id: int) -> None:
+        """Say what will not be tried again: the call only returns what was delivered."""
+        if self._dead:
+            IN_CALL.warn(
+                f"{messages(len(self._dead))} to broker {broker_id} became"
+                f" {'a dead letter' if len(self._dead) == 1 else 'dead letters'}",
+                sqlstate=WRONG_STATE,
+                detail=f"The first has id {self._dead[0]['id']}: {self._dead[0]['last_error']}",
+                hint="They are in amqp.dead_letters; amqp.retry_dead_letters() puts them back,"
+                " amqp.discard_dead_letters() deletes them.",
+            )
+            self._dead.clear()
 
     def note(self, broker_id: int, failure: AMQPError) -> None:
         """Remember for amqp.outbox_status() why a broker took nothing."""
@@ -338,7 +367,7 @@ def _send(broker_id: int, run: Run) -> None:
         except ConnectionLostError as error:
             # If it was for another reason, the writing finds out, and says so.
             session.begun().forget_connection(broker_id)
-            return error.reply if error.hard else None
+            return error.reply if error.refuses else None
         except StalledError:
             return None
 

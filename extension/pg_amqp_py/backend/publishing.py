@@ -161,6 +161,32 @@ def publish_change(
     return publish(broker_id, exchange, routing_key, message, *given)
 
 
+def publish_change_failed(
+    broker_id: int,
+    schema: str,
+    table: str,
+    operation: str,
+    sqlstate: str,
+    reason: str,
+    detail: str,
+    hint: str,
+) -> bool:
+    """What publish_change() does with a row that no message can be made of, for this reason.
+
+    Returns False if that is to be tolerated; else it raises AMQPError.
+    """
+    _count_failure(broker_id)
+    error = AMQPError(
+        f'cannot make a message of a row of table "{schema}.{table}"',
+        sqlstate=sqlstate,
+        detail=f'Table "{schema}.{table}", {operation}: {reason}. {detail}'.rstrip(),
+        hint=hint or "A message has what to_jsonb() makes of a row: try it with this one.",
+    )
+    if not tolerated(error):
+        raise error
+    return False
+
+
 _CHANGE_PROPERTIES = ["delivery_mode", "mandatory", "priority", "expiration", "type", "app_id"]
 
 

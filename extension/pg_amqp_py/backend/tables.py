@@ -57,6 +57,15 @@ VALUES ($1, $2, $3, $4, $5, $6) RETURNING broker_id
 """,
     *_HOST,
 )
+_find_same = Statement(
+    """
+SELECT pg_catalog.min(b.broker_id) AS broker_id FROM amqp.broker AS b
+WHERE b.host OPERATOR(pg_catalog.=) $1 AND b.port OPERATOR(pg_catalog.=) $2
+  AND COALESCE(b.vhost, '/') OPERATOR(pg_catalog.=) COALESCE($3, '/')
+  AND COALESCE(b.username, 'guest') OPERATOR(pg_catalog.=) COALESCE($4, 'guest')
+""",
+    *_HOST[:4],
+)
 _add_other = Statement(
     """
 INSERT INTO amqp.broker (host, port, vhost, username, password, ssl, broker_id)
@@ -182,11 +191,13 @@ def add_broker(uri: str | None) -> int:
             f"invalid AMQP URI: {error}",
             sqlstate=INVALID_PARAMETER,
             hint="Write amqp://user:password@host:port/vhost, or amqps:// for TLS; several hosts"
-            " with commas; special characters percent-encoded.",
+            " with commas; special characters percent-encoded. Files for TLS have columns in"
+            " amqp.broker.",
         ) from None
     # As the owner of the table: its defaults, constraints and triggers are the owner's code.
     try:
         with acting_as(owner_of("broker")):
+            same: int | None = _find_same(*hosts[0][:4])[0]["broker_id"]
             broker_id: int = _add_first(*hosts[0])[0]["broker_id"]
             for host in hosts[1:]:
                 _add_other(*host, broker_id)
@@ -195,4 +206,9 @@ def add_broker(uri: str | None) -> int:
         # that the database has no room for.
         reason = "its encoding lacks a character" if error.sqlstate in SHOWS_BYTES else str(error)
         raise AMQPError(f"could not add the broker: {reason}", sqlstate=error.sqlstate) from None
+    if same is not None:
+        plpy.notice(
+            f"broker {same} has the same host, port, virtual host and user",
+            hint=f"If one is enough: DELETE FROM amqp.broker WHERE broker_id = {broker_id};",
+        )
     return broker_id

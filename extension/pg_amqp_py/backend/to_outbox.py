@@ -27,11 +27,11 @@ _holds_messages = Statement(
 SELECT EXISTS (
     SELECT FROM (
         (SELECT o.id, o.ordering_key FROM amqp.outbox AS o
-         WHERE o.broker_id = $1 AND o.next_attempt_at IS NULL
+         WHERE o.broker_id = $1 AND o.next_attempt_at IS NULL AND o.retain IS NOT TRUE
          ORDER BY o.broker_id, o.id LIMIT 1000)
         UNION ALL
         (SELECT o.id, o.ordering_key FROM amqp.outbox AS o
-         WHERE o.broker_id = $1 AND o.next_attempt_at IS NULL
+         WHERE o.broker_id = $1 AND o.next_attempt_at IS NULL AND o.retain IS NOT TRUE
          ORDER BY o.broker_id DESC, o.id DESC LIMIT 1000)
     ) AS r
     WHERE r.ordering_key IS NULL

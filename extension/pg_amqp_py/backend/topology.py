@@ -11,8 +11,8 @@ from pg_amqp_py.backend import settings
 from pg_amqp_py.backend.asking import ask, tolerated
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError, invalid_message, required
 from pg_amqp_py.wire.channel import PublishingChannel
-from pg_amqp_py.wire.errors import MessageError
-from pg_amqp_py.wire.pika_methods import UnsupportedAMQPFieldException, encode, spec
+from pg_amqp_py.wire.errors import MessageError, TooLargeError
+from pg_amqp_py.wire.pika_methods import encode, encode_with_arguments, spec
 from pg_amqp_py.wire.properties import short_string
 from pg_amqp_py.wire.table import encode_table, parse_table
 
@@ -182,6 +182,12 @@ def _call(
             return True
 
         def question(channel: PublishingChannel, deadline: float) -> None:
+            limit = channel.connection.frame_max
+            if len(frame) > limit:
+                # The broker would close the connection for it.
+                raise TooLargeError(
+                    "arguments", f"{len(frame)} bytes as a frame; the limit is {limit}"
+                )
             # An exchange that was seen to exist may be gone after this.
             channel.forget_exchanges()
             channel.call(frame, reply.INDEX, deadline)
@@ -202,15 +208,9 @@ def _frame(request: Any, names: dict[str, Text], flags: dict[str, Flag], argumen
             short_string(name, fields[name])
             if not value and name != "routing_key":
                 raise AMQPError(f"{name} must not be empty", sqlstate=INVALID_PARAMETER)
-        if arguments is not None:
-            fields["arguments"] = parse_table(arguments, "arguments")
-            encode_table(fields["arguments"], "arguments")
-        return encode(request(**fields))
+        if arguments is None:
+            return encode(request(**fields))
+        table = encode_table(parse_table(arguments, "arguments"), "arguments")
+        return encode_with_arguments(request(**fields), table)
     except MessageError as error:
         raise invalid_message(error) from None
-    except UnsupportedAMQPFieldException:
-        raise AMQPError(
-            "arguments must not hold fractions",
-            sqlstate=INVALID_PARAMETER,
-            detail="No argument that RabbitMQ knows has one.",
-        ) from None

@@ -234,7 +234,7 @@ class Batch:
 
     def blame_connection(self, lost: ConnectionLostError, attempt: Attempt) -> None:
         """Do not write a message again that makes the broker close connection after connection."""
-        if not lost.hard:
+        if not lost.refuses:
             return
         if self._stepping:
             self._refuse_first(attempt, lost.reply)

@@ -1,9 +1,9 @@
 """An AMQP connection: its stream, replies to what was asked, heartbeats, whether it is blocked.
 
-What belongs to the channel goes to whoever has the role of it: a publisher (wire.channel) or a
-consumer (wire.consume). Roles do not share a connection, as a blocked publisher would block a
-consumer. So there is one channel: questions and publishing never overlap, and one that the broker
-closes to refuse an operation is opened again at once.
+What belongs to the channel goes to whoever has the role of it: a publisher (wire.channel), a
+consumer (wire.consume) or a requester (wire.request). Roles do not share a connection, as a blocked
+publisher would block a consumer. So there is one channel: questions and publishing never overlap,
+and one that the broker closes to refuse an operation is opened again at once.
 
 pika's BlockingConnection is not used for this: it waits in ways that PostgreSQL cannot
 interrupt, resolves names in a thread (a backend must have none) and confirms one message at
@@ -146,6 +146,10 @@ class Connection:
     def while_waiting(self, on_wait: Callable[[], None]) -> None:
         """Have this called at least every 100 ms while waiting; it may raise to interrupt."""
         self._transport.on_wait = on_wait
+
+    def fileno(self) -> int:
+        """The socket's file descriptor, for an event loop that waits in the place of wait()."""
+        return self._transport.fileno()
 
     def heed(self, descriptor: int) -> None:
         """From now on, wait() also ends when there is something to read from this descriptor.

@@ -13,7 +13,14 @@ from __future__ import annotations
 import struct
 
 from pg_amqp_py.wire.errors import TooLargeError
-from pg_amqp_py.wire.fields import EXCHANGE, MANDATORY, PLACE, ROUTING_KEY
+from pg_amqp_py.wire.fields import (
+    EXCHANGE,
+    MANDATORY,
+    MESSAGE_ID,
+    PLACE,
+    ROUTING_KEY,
+    with_field,
+)
 from pg_amqp_py.wire.methods import (
     BASIC_CLASS,
     BASIC_PUBLISH,
@@ -108,21 +115,7 @@ class Encoder:
                 body,
             )
             return
-        start = len(stream)
-        step = self.frame_max - _FRAME_OVERHEAD
-        whole = memoryview(body)
-        try:
-            stream += b"%b%b%b" % (kept[0], _pack_size(size), kept[1])
-            for at in range(0, size, step):
-                part = whole[at : at + step]
-                stream += _BODY_START
-                stream += _pack_length(len(part))
-                stream += part
-                stream += FRAME_END
-        except BaseException:
-            # Out of memory in the middle of a large message: half of one must not stay behind.
-            del stream[start:]
-            raise
+        _append_large(stream, kept, body, self.frame_max - _FRAME_OVERHEAD)
 
     def _remember(self, fields: tuple[Any, ...]) -> tuple[bytes, bytes]:
         address = (*fields[PLACE], fields[MANDATORY])
@@ -137,6 +130,57 @@ class Encoder:
                 self._envelopes.clear()
             self._envelopes[fields] = encoded
         return encoded
+
+
+def _append_large(stream: bytearray, kept: tuple[bytes, bytes], body: bytes, step: int) -> None:
+    """Append a message whose body takes several frames, of `step` bytes each, or none."""
+    start = len(stream)
+    whole = memoryview(body)
+    try:
+        stream += b"%b%b%b" % (kept[0], _pack_size(len(body)), kept[1])
+        for at in range(0, len(body), step):
+            part = whole[at : at + step]
+            stream += _BODY_START
+            stream += _pack_length(len(part))
+            stream += part
+            stream += FRAME_END
+    except BaseException:
+        # Out of memory in the middle of a large message: half of one must not stay behind.
+        del stream[start:]
+        raise
+
+
+class Series:
+    """Encodes messages that differ in their body, and in an id of one length, alone."""
+
+    def __init__(
+        self, fields: tuple[Any, ...], any_id: str, frame_max: int, position: int = MESSAGE_ID
+    ) -> None:
+        """`position` is that of the id in FIELDS. Raises MessageError."""
+        self._prefix, suffix = encode_envelope(with_field(fields, position, any_id), frame_max)
+        other = chr(ord(any_id[0]) ^ 1) + any_id[1:]
+        _, same = encode_envelope(with_field(fields, position, other), frame_max)
+        at = next(at for at, (one, two) in enumerate(zip(suffix, same, strict=True)) if one != two)
+        self._before, self._behind = suffix[:at], suffix[at + len(any_id) :]
+        self._step = frame_max - _FRAME_OVERHEAD
+
+    def append(self, stream: bytearray, its_id: str, body: bytes) -> None:
+        """Append the frames of a message to `stream`."""
+        size = len(body)
+        if 0 < size <= self._step:
+            stream += b"%b%b%b%b%b%b%b%b\xce" % (
+                self._prefix,
+                _pack_size(size),
+                self._before,
+                its_id.encode(),
+                self._behind,
+                _BODY_START,
+                _pack_length(size),
+                body,
+            )
+        else:
+            suffix = self._before + its_id.encode() + self._behind
+            _append_large(stream, (self._prefix, suffix), body, self._step)
 
 
 def place_of(message: memoryview) -> tuple[str, str]:

@@ -3,15 +3,16 @@
 WireError
     MessageError            the message itself cannot be sent; nothing was sent
         TooLongError            longer than its AMQP field
-        TooLargeError           properties that do not fit one frame
+        TooLargeError           properties or arguments that do not fit one frame
         RangeError              a number outside the range of its AMQP type
         UnacceptableError       a value that RabbitMQ would refuse with the channel
     ConnectError            no connection could be opened; the text says why
         UnreachableError        name not found, refused, no answer in time
         NotAMQPError            something answered that does not speak AMQP 0-9-1
-        RejectedError           the broker refused the login or the virtual host
+        RejectedError           the broker refused the login, the virtual host or the channel
         TLSError                a TLS check failed
     StalledError            the peer made no progress for the time allowed
+    RepliesTooLargeError    more has come than is taken
     MalformedError          properties of a message that was received are no AMQP
     ReplyError              the broker gave a reply code
         ConnectionLostError     an open connection broke, was closed or fell silent
@@ -23,8 +24,14 @@ the broker, none of which repeats one.
 
 from __future__ import annotations
 
+CONNECTION_FORCED = 320
+"""Reply code with which a broker that shuts down, or an administrator, closes connections."""
+ACCESS_REFUSED = 403
+"""Reply code for a wrong login, or a right that is missing."""
 NOT_FOUND = 404
 """Reply code for an exchange or a queue that does not exist."""
+FRAME_ERROR = 501
+"""Reply code for a frame that the broker cannot take."""
 _FIRST_HARD_ERROR = 500
 
 
@@ -45,7 +52,7 @@ class TooLongError(MessageError):
 
 
 class TooLargeError(MessageError):
-    """Properties that do not fit one content header frame (section 4.2.6.1)."""
+    """Properties or arguments that do not fit one frame (sections 4.2.4 and 4.2.6.1)."""
 
 
 class RangeError(MessageError):
@@ -69,15 +76,28 @@ class NotAMQPError(ConnectError):
 
 
 class RejectedError(ConnectError):
-    """The broker refused the login or the virtual host; `code` is its reply code."""
+    """The broker refused the login, the virtual host or the channel; `code` is its reply code."""
 
     def __init__(self, text: str, code: int = 0) -> None:
         super().__init__(text)
         self.code = code
 
+    @property
+    def limited(self) -> bool:
+        """Whether a limit on connections or channels is reached: later there may be room.
+
+        RabbitMQ has no code of its own for that; its words are "limit (9) is reached" and "limit of
+        (9)".
+        """
+        return "limit (" in str(self) or "limit of (" in str(self)
+
 
 class TLSError(ConnectError):
     """The TLS handshake failed; the text names the check."""
+
+
+class RepliesTooLargeError(WireError):
+    """What was answered to the requests of one call is more than is taken."""
 
 
 class MalformedError(WireError):
@@ -96,6 +116,11 @@ class ReplyError(WireError):
         """The broker's words, with the code."""
         return f"{self} ({self.code})"
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the broker complains of what was sent, and would again, not of its own state."""
+        return True
+
 
 class ConnectionLostError(ReplyError):
     """An open connection broke or was closed by the broker.
@@ -107,8 +132,8 @@ class ConnectionLostError(ReplyError):
         super().__init__(text, code)
 
     @property
-    def hard(self) -> bool:
-        """Whether the broker complains of what was sent, and would again, not of its own state."""
+    def refuses(self) -> bool:
+        """With one of AMQP's hard errors, it does."""
         return self.code >= _FIRST_HARD_ERROR
 
 

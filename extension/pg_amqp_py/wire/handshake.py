@@ -7,6 +7,9 @@ import time
 from pg_amqp_py.wire import methods
 from pg_amqp_py.wire.connection import Connection
 from pg_amqp_py.wire.errors import (
+    ACCESS_REFUSED,
+    CONNECTION_FORCED,
+    FRAME_ERROR,
     ChannelClosedError,
     ConnectError,
     ConnectionLostError,
@@ -26,13 +29,15 @@ if TYPE_CHECKING:
 
     from pg_amqp_py.wire.address import Address
     from pg_amqp_py.wire.connection import Channel
-    from pg_amqp_py.wire.methods import Method
     from pg_amqp_py.wire.table import JSON
 
     Role = TypeVar("Role", bound=Channel)
 
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
-_ACCESS_REFUSED = 403
+_LONGEST_LOGIN = FRAME_MAX - 1024
+"""Bytes of username and password; what goes beside them in a frame is shorter than the rest."""
+_SURE = 4096
+"""Bytes of a frame that every broker takes before its size is negotiated (frame-min-size)."""
 
 
 def connect(
@@ -51,6 +56,13 @@ def connect(
     while the connection is idle, too: a PostgreSQL backend cannot. Raises ConnectError
     (UnreachableError, NotAMQPError, RejectedError, TLSError) and whatever `on_wait` raises.
     """
+    login = f"{address.username}{address.password}".encode(errors="surrogateescape")
+    if len(login) > _LONGEST_LOGIN:
+        raise RejectedError(
+            f"username and password have {len(login)} bytes; no broker takes a frame with more"
+            f" than {_LONGEST_LOGIN}",
+            FRAME_ERROR,
+        )
     deadline = time.monotonic() + timeout
     connection = Connection(open_transport(address, timeout, on_wait), address)
     channel = role(connection)
@@ -62,6 +74,8 @@ def connect(
         connection.complete()
     except (ConnectionLostError, StalledError, ChannelClosedError) as error:
         connection.abandon(ConnectionLostError(str(error)))
+        if isinstance(error, ConnectionLostError) and _rejects(error):
+            raise RejectedError(str(error), error.code) from None
         raise UnreachableError(f"the handshake was cut off: {error}") from None
     except BaseException as error:
         connection.abandon(ConnectionLostError(str(error)))
@@ -81,26 +95,35 @@ def _log_in(
         raise _no_greeting(connection, error) from None
     connection.introduce(str(properties.get("product", "")), str(properties.get("version", "")))
     if "PLAIN" not in mechanisms:
-        raise RejectedError("the broker does not offer SASL mechanism PLAIN", _ACCESS_REFUSED)
-    connection.send(methods.start_ok(client, address.username, address.password), deadline)
-    tune = _unless_rejected(connection, methods.CONNECTION_TUNE, deadline)
+        raise RejectedError("the broker does not offer SASL mechanism PLAIN", ACCESS_REFUSED)
+    login = methods.start_ok(client, address.username, address.password)
+    try:
+        connection.send(login, deadline)
+        tune = connection.expect(methods.CONNECTION_TUNE, deadline)
+    except ConnectionLostError as error:
+        if len(login) > _SURE and error.code in (0, FRAME_ERROR):
+            raise _too_long(login) from None
+        raise
     channels, frame_max, offered = methods.tuning(tune)
     frame_max = min(frame_max or FRAME_MAX, FRAME_MAX)
     heartbeat = min(heartbeat, offered or heartbeat)
     connection.send(methods.tune_ok(channels, frame_max, heartbeat), deadline)
     connection.tune(frame_max, heartbeat)
     connection.send(methods.open_vhost(address.vhost), deadline)
-    _unless_rejected(connection, methods.CONNECTION_OPEN_OK, deadline)
+    connection.expect(methods.CONNECTION_OPEN_OK, deadline)
 
 
-def _unless_rejected(connection: Connection, reply: int, deadline: float) -> Method:
-    try:
-        return connection.expect(reply, deadline)
-    except ConnectionLostError as error:
-        # With Connection.Close the broker says no; without it, the network broke.
-        if error.code:
-            raise RejectedError(str(error), error.code) from None
-        raise
+def _rejects(error: ConnectionLostError) -> bool:
+    """Whether the broker says no. Without Connection.Close the network broke."""
+    return error.code not in (0, CONNECTION_FORCED)
+
+
+def _too_long(login: bytes) -> RejectedError:
+    return RejectedError(
+        f"the broker ended the connection in the login, a frame of {len(login)} bytes; RabbitMQ"
+        " takes 4096 bytes of one, from 4.1 on 8192",
+        FRAME_ERROR,
+    )
 
 
 def _no_greeting(connection: Connection, error: Exception) -> ConnectError:

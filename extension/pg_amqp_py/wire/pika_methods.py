@@ -18,7 +18,9 @@ from typing import Any
 
 from pg_amqp_py.wire.methods import CHANNEL, frame
 
-__all__ = ["UnsupportedAMQPFieldException", "encode", "spec"]
+__all__ = ["encode", "encode_with_arguments", "spec"]
+
+_NO_ARGUMENTS = bytes(4)
 
 
 def _take_out_pika() -> dict[str, ModuleType]:
@@ -42,10 +44,17 @@ def _load(*names: str) -> list[Any]:
         sys.modules.update(others)
 
 
-spec, _exceptions = _load("spec", "exceptions")
-UnsupportedAMQPFieldException = _exceptions.UnsupportedAMQPFieldException
+(spec,) = _load("spec")
 
 
 def encode(method: Any) -> bytes:
     """The frame of a method of pika.spec, on the channel."""
     return frame(CHANNEL, method.INDEX, b"".join(method.encode()))
+
+
+def encode_with_arguments(method: Any, arguments: bytes) -> bytes:
+    """The same with a table of arguments, which pika could not encode if it holds doubles."""
+    payload = b"".join(method.encode())
+    # The last field of each method that has any.
+    assert payload.endswith(_NO_ARGUMENTS)
+    return frame(CHANNEL, method.INDEX, payload[: -len(_NO_ARGUMENTS)] + arguments)

@@ -23,8 +23,17 @@ _pack_flags = struct.Struct(">H").pack
 _pack_timestamp = struct.Struct(">Q").pack
 # RabbitMQ keeps a message's time to live in 32 bits of milliseconds.
 _LARGEST_EXPIRATION = (1 << 32) - 1
-# RabbitMQ's "Direct Reply-to".
-_DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
+
+
+class _OwnReplies(str):
+    """A reply_to that means the channel which the message is published on."""
+
+
+DIRECT_REPLY_TO = _OwnReplies("amq.rabbitmq.reply-to")
+"""RabbitMQ's "Direct Reply-to", for a channel that consumes from there (wire.request).
+
+Anybody else's text that says the same is refused.
+"""
 
 PROPERTIES = (
     "content_type",
@@ -109,7 +118,7 @@ def _encode_expiration(name: str, value: str) -> bytes:
 
 def _encode_reply_to(name: str, value: str) -> bytes:
     text = short_string(name, value)
-    if value == _DIRECT_REPLY_TO:
+    if value == DIRECT_REPLY_TO and not isinstance(value, _OwnReplies):
         raise UnacceptableError(name, "it needs a consumer on the same channel")
     return text
 

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     """What message headers and declaration arguments are given as."""
 
 MOST_LEVELS = 200
-"""As amqp.outbox_check_headers() has it."""
+"""As amqp_inner.outbox_check_headers() has it."""
 OCTETS = tuple(bytes((number,)) for number in range(256))
 _INFINITE = float("inf"), float("-inf")
+_SHOWN = 40
+"""Digits of a number that an error shows."""
 _length = struct.Struct(">I")
 _pack_length = _length.pack
 _pack_integer = struct.Struct(">ci").pack
@@ -87,7 +89,8 @@ def encode_table(table: dict[str, JSON], field: str) -> bytes:
     """The bytes of a field table, its length included.
 
     Raises TooLongError for a key of more than 255 bytes, TooLargeError for too deep a nesting,
-    RangeError for a number that neither a 64-bit integer nor a double can hold.
+    RangeError for a number that neither a 64-bit integer nor, if it is whole exactly, a double can
+    hold.
     """
     try:
         return _encode_table(table, field)
@@ -124,7 +127,7 @@ def _encode_value(value: JSON, field: str) -> bytes:
             return _pack_integer(b"I", value)
         if -(1 << 63) <= value < 1 << 63:
             return _pack_long(b"l", value)
-        raise RangeError(field, f"integer {str(value)[:40]} is out of range")
+        return _pack_double(b"d", _exact_double(value, field))
     if isinstance(value, float):
         if value in _INFINITE:
             raise RangeError(field, "a number is out of range")
@@ -133,6 +136,19 @@ def _encode_value(value: JSON, field: str) -> bytes:
         payload = b"".join([_encode_value(item, field) for item in value])
         return b"A%b%b" % (_pack_length(len(payload)), payload)
     return b"F" + _encode_table(value, field)
+
+
+def _exact_double(value: int, field: str) -> float:
+    """An integer of more than 64 bits, such as 1e20 in JSON, if it is a double exactly."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = 0.0
+    if int(number) != value:
+        digits = str(value)
+        shown = digits if len(digits) <= _SHOWN else f"{digits[:_SHOWN]}..."
+        raise RangeError(field, f"{shown} is neither an integer of 64 bits nor exactly a double")
+    return number
 
 
 def decode_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:

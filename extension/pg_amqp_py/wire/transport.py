@@ -17,7 +17,6 @@ import time
 from pg_amqp_py.wire.errors import (
     ConnectionLostError,
     StalledError,
-    TLSError,
     UnreachableError,
 )
 
@@ -43,19 +42,6 @@ _KEEPALIVE = {
 
 _UNACKED = 24
 """Where tcpi_unacked is in struct tcp_info (linux/tcp.h)."""
-
-_LARGEST_FILE = 1 << 20
-"""Bytes of a file of certificates: those of all authorities there are take a quarter of it."""
-
-# What OpenSSL makes of an answer that is no TLS record, in its different versions.
-_NO_TLS = {
-    "wrong version number",
-    "unknown protocol",
-    "http request",
-    "packet length too long",
-    "record layer failure",
-    "bad record type",
-}
 
 Bytes = bytes | bytearray | memoryview
 
@@ -160,7 +146,7 @@ class Transport:
             self._stream.recv(_RECEIVE_CHUNK)
         except OSError as error:
             if type(error).__name__ == "SSLError":
-                return _tls_reason(error)
+                return _reason(error)
         return None
 
     def wait(self, deadline: float, *, sending: bool = False) -> None:
@@ -199,9 +185,18 @@ class Transport:
         """Whether wait() does so; it must not where nothing but an answer is of use."""
         self._watched = self._heeded if heeding else self._arrivals
 
+    def fileno(self) -> int:
+        """The socket's file descriptor, for whoever waits in a way of their own."""
+        return self._stream.fileno()
+
     def close(self) -> None:
         """Close the socket, without a word to the peer."""
         self._stream.close()
+
+    @property
+    def stream(self) -> socket.socket:
+        """The socket, with the TLS on it if there is any, for who speaks another protocol."""
+        return self._stream
 
     def detach(self) -> int:
         """Give the socket away, as a file descriptor; not one on which TLS is spoken."""
@@ -238,7 +233,10 @@ def open_transport(address: Address, timeout: float, on_wait: Callable[[], None]
         try:
             _connect(stream, target, share, on_wait)
             if address.ssl:
-                stream = _start_tls(stream, address, deadline, on_wait)
+                # ssl is half of what an import costs: only who uses TLS pays for it.
+                from pg_amqp_py.wire.tls import start_tls
+
+                stream = start_tls(stream, address, lambda poll: _wait(poll, deadline, on_wait))
             return Transport(stream, on_wait)
         except UnreachableError as error:
             stream.close()
@@ -276,108 +274,6 @@ def _connect(
         raise UnreachableError(_reason(OSError(number, "")))
 
 
-def _start_tls(
-    stream: socket.socket, address: Address, deadline: float, on_wait: Callable[[], None]
-) -> socket.socket:
-    # ssl is half of what an import costs: only who uses TLS pays for it.
-    import ssl
-
-    try:
-        with _Files(address.ssl_cacert) as (ca,):
-            context = ssl.create_default_context(cafile=ca)
-    except OSError as error:
-        raise TLSError(
-            f'could not load ssl_cacert "{address.ssl_cacert}": {_file_reason(error)}'
-        ) from None
-    context.check_hostname = address.ssl_verify_peer and address.ssl_verify_hostname
-    if not address.ssl_verify_peer:
-        context.verify_mode = ssl.CERT_NONE
-    if address.ssl_cert is not None:
-        try:
-            with _Files(address.ssl_cert, address.ssl_key) as (chain, key):
-                # An encrypted key would make OpenSSL ask for its password at a terminal.
-                context.load_cert_chain(chain or "", key, password=_no_password)
-        except (OSError, ValueError) as error:
-            raise TLSError(
-                f'could not load ssl_cert "{address.ssl_cert}"'
-                f' with ssl_key "{address.ssl_key or address.ssl_cert}": {_file_reason(error)}'
-            ) from None
-    poll = select.poll()
-    try:
-        secure = context.wrap_socket(
-            stream,  # type: ignore[arg-type]  # it asks for nothing of the other half
-            server_hostname=address.host,
-            do_handshake_on_connect=False,
-        )
-    except (OSError, ValueError) as error:
-        raise TLSError(str(error)) from None
-    try:
-        while True:
-            try:
-                secure.do_handshake()
-                return secure
-            except ssl.SSLWantReadError:
-                poll.register(secure, select.POLLIN)
-            except ssl.SSLWantWriteError:
-                poll.register(secure, select.POLLOUT)
-            _wait(poll, deadline, on_wait)
-    except BaseException as error:
-        secure.close()
-        if isinstance(error, StalledError):
-            raise TLSError("no answer to the TLS handshake in time") from None
-        if isinstance(error, OSError):
-            raise TLSError(_tls_reason(error)) from None
-        raise
-
-
-class _Files:
-    """Files of certificates and keys, opened without waiting for anything; None stays None.
-
-    What opening or reading could wait for without end is refused: a FIFO, a device, a socket behind
-    /proc, and what pretends to be a file but has no size or no end. In a context they are paths
-    of what was looked at, whatever may be put in its place meanwhile.
-    """
-
-    def __init__(self, *paths: str | None) -> None:
-        self._paths = paths
-        self._descriptors: list[int] = []
-
-    def __enter__(self) -> list[str | None]:
-        try:
-            return [None if path is None else self._open(path) for path in self._paths]
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *error: object) -> None:
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-
-    def _open(self, path: str) -> str:
-        import errno
-        import stat
-        from pathlib import Path
-
-        # Before opening it, which may already do something to a device.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise OSError("not a regular file")
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._descriptors.append(descriptor)
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("not a regular file")
-        if found.st_size > _LARGEST_FILE:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        if not found.st_size:
-            raise OSError("the file is empty")
-        opened = f"/proc/self/fd/{descriptor}"
-        return opened if Path(opened).exists() else path
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted; an unencrypted key file is needed")
-
-
 def _wait(poll: select.poll, deadline: float, on_wait: Callable[[], None]) -> None:
     while True:
         left = deadline - time.monotonic()
@@ -395,31 +291,10 @@ def _wants_more(error: OSError) -> bool:
 
 def _reason(error: Exception) -> str:
     if type(error).__module__ == "ssl":
-        return _tls_reason(error)
+        from pg_amqp_py.wire.tls import reason
+
+        return reason(error)
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
         # The C library's words: Python's own str() adds its class and number.
         return os.strerror(error.errno).lower()
     return str(error.args[-1] if error.args else error).lower()
-
-
-def _file_reason(error: Exception) -> str:
-    """Why a file of certificates could not be loaded."""
-    if type(error).__module__ == "ssl":
-        return _tls_reason(error)
-    number = error.errno if isinstance(error, OSError) else None
-    return os.strerror(number) if number else str(error)
-
-
-def _tls_reason(error: Exception) -> str:
-    import ssl
-
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate verify failed: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        words = error.reason.lower().replace("_", " ")
-        return f"the server does not speak TLS ({words})" if words in _NO_TLS else words
-    if isinstance(error, ssl.SSLEOFError):
-        return "the connection was closed by the peer"
-    if isinstance(error, ssl.SSLError):
-        return str(error)
-    return f"the TLS handshake was cut off: {_reason(error)}"

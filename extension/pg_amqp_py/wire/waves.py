@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from pg_amqp_py.wire.batch import Batch
 from pg_amqp_py.wire.channel import PublishingChannel
@@ -25,7 +25,7 @@ PutOff = Callable[["Entry"], "str | None"]
 """Says why a message is not to be written now; None if it is."""
 
 LARGEST_HEADERS = 131_000
-"""Bytes of a message's headers as text, at most, as amqp.outbox_check_headers() has it."""
+"""Bytes of a message's headers as text, at most, as amqp_inner.outbox_check_headers() has it."""
 
 
 class Entry(NamedTuple):
@@ -78,16 +78,31 @@ def missing_exchange(channel: PublishingChannel, exchange: str, deadline: float)
     return None
 
 
-class Wave:
-    """Messages of a run that are under way together."""
+class Addressed(Protocol):
+    """A message, as far as it must be known to tell what became of it."""
 
-    def __init__(self, batch: Batch, entries: list[Entry]) -> None:
+    @property
+    def fields(self) -> tuple[object, ...]:
+        """The fields of an Envelope."""
+
+    @property
+    def message_id(self) -> object:
+        """What tells it from others to the same place."""
+
+
+Sent = TypeVar("Sent", bound=Addressed)
+
+
+class Wave(Generic[Sent]):
+    """Messages that are under way together."""
+
+    def __init__(self, batch: Batch, entries: list[Sent]) -> None:
         self.batch = batch
         self.entries = entries
         self._told: set[int] = set()
         """Positions of those of which news() has told."""
 
-    def leave(self) -> list[Entry]:
+    def leave(self) -> list[Sent]:
         """Write no more; from now on there is news only of what is returned here.
 
         That is what is written and may still be answered.
@@ -97,11 +112,11 @@ class Wave:
         return [self.entries[at] for at in awaited]
 
     @property
-    def awaited(self) -> list[Entry]:
+    def awaited(self) -> list[Sent]:
         """What may still be answered."""
         return [self.entries[at] for at in self.batch.stop_writing()]
 
-    def news(self) -> Iterator[tuple[Entry, str | None, str]]:
+    def news(self) -> Iterator[tuple[Sent, str | None, str]]:
         """What became of messages since the last call: each with verdict and text.
 
         The verdict of what was delivered is None.
@@ -138,7 +153,7 @@ class Run:
         self._encoded: list[Entry] = []
         self._stream = bytearray()
         self._starts = array("Q")
-        self._wave: Wave | None = None
+        self._wave: Wave[Entry] | None = None
         """What is under way."""
         self.held: set[str] = set()
         """Ordering keys of messages that failed: nothing behind these may go."""
@@ -183,7 +198,7 @@ class Run:
                 else:
                     self._fail(entry, verdict, text)
 
-    def leave(self, reason: Callable[[Entry], str]) -> Wave:
+    def leave(self, reason: Callable[[Entry], str]) -> Wave[Entry]:
         """Go on without what is written and not answered: it is `busy`, for this reason.
 
         The wave that is returned knows of late answers.

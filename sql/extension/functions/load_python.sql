@@ -1,7 +1,7 @@
 -- PL/Python looks for modules in the system's places only, and the extension's own are not
 -- there. Where they are must be asked of the running server: a path written into a function
 -- would be the old one after pg_upgrade. SECURITY DEFINER, because pg_config() is for superusers.
-CREATE FUNCTION amqp_python.load_python() RETURNS void
+CREATE FUNCTION amqp_inner.load_python() RETURNS void
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -23,6 +23,6 @@ finally:
 GD["pg_amqp_py"] = functions
 $$;
 
-COMMENT ON FUNCTION amqp_python.load_python() IS
-'Loads the Python part of pg_amqp_py into this session. The other functions call it when they '
-'need it.';
+COMMENT ON FUNCTION amqp_inner.load_python() IS
+'Loads the Python part of pg_amqp_py into this session.
+The other functions call it when they need it.';

@@ -24,6 +24,7 @@ LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
 AS $$return @PYTHON@.pending()$$;
 
 COMMENT ON FUNCTION amqp.pending() IS
-'The messages that wait for the commit of this transaction, in the order of the calls: those that '
-'the caller has published, or a role whose privileges it has. message is NULL where body is not '
-'valid text. captured: published under amqp.capture, or amqp.capture is on now: not to be sent.';
+'The messages that wait for the commit of this transaction, in the order of the calls.
+They are those that the caller has published, or a role whose privileges it has. message is NULL
+where body is not valid text. captured: published under amqp.capture, or amqp.capture is on now:
+not to be sent.';

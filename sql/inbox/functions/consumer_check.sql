@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.consumer_check() RETURNS trigger
+CREATE FUNCTION amqp_inner.consumer_check() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $$
 DECLARE
@@ -10,7 +10,7 @@ DECLARE
 BEGIN
     -- The whole context of an error, which is statements of ours, would hide what is wrong.
     BEGIN
-        wrong := amqp.consumer_fault(NEW);
+        wrong := amqp_inner.consumer_fault(NEW);
         IF wrong IS NOT NULL THEN
             RAISE EXCEPTION 'invalid row for table "amqp.consumer": %', wrong USING ERRCODE = 'check_violation';
         END IF;
@@ -28,15 +28,15 @@ BEGIN
         ELSE
             -- Of the row as it was, the function stays the same, whatever its name is by now.
             SELECT f.function, f.id INTO meant, NEW.target_function_id
-            FROM amqp.consumer_function(
+            FROM amqp_inner.consumer_function(
                 NEW.target_function,
                 CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND NEW.target_function OPERATOR(pg_catalog.=) OLD.target_function
-                     THEN amqp.consumer_known_function(OLD.target_function_id) END) AS f;
-            NEW.target_function := amqp.consumer_signature(meant);
+                     THEN amqp_inner.consumer_known_function(OLD.target_function_id) END) AS f;
+            NEW.target_function := amqp_inner.consumer_signature(meant);
         END IF;
         -- pg_restore: the keys of targets come behind the rows of tables. The daemon looks anyway.
         IF NOT restoring AND NEW.influxdb IS NULL THEN
-            PERFORM amqp.consumer_try(NEW);
+            PERFORM amqp_inner.consumer_try(NEW);
         END IF;
     EXCEPTION
         WHEN data_exception OR integrity_constraint_violation OR syntax_error_or_access_rule_violation THEN
@@ -48,16 +48,7 @@ BEGIN
     END;
     -- The daemon may do more than whoever writes the row, and shall not do it for them.
     wrong := CASE
-        WHEN EXISTS (
-                SELECT FROM pg_catalog.pg_attribute AS a
-                WHERE a.attrelid OPERATOR(pg_catalog.=) NEW.target_table::pg_catalog.oid
-                  AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
-                  AND CASE WHEN NEW.columns IS NULL
-                           THEN a.attgenerated OPERATOR(pg_catalog.=) '' AND a.attidentity OPERATOR(pg_catalog.<>) 'a'
-                           ELSE NEW.columns OPERATOR(pg_catalog.?) a.attname::pg_catalog.text END
-                  AND (NOT pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'INSERT')
-                       OR NEW.on_conflict OPERATOR(pg_catalog.=) 'update'
-                          AND NOT pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE')))
+        WHEN NOT amqp_inner.consumer_may_write(NEW)
             THEN pg_catalog.format('table %s', NEW.target_table)
         WHEN NOT pg_catalog.has_function_privilege(meant::pg_catalog.oid, 'EXECUTE')
             THEN pg_catalog.format('function %s', NEW.target_function)
@@ -71,7 +62,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_check() IS
-'Trigger function of amqp.consumer: says what is wrong with a row. Errors: 23514 the row '
-'contradicts itself, 42501 its writer may not write to the target, 22023, 23502 and others of class '
-'42 it does not fit its target.';
+COMMENT ON FUNCTION amqp_inner.consumer_check() IS
+'Trigger function of amqp.consumer: says what is wrong with a row.
+Errors: 23514 the row contradicts itself, 42501 its writer may not write to the target, 22023,
+23502 and others of class 42 it does not fit its target.';

@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.consumer_columns(target regclass, columns jsonb)
+CREATE FUNCTION amqp_inner.consumer_columns(target regclass, columns jsonb)
 RETURNS TABLE (name text, source text, expression text, type text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -23,7 +23,7 @@ BEGIN
     RETURN QUERY
     SELECT a.attname::text, columns ->> a.attname,
            CASE WHEN columns IS NULL THEN format('j.%I', a.attname)
-                ELSE amqp.consumer_value(columns ->> a.attname, target, a.attnum) END,
+                ELSE amqp_inner.consumer_value(columns ->> a.attname, target, a.attnum) END,
            format('%I.%I', n.nspname, t.typname)
     FROM pg_attribute AS a
     JOIN pg_type AS t ON t.oid = a.atttypid
@@ -34,6 +34,6 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_columns(regclass, jsonb) IS
-'Part of the inbox: the columns of a target table that messages fill, and SQL for each. Errors: '
-'42P01 no such table, 42703 no such column, 22023 no such source.';
+COMMENT ON FUNCTION amqp_inner.consumer_columns(regclass, jsonb) IS
+'Part of the inbox: the columns of a target table that messages fill, and SQL for each.
+Errors: 42P01 no such table, 42703 no such column, 22023 no such source.';

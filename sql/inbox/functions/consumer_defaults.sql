@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.consumer_defaults(target regclass, name text) RETURNS text
+CREATE FUNCTION amqp_inner.consumer_defaults(target regclass, name text) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -12,17 +12,13 @@ BEGIN ATOMIC
                     ', ' ORDER BY v.attnum), $2) END
     FROM (
         SELECT a.attnum, a.attname, format('%I.%I', n.nspname, t.typname) AS type,
-               CASE WHEN a.attgenerated <> '' OR a.attidentity = 'a' THEN NULL
-                    WHEN a.attidentity = 'd' THEN format('pg_catalog.nextval(%L::pg_catalog.regclass)',
-                                                         pg_get_serial_sequence($2, a.attname))
-                    ELSE pg_get_expr(d.adbin, d.adrelid) END AS instead
+               amqp_inner.consumer_default(a.attrelid, a.attnum) AS instead
         FROM pg_attribute AS a
         JOIN pg_type AS t ON t.oid = a.atttypid
         JOIN pg_namespace AS n ON n.oid = t.typnamespace
-        LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
     ) AS v;
 END;
 
-COMMENT ON FUNCTION amqp.consumer_defaults(regclass, text) IS
+COMMENT ON FUNCTION amqp_inner.consumer_defaults(regclass, text) IS
 'Part of the inbox: SQL for a row of a target table with the defaults of what a message lacks.';

@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.consumer_fault(consumer amqp.consumer) RETURNS text
+CREATE FUNCTION amqp_inner.consumer_fault(consumer amqp.consumer) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -6,7 +6,7 @@ DECLARE
     influx CONSTANT boolean := consumer.influxdb IS NOT NULL;
 BEGIN
     IF consumer.deduplicate_by IS NOT NULL AND consumer.deduplicate_by <> 'none' THEN
-        PERFORM amqp.consumer_source(consumer.deduplicate_by);
+        PERFORM amqp_inner.consumer_source(consumer.deduplicate_by);
     END IF;
     RETURN CASE
         WHEN COALESCE(consumer.name, '') = '' THEN 'name must not be empty'
@@ -28,7 +28,7 @@ BEGIN
             THEN 'conflict_constraint needs on_conflict = update'
         WHEN consumer.reply_errors IS NULL THEN 'reply_errors must not be null'
         WHEN consumer.reply_errors AND consumer.target_function IS NULL THEN 'reply_errors needs target_function'
-        WHEN influx AND amqp.consumer_points_fault(consumer) IS NOT NULL THEN amqp.consumer_points_fault(consumer)
+        WHEN influx AND amqp_inner.consumer_points_fault(consumer) IS NOT NULL THEN amqp_inner.consumer_points_fault(consumer)
         WHEN NOT influx AND num_nonnulls(consumer.measurement, consumer.tags, consumer.fields, consumer."time",
                                          consumer.content_types) > 0
             THEN 'measurement, tags, fields, time and content_types need influxdb'
@@ -43,12 +43,12 @@ BEGIN
             THEN 'batch_timeout must be between 0 and 1 minute'
         WHEN consumer.prefetch NOT BETWEEN consumer.batch_size AND 65535
             THEN 'prefetch must be between batch_size and 65535'
-        WHEN consumer.stream_offset IS NOT NULL AND amqp.consumer_offset(consumer.stream_offset) IS NULL
+        WHEN consumer.stream_offset IS NOT NULL AND amqp_inner.consumer_offset(consumer.stream_offset) IS NULL
             THEN 'stream_offset must be first, last, next, an offset or a timestamp'
         END;
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_fault(amqp.consumer) IS
-'Part of the inbox: what in a row of amqp.consumer contradicts itself; NULL: nothing. Errors: 22023 '
-'deduplicate_by is no source.';
+COMMENT ON FUNCTION amqp_inner.consumer_fault(amqp.consumer) IS
+'Part of the inbox: what in a row of amqp.consumer contradicts itself; NULL: nothing.
+Errors: 22023 deduplicate_by is no source.';

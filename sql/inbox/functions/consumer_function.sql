@@ -1,11 +1,11 @@
 -- Names alone would make another function of it when search_path changes, or when its own is given to another one; the
 -- number of a function alone means nothing in another cluster, into which rows come by pg_dump or pg_upgrade. It looks
 -- through the search_path of whoever writes the row.
-CREATE FUNCTION amqp.consumer_function(target_function text, target_function_id text, OUT function regprocedure, OUT id text)
+CREATE FUNCTION amqp_inner.consumer_function(target_function text, target_function_id text, OUT function regprocedure, OUT id text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 DECLARE
-    place CONSTANT pg_catalog.text := amqp.consumer_place();
+    place CONSTANT pg_catalog.text := amqp_inner.consumer_place();
     name CONSTANT pg_catalog.text := pg_catalog.regexp_replace(target_function, '\s*\(\s*amqp\.message\s*\)\s*$', '');
 BEGIN
     IF name OPERATOR(pg_catalog.~) '\)\s*$' THEN
@@ -35,6 +35,6 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_function(text, text) IS
-'Part of the inbox: the function that a row of amqp.consumer means. Errors: 42883 it does not '
-'exist, 42809 it is a procedure, an aggregate or returns a set.';
+COMMENT ON FUNCTION amqp_inner.consumer_function(text, text) IS
+'Part of the inbox: the function that a row of amqp.consumer means.
+Errors: 42883 it does not exist, 42809 it is a procedure, an aggregate or returns a set.';

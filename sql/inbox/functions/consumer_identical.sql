@@ -1,6 +1,6 @@
 -- What was stored before a crash and comes again is no fault of its own. Of what is not from the message, a time say,
 -- nothing can be said.
-CREATE FUNCTION amqp.consumer_identical(consumer amqp.consumer, target text, key text[], again text) RETURNS text
+CREATE FUNCTION amqp_inner.consumer_identical(consumer amqp.consumer, target text, key text[], again text) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -13,15 +13,13 @@ BEGIN ATOMIC
         -- As it would be stored; but a cast would cut what is too long.
         string_agg(CASE WHEN t.typcategory IN ('S', 'V') AND a.atttypid <> 'bpchar'::regtype THEN format('v.%I', c.name)
                         ELSE format('CAST(v.%I AS %s)', c.name, format_type(a.atttypid, a.atttypmod)) END, ', '))
-    FROM amqp.consumer_columns(($1).target_table, ($1).columns) AS c
+    FROM amqp_inner.consumer_columns(($1).target_table, ($1).columns) AS c
     JOIN pg_attribute AS a ON a.attrelid = ($1).target_table AND a.attname = c.name
     JOIN pg_type AS t ON t.oid = a.atttypid
-    LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE COALESCE(c.source NOT IN ('now', 'redelivered'), true)
-      AND COALESCE(strpos(pg_get_expr(d.adbin, d.adrelid), '(') = 0, true)
-      AND a.attidentity = '';
+      AND COALESCE(strpos(amqp_inner.consumer_default(a.attrelid, a.attnum), '(') = 0, true);
 END;
 
-COMMENT ON FUNCTION amqp.consumer_identical(amqp.consumer, text, text[], text) IS
-'Part of the inbox: SQL that passes over redelivered messages whose row is in the target table '
-'already.';
+COMMENT ON FUNCTION amqp_inner.consumer_identical(amqp.consumer, text, text[], text) IS
+'Part of the inbox: SQL that passes over redelivered messages whose row is in the target table
+already.';

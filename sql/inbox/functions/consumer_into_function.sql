@@ -1,5 +1,5 @@
 -- A reply is a message of the outbox. The inner query has the calls made in the order of the queue.
-CREATE FUNCTION amqp.consumer_into_function(consumer amqp.consumer) RETURNS text
+CREATE FUNCTION amqp_inner.consumer_into_function(consumer amqp.consumer) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -10,7 +10,7 @@ BEGIN
            t.typtype = 'c' OR t.oid = 'record'::regtype AS is_row
     INTO STRICT called
     FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace JOIN pg_type AS t ON t.oid = p.prorettype
-    WHERE p.oid = (amqp.consumer_function(consumer.target_function, consumer.target_function_id)).function;
+    WHERE p.oid = (amqp_inner.consumer_function(consumer.target_function, consumer.target_function_id)).function;
     RETURN format(
         $sql$stored AS MATERIALIZED (
     SELECT o.n, o.retried, o.reply_to, o.correlation_id, %s(o.message) AS reply
@@ -20,7 +20,7 @@ BEGIN
         WHERE s.n IN (SELECT t.n FROM todo AS t)
         ORDER BY s.n OFFSET 0
     ) AS o
-)$sql$, called.name, (amqp.consumer_message(consumer)).expressions)
+)$sql$, called.name, (amqp_inner.consumer_message(consumer)).expressions)
     || CASE WHEN called.type <> 'void'::regtype THEN format(
         $sql$, replies AS (
     INSERT INTO amqp.outbox (broker_id, exchange, routing_key, body, correlation_id, content_type)
@@ -39,6 +39,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_into_function(amqp.consumer) IS
-'Part of the inbox: SQL that calls a function for each staged message that is to be stored, and '
-'puts replies into the outbox. Errors: those of amqp.consumer_function().';
+COMMENT ON FUNCTION amqp_inner.consumer_into_function(amqp.consumer) IS
+'Part of the inbox: SQL that calls a function for each staged message that is to be stored, and
+puts replies into the outbox.
+Errors: those of amqp_inner.consumer_function().';

@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.consumer_into_table(consumer amqp.consumer) RETURNS text
+CREATE FUNCTION amqp_inner.consumer_into_table(consumer amqp.consumer) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -25,7 +25,7 @@ BEGIN
            array_agg(k.name) AS columns,
            string_agg(format('%1$I = EXCLUDED.%1$I', k.name), ', ') AS assignments
     INTO given
-    FROM amqp.consumer_columns(consumer.target_table, consumer.columns) AS k;
+    FROM amqp_inner.consumer_columns(consumer.target_table, consumer.columns) AS k;
     IF given.names IS NULL THEN
         RAISE EXCEPTION 'messages would fill no column of table "%"', consumer.target_table
             USING ERRCODE = 'invalid_parameter_value';
@@ -42,16 +42,18 @@ BEGIN
     FROM pg_attribute AS a
     JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
     WHERE a.attrelid = consumer.target_table AND a.attnum > 0 AND NOT a.attisdropped
-      AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.attname <> ALL (given.columns)
+      AND a.attnotnull AND a.attidentity = '' AND a.attgenerated = '' AND a.attname <> ALL (given.columns)
+      AND amqp_inner.consumer_default(a.attrelid, a.attnum) IS NULL
       AND NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgtype & 7 = 7 AND t.tgenabled <> 'D')
     ORDER BY a.attnum LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'messages would leave column "%" of table "%" null, which it must not be', unfilled, consumer.target_table
             USING ERRCODE = 'not_null_violation', HINT = 'Name it in columns, or give it a default.';
     END IF;
+    PERFORM amqp_inner.consumer_may_count(consumer.target_table, given.columns);
     SELECT format('%I.%I', ns.nspname, c.relname) INTO STRICT target
     FROM pg_class AS c JOIN pg_namespace AS ns ON ns.oid = c.relnamespace WHERE c.oid = consumer.target_table;
-    key := amqp.consumer_key(consumer.target_table, consumer.conflict_constraint);
+    key := amqp_inner.consumer_key(consumer.target_table, consumer.conflict_constraint);
 
     -- The body is parsed once a message: OFFSET keeps the planner from doing it for each column.
     IF consumer.columns IS NULL OR given.expressions LIKE '%j.body OPERATOR%' THEN
@@ -64,9 +66,9 @@ BEGIN
         source := source || format($sql$
         CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(
             %s,
-            CASE pg_catalog.jsonb_typeof(b.body) WHEN 'object' THEN b.body ELSE amqp.consumer_no_object(b.body) END
+            CASE pg_catalog.jsonb_typeof(b.body) WHEN 'object' THEN b.body ELSE amqp_inner.consumer_no_object(b.body) END
         ) AS j$sql$,
-            amqp.consumer_defaults(consumer.target_table, target));
+            amqp_inner.consumer_defaults(consumer.target_table, target));
     END IF;
 
     IF consumer.on_conflict = 'ignore' THEN
@@ -85,7 +87,7 @@ BEGIN
         order_by := format('%s, v.%I DESC', order_by, n);
         on_conflict := format('ON CONFLICT ON CONSTRAINT %I DO UPDATE SET %s', key.name, given.assignments);
     ELSIF key.columns <@ given.columns THEN
-        only_new := amqp.consumer_identical(consumer, target, key.columns, again);
+        only_new := amqp_inner.consumer_identical(consumer, target, key.columns, again);
     END IF;
 
     RETURN format(
@@ -104,6 +106,6 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_into_table(amqp.consumer) IS
-'Part of the inbox: SQL that inserts the staged messages that are to be stored into a target '
-'table. Errors: 42P01, 42703, 42704, 22023, 23502 the row does not fit the table.';
+COMMENT ON FUNCTION amqp_inner.consumer_into_table(amqp.consumer) IS
+'Part of the inbox: SQL that inserts the staged messages that are to be stored into a target table.
+Errors: 42P01, 42703, 42704, 22023, 23502 the row does not fit the table.';

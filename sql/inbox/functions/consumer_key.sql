@@ -1,5 +1,5 @@
 -- The names and types of a target's key: by it a row that is there already is found.
-CREATE FUNCTION amqp.consumer_key(target regclass, wanted text, OUT name text, OUT columns text[])
+CREATE FUNCTION amqp_inner.consumer_key(target regclass, wanted text, OUT name text, OUT columns text[])
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -17,6 +17,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_key(regclass, text) IS
-'Part of the inbox: a constraint of a target table and its columns: the one of this name, or the '
-'primary key, if there is one. Errors: 42704 no such constraint.';
+COMMENT ON FUNCTION amqp_inner.consumer_key(regclass, text) IS
+'Part of the inbox: a constraint of a target table and its columns: the one of this name, or the
+primary key, if there is one.
+Errors: 42704 no such constraint.';

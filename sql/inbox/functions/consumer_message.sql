@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.consumer_message(consumer amqp.consumer, OUT names text, OUT expressions text)
+CREATE FUNCTION amqp_inner.consumer_message(consumer amqp.consumer, OUT names text, OUT expressions text)
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -11,5 +11,5 @@ BEGIN ATOMIC
     WHERE t.oid = 'amqp.message'::regtype AND a.attnum > 0 AND NOT a.attisdropped;
 END;
 
-COMMENT ON FUNCTION amqp.consumer_message(amqp.consumer) IS
+COMMENT ON FUNCTION amqp_inner.consumer_message(amqp.consumer) IS
 'Part of the inbox: the columns of amqp.message, and SQL for each from the stage.';

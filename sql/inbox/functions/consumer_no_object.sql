@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.consumer_no_object(body jsonb) RETURNS jsonb
+CREATE FUNCTION amqp_inner.consumer_no_object(body jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -8,5 +8,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_no_object(jsonb) IS
+COMMENT ON FUNCTION amqp_inner.consumer_no_object(jsonb) IS
 'Part of the inbox: says of the body of a message that it has no keys for columns. Errors: 22023.';

@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.consumer_offset(stream_offset text) RETURNS jsonb
+CREATE FUNCTION amqp_inner.consumer_offset(stream_offset text) RETURNS jsonb
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -17,6 +17,6 @@ EXCEPTION WHEN data_exception THEN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_offset(text) IS
-'Part of the inbox: where a stream is to begin, as the daemon reads it; NULL: that is no such '
-'place.';
+COMMENT ON FUNCTION amqp_inner.consumer_offset(text) IS
+'Part of the inbox: where a stream is to begin, as the daemon reads it; NULL: that is no such
+place.';

@@ -1,5 +1,5 @@
 -- What daemon/pg_amqp_daemon/consume/influxdb/ refuses: template.py, timestamp.py and line.py.
-CREATE FUNCTION amqp.consumer_points_fault(consumer amqp.consumer) RETURNS text
+CREATE FUNCTION amqp_inner.consumer_points_fault(consumer amqp.consumer) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -34,6 +34,6 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_points_fault(amqp.consumer) IS
-'Part of the inbox: what in a row of amqp.consumer keeps messages from becoming points; NULL: '
-'nothing.';
+COMMENT ON FUNCTION amqp_inner.consumer_points_fault(amqp.consumer) IS
+'Part of the inbox: what in a row of amqp.consumer keeps messages from becoming points; NULL:
+nothing.';

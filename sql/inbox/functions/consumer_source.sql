@@ -1,6 +1,6 @@
 -- Everything is qualified: what these functions give runs with the search_path of the daemon's role, so that targets
 -- find what they are used to.
-CREATE FUNCTION amqp.consumer_source(source text, OUT kind text, OUT expression text)
+CREATE FUNCTION amqp_inner.consumer_source(source text, OUT kind text, OUT expression text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -57,6 +57,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_source(text) IS
-'Part of the inbox: SQL for a source of a value, as amqp.consumer.columns has them, where s is a '
-'row like amqp.message and j.body its body as jsonb. Errors: 22023 no such source.';
+COMMENT ON FUNCTION amqp_inner.consumer_source(text) IS
+'Part of the inbox: SQL for a source of a value, as amqp.consumer.columns has them, where s is a
+row like amqp.message and j.body its body as jsonb.
+Errors: 22023 no such source.';

@@ -1,5 +1,5 @@
 -- Types are named without a length, so that too long a value is an error of the INSERT: a cast would cut it.
-CREATE FUNCTION amqp.consumer_value(source text, target regclass, column_number smallint) RETURNS text
+CREATE FUNCTION amqp_inner.consumer_value(source text, target regclass, column_number smallint) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -7,7 +7,7 @@ DECLARE
     found record;
     given record;
     value text;
-    instead text;
+    instead CONSTANT text := amqp_inner.consumer_default(target, column_number);
 BEGIN
     WITH RECURSIVE base (oid, typtype, typbasetype) AS (
         SELECT t.oid, t.typtype, t.typbasetype
@@ -17,22 +17,17 @@ BEGIN
         SELECT t.oid, t.typtype, t.typbasetype FROM base AS b JOIN pg_type AS t ON t.oid = b.typbasetype
         WHERE b.typtype = 'd'
     )
-    SELECT format('%I.%I', n.nspname, t.typname) AS type, a.attname, a.attidentity, b.oid AS base,
+    SELECT format('%I.%I', n.nspname, t.typname) AS type, b.oid AS base,
            -- What JSON holds in a form of its own.
-           b.typtype = 'c' OR y.typelem <> 0 AND y.typlen = -1 AS built,
-           pg_get_expr(d.adbin, d.adrelid) AS instead
+           b.typtype = 'c' OR y.typelem <> 0 AND y.typlen = -1 AS built
     INTO STRICT found
     FROM pg_attribute AS a
     JOIN pg_type AS t ON t.oid = a.atttypid
     JOIN pg_namespace AS n ON n.oid = t.typnamespace
     JOIN base AS b ON b.typtype <> 'd'
     JOIN pg_type AS y ON y.oid = b.oid
-    LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = target AND a.attnum = column_number;
-    instead := CASE WHEN found.attidentity = '' THEN found.instead
-                    ELSE format('pg_catalog.nextval(%L::pg_catalog.regclass)',
-                                pg_get_serial_sequence(target::text, found.attname)) END;
-    given := amqp.consumer_source(source);
+    given := amqp_inner.consumer_source(source);
     value := CASE
         WHEN given.kind = 'json path' AND found.base IN ('json'::regtype, 'jsonb'::regtype)
             THEN format('NULLIF(%s, ''null''::pg_catalog.jsonb)', given.expression)
@@ -53,6 +48,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.consumer_value(text, regclass, smallint) IS
-'Part of the inbox: SQL for the value of a column of a target table; what a message lacks is the '
-'column''s default. Errors: 22023 no such source.';
+COMMENT ON FUNCTION amqp_inner.consumer_value(text, regclass, smallint) IS
+'Part of the inbox: SQL for the value of a column of a target table; what a message lacks is the
+column''s default.
+Errors: 22023 no such source.';

@@ -10,5 +10,5 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION amqp.discard_dead_messages(text, bigint[]) IS
-'Deletes dead messages of a consumer for good, all or those with the given ids, and returns their '
-'number.';
+'Deletes dead messages of a consumer for good, all or those with the given ids, and returns their
+number.';

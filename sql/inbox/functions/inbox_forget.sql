@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.inbox_forget(consumer text, older_than interval, most integer) RETURNS bigint
+CREATE FUNCTION amqp_inner.inbox_forget(consumer text, older_than interval, most integer) RETURNS bigint
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -13,6 +13,6 @@ BEGIN ATOMIC
     SELECT count(*) FROM gone;
 END;
 
-COMMENT ON FUNCTION amqp.inbox_forget(text, interval, integer) IS
-'Part of the inbox: forgets so many messages at most that a consumer has seen longer ago, and says '
-'how many.';
+COMMENT ON FUNCTION amqp_inner.inbox_forget(text, interval, integer) IS
+'Part of the inbox: forgets so many messages at most that a consumer has seen longer ago, and says
+how many.';

@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.inbox_rewind(consumer text, stream_offset bigint, start_at timestamptz) RETURNS void
+CREATE FUNCTION amqp_inner.inbox_rewind(consumer text, stream_offset bigint, start_at timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -22,5 +22,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.inbox_rewind(text, bigint, timestamptz) IS
+COMMENT ON FUNCTION amqp_inner.inbox_rewind(text, bigint, timestamptz) IS
 'Part of the inbox: see amqp.rewind().';

@@ -24,7 +24,7 @@ BEGIN ATOMIC
         SELECT s.*, a.application_name AS worker
         FROM amqp.inbox_state AS s
         LEFT JOIN pg_stat_activity AS a
-            ON a.pid = s.worker_pid AND amqp.inbox_worked(s.worker_pid, s.worker_started)
+            ON a.pid = s.worker_pid AND amqp_inner.inbox_worked(s.worker_pid, s.worker_started)
     )
     SELECT c.name,
            c.queue,
@@ -50,8 +50,9 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION amqp.inbox_status() IS
-'Every consumer: its queue, the daemon that works it (running; NULL if none does), messages '
-'received since that began, stored, passed over as duplicates, dead (in amqp.inbox_dead now) and '
-'skipped, held without an acknowledgement, ready in the queue, when the oldest one that is not '
-'stored arrived, messages stored a second (rate), the last error, and the trouble: what keeps '
-'messages from being stored now (NULL if nothing).';
+'Every consumer: what it has stored, and what keeps it from storing more.
+The columns are its queue, the daemon that works it (running; NULL if none does), messages
+received since that began, stored, passed over as duplicates, dead (in amqp.inbox_dead now) and
+skipped, held without an acknowledgement, ready in the queue, when the oldest one that is not
+stored arrived, messages stored a second (rate), the last error, and the trouble: what keeps
+messages from being stored now (NULL if nothing).';

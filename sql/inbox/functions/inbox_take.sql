@@ -1,6 +1,6 @@
 -- What is stored is stored by the session that is in the row, so no lock is needed that others could take. A session that
 -- is gone, or whose number another one has by now, counts no more.
-CREATE FUNCTION amqp.inbox_take(consumer text) RETURNS boolean
+CREATE FUNCTION amqp_inner.inbox_take(consumer text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '50ms'
@@ -17,7 +17,7 @@ BEGIN
     END IF;
     -- Sessions are shown as they were when the transaction first looked at any.
     PERFORM pg_stat_clear_snapshot();
-    IF held.worker_pid <> pg_backend_pid() AND amqp.inbox_worked(held.worker_pid, held.worker_started) THEN
+    IF held.worker_pid <> pg_backend_pid() AND amqp_inner.inbox_worked(held.worker_pid, held.worker_started) THEN
         RETURN false;
     END IF;
     UPDATE amqp.inbox_state AS s
@@ -30,6 +30,6 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.inbox_take(text) IS
-'Part of the inbox: makes this session the one that works a consumer, until it ends. False: '
-'another one does, or is about to.';
+COMMENT ON FUNCTION amqp_inner.inbox_take(text) IS
+'Part of the inbox: makes this session the one that works a consumer, until it ends.
+False: another one does, or is about to.';

@@ -1,5 +1,5 @@
 -- Of another role's session the start is not shown, but its name is.
-CREATE FUNCTION amqp.inbox_worked(pid integer, started timestamptz) RETURNS boolean
+CREATE FUNCTION amqp_inner.inbox_worked(pid integer, started timestamptz) RETURNS boolean
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -10,5 +10,5 @@ BEGIN ATOMIC
                    ELSE a.backend_start = $2 END);
 END;
 
-COMMENT ON FUNCTION amqp.inbox_worked(integer, timestamptz) IS
+COMMENT ON FUNCTION amqp_inner.inbox_worked(integer, timestamptz) IS
 'Part of the inbox: whether there is this session.';

@@ -1,5 +1,5 @@
 -- Instead of CHECK, whose errors show the whole row, its password included.
-CREATE FUNCTION amqp.influxdb_check() RETURNS trigger
+CREATE FUNCTION amqp_inner.influxdb_check() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $$
 DECLARE
@@ -29,6 +29,6 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.influxdb_check() IS
-'Trigger function of amqp.influxdb: raises check_violation for a row that cannot work, without '
-'showing its password.';
+COMMENT ON FUNCTION amqp_inner.influxdb_check() IS
+'Trigger function of amqp.influxdb: raises check_violation for a row that cannot work, without
+showing its password.';

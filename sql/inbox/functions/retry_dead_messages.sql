@@ -10,5 +10,6 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION amqp.retry_dead_messages(text, bigint[]) IS
-'Has the daemon try dead messages of a consumer again, all or those with the given ids, in the '
-'order in which they died, and returns their number. Those that are stored leave amqp.inbox_dead.';
+'Has the daemon try dead messages of a consumer again, and returns their number.
+They are all, or those with the given ids, and go in the order in which they died. Those that are
+stored leave amqp.inbox_dead.';

@@ -6,8 +6,8 @@ CREATE TABLE amqp.inbox (
 );
 
 COMMENT ON TABLE amqp.inbox IS
-'Messages of consumers that have no other target, as they came: see the type amqp.message. Yours to '
-'read and to delete.';
+'Messages of consumers that have no other target, as they came: see the type amqp.message.
+Yours to read and to delete.';
 COMMENT ON COLUMN amqp.inbox.id IS 'In the order of the queue, for each consumer.';
 COMMENT ON COLUMN amqp.inbox.consumer IS 'amqp.consumer.name.';
 COMMENT ON COLUMN amqp.inbox.stored_at IS 'Start of the transaction that stored it.';

@@ -14,10 +14,9 @@ CREATE INDEX inbox_dead_consumer_idx ON amqp.inbox_dead (consumer, id);
 CREATE INDEX inbox_dead_retry_idx ON amqp.inbox_dead (consumer, id) WHERE retry;
 
 COMMENT ON TABLE amqp.inbox_dead IS
-'Messages that could not be stored by their own fault, whole, with PostgreSQL''s or InfluxDB''s '
-'words: see amqp.retry_dead_messages() and amqp.discard_dead_messages(). In texts, bytes that are '
-'no text in this database are shown as \xHH; what the broker sent is in body, raw_place and '
-'raw_properties.';
+'Messages that could not be stored by their own fault, whole, with what was wrong.
+See amqp.retry_dead_messages() and amqp.discard_dead_messages(). In texts, bytes that are no text
+in this database are shown as \xHH; what the broker sent is in body, raw_place and raw_properties.';
 COMMENT ON COLUMN amqp.inbox_dead.sqlstate IS 'PostgreSQL''s error code.';
 COMMENT ON COLUMN amqp.inbox_dead.error IS 'What is wrong with the message.';
 COMMENT ON COLUMN amqp.inbox_dead.attempts IS 'How often it was tried.';

@@ -9,8 +9,8 @@ CREATE TABLE amqp.inbox_offset (
 );
 
 COMMENT ON TABLE amqp.inbox_offset IS
-'How far each consumer of a stream is, written in the transaction that stored the messages: see '
-'amqp.rewind().';
+'How far each consumer of a stream is, written in the transaction that stored the messages: see
+amqp.rewind().';
 COMMENT ON COLUMN amqp.inbox_offset.next_offset IS 'Offset of the message that comes next.';
 COMMENT ON COLUMN amqp.inbox_offset.start_at IS
 'Instead of next_offset, after amqp.rewind(): the time from which on messages are read.';

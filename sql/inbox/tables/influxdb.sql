@@ -12,12 +12,13 @@ CREATE TABLE amqp.influxdb (
 );
 
 COMMENT ON TABLE amqp.influxdb IS
-'InfluxDB servers for consumers whose target is one: see amqp.consumer.influxdb. A change counts '
-'within a second. Holds passwords and tokens: grant SELECT to the daemon''s role alone.';
+'InfluxDB servers for consumers whose target is one: see amqp.consumer.influxdb.
+A change counts within a second. Holds passwords and tokens: grant SELECT to the daemon''s role
+alone.';
 COMMENT ON COLUMN amqp.influxdb.name IS 'What amqp.consumer.influxdb calls it.';
 COMMENT ON COLUMN amqp.influxdb.url IS
-'http:// or https://, host and port, such as http://influx.example:8086; without a user or a '
-'password.';
+'http:// or https://, host and port, such as http://influx.example:8086; without a user or a
+password.';
 COMMENT ON COLUMN amqp.influxdb.api IS
 'v1: /write, of InfluxDB 1; v2: /api/v2/write, of InfluxDB 2 and 3.';
 COMMENT ON COLUMN amqp.influxdb.database IS 'Of v1: the database, which must exist.';

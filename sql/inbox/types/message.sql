@@ -25,14 +25,16 @@ CREATE TYPE amqp.message AS (
 );
 
 COMMENT ON TYPE amqp.message IS
-'A message from a queue, as a consumer''s function gets it: broker_id and queue that it came from, '
-'exchange and routing_key that it was published to, whether it was delivered before (redelivered), '
-'all 14 properties of AMQP 0-9-1 (class basic; NULL: not sent), body, the time at which the daemon '
-'received it, and on a stream its offset. See amqp.body_text() and amqp.body_json().';
+'A message from a queue, as a consumer''s function gets it, or a reply, as amqp.request() returns
+it.
+It has broker_id and queue that it came from, exchange and routing_key that it was published to,
+whether it was delivered before (redelivered), all 14 properties of AMQP 0-9-1 (class basic; NULL:
+not sent), body, the time at which the daemon received it, and on a stream its offset. See
+amqp.body_text() and amqp.body_json().';
 COMMENT ON COLUMN amqp.message.broker_id IS
 'The broker, as in amqp.broker.';
 COMMENT ON COLUMN amqp.message.queue IS
-'The queue or stream that it came from.';
+'The queue or stream that it came from; amq.rabbitmq.reply-to: it is a reply.';
 COMMENT ON COLUMN amqp.message.exchange IS
 'The exchange that it was published to; the empty name is the default exchange.';
 COMMENT ON COLUMN amqp.message.routing_key IS
@@ -40,7 +42,8 @@ COMMENT ON COLUMN amqp.message.routing_key IS
 COMMENT ON COLUMN amqp.message.redelivered IS
 'Whether the broker has delivered it before; perhaps nobody has stored it.';
 COMMENT ON COLUMN amqp.message.content_type IS
-'MIME type of the body. This and the columns to cluster_id are the properties of AMQP 0-9-1, class basic; NULL: not sent.';
+'MIME type of the body.
+This and the columns to cluster_id are the properties of AMQP 0-9-1, class basic; NULL: not sent.';
 COMMENT ON COLUMN amqp.message.content_encoding IS
 'Encoding of the body, such as gzip: it is stored as it came.';
 COMMENT ON COLUMN amqp.message.headers IS
@@ -70,6 +73,6 @@ COMMENT ON COLUMN amqp.message.cluster_id IS
 COMMENT ON COLUMN amqp.message.body IS
 'The message.';
 COMMENT ON COLUMN amqp.message.received_at IS
-'When the daemon received it, by its clock.';
+'When the daemon, or the session of a request, received it, by its clock.';
 COMMENT ON COLUMN amqp.message.stream_offset IS
 'Its place in its stream; NULL: it came from a queue.';

@@ -8,8 +8,8 @@ ALTER TABLE amqp.outbox ADD CONSTRAINT outbox_check CHECK (
               OR "timestamp" < 'epoch' OR "timestamp" = 'infinity' OR NOT isfinite(next_attempt_at)
               OR octet_length(convert_to(concat(exchange, routing_key, content_type, reply_to, correlation_id,
                                                 content_encoding, message_id, type, user_id, app_id, ordering_key), 'UTF8')) > 255
-              OR octet_length(headers::text) > 255 OR headers::text ~ '^[^{]|[0-9]{19}|"B?CC":'
-         THEN amqp.outbox_check(outbox) ELSE true END);
+              OR octet_length(headers::text) > 255 OR headers::text ~ '^[^{]|[0-9]{19}|"B?CC":' OR retain
+         THEN amqp_inner.outbox_check(outbox) ELSE true END);
 
 COMMENT ON CONSTRAINT outbox_check ON amqp.outbox IS
 'What could never be sent is refused, whoever inserts it.';

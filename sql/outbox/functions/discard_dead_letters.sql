@@ -10,5 +10,5 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION amqp.discard_dead_letters(integer, bigint[]) IS
-'Deletes dead letters for good and returns their number: those of a broker (NULL: of all), or of '
-'these only those with the given ids.';
+'Deletes dead letters for good, and returns their number.
+They are those of a broker (NULL: of all), or of these only those with the given ids.';

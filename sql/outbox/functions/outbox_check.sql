@@ -1,6 +1,6 @@
 -- For a CHECK constraint, which asks it about messages that are not plainly right; so it holds for whoever inserts. In
 -- PL/pgSQL, so that each error has its own SQLSTATE. SET keeps PostgreSQL from loading that language before it is called.
-CREATE FUNCTION amqp.outbox_check(message amqp.outbox) RETURNS boolean
+CREATE FUNCTION amqp_inner.outbox_check(message amqp.outbox) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -38,7 +38,21 @@ BEGIN
     IF message.headers IS NOT NULL THEN
         -- The frame that holds them holds the other properties as well. At most: its own 20 bytes, flags, 10 bytes of numbers
         -- and times, an expiration, and a length before each of 9 texts; the address, which it does not hold, is counted too.
-        PERFORM amqp.outbox_check_headers(message.headers, properties + 52);
+        PERFORM amqp_inner.outbox_check_headers(message.headers, properties + 52);
+    END IF;
+    IF message.retain THEN
+        PERFORM amqp_inner.mqtt_publish_key(amqp.mqtt_topic(message.routing_key));
+        IF message.ordering_key IS NOT NULL OR message.mandatory THEN
+            RAISE EXCEPTION 'a retained message cannot have %',
+                CASE WHEN message.ordering_key IS NULL THEN 'mandatory' ELSE 'an ordering_key' END
+                USING ERRCODE = 'invalid_parameter_value',
+                      DETAIL = CASE WHEN message.ordering_key IS NULL
+                          THEN 'It goes by MQTT, which hands nothing back.'
+                          ELSE 'It goes by MQTT, in the order of its topic''s messages.' END;
+        ELSIF octet_length(message.body) > 268000000 THEN
+            RAISE EXCEPTION 'retained message is too large'
+                USING ERRCODE = 'program_limit_exceeded', DETAIL = 'MQTT allows 268,000,000 bytes.';
+        END IF;
     END IF;
     IF message.delivery_mode <> ALL ('{1,2}') THEN
         field := 'delivery_mode';
@@ -73,6 +87,6 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.outbox_check(amqp.outbox) IS
-'Part of amqp.outbox: true, or raises what is wrong with a message, as amqp.publish() would. '
-'Errors: 22001, 22003, 22004, 22023, 54000.';
+COMMENT ON FUNCTION amqp_inner.outbox_check(amqp.outbox) IS
+'Part of amqp.outbox: true, or raises what is wrong with a message, as amqp.publish() would.
+Errors: 22001, 22003, 22004, 22023, 54000.';

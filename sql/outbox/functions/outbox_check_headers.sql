@@ -1,6 +1,6 @@
 -- What wire/table.py and wire/properties.py refuse, and what it takes to look: a level at a time, so that the work grows
 -- with the size, and with no more levels than any Python can follow.
-CREATE FUNCTION amqp.outbox_check_headers(headers jsonb, properties_bytes integer) RETURNS void
+CREATE FUNCTION amqp_inner.outbox_check_headers(headers jsonb, properties_bytes integer) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -19,7 +19,7 @@ BEGIN
         RAISE EXCEPTION 'headers must be a JSON object'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Give an object, such as ''{"key": "value"}''.';
     END IF;
-    -- The second is about numbers: see amqp.outbox_due(). What || gives is never compressed.
+    -- The second is about numbers: see amqp_inner.outbox_due(). What || gives is never compressed.
     IF octet_length(headers::text) > 131000 OR octet_length(headers::text) > 6 * pg_column_size(headers || '{}') + 400 THEN
         RAISE EXCEPTION 'headers are too large'
             USING ERRCODE = 'program_limit_exceeded',
@@ -50,10 +50,15 @@ BEGIN
                                  WHEN 'null' THEN 0
                                  ELSE 4 END),
                max(v.key_bytes),
-               max(left(v.text, 40)) FILTER (
+               max(CASE WHEN length(v.text) > 40 THEN left(v.text, 40) || '...' ELSE v.text END) FILTER (
                    WHERE v.number IS NOT NULL
-                     AND CASE WHEN strpos(v.text, '.') = 0 THEN v.number NOT BETWEEN -9223372036854775808 AND 9223372036854775807
-                              ELSE abs(v.number) > 1.7976931348623157e308 END),
+                     AND CASE WHEN strpos(v.text, '.') > 0 THEN abs(v.number) > 1.7976931348623157e308
+                              WHEN v.number BETWEEN -9223372036854775808 AND 9223372036854775807 THEN false
+                              WHEN abs(v.number) > 1.7976931348623158e308 THEN true
+                              -- A double has 53 bits: what its exponent says must divide the integer.
+                              ELSE mod(abs(v.number), 2::numeric ^ (
+                                  (get_byte(float8send(abs(v.number)::float8), 0) << 4)
+                                  + (get_byte(float8send(abs(v.number)::float8), 1) >> 4) - 1075)) <> 0 END),
                array_agg(v.value) FILTER (WHERE v.type IN ('object', 'array'))
         INTO more, long_key, number, level
         FROM (
@@ -74,7 +79,7 @@ BEGIN
                 USING ERRCODE = 'string_data_right_truncation',
                       DETAIL = format('The headers hold a key of %s bytes; the limit is 255 bytes.', long_key);
         ELSIF number IS NOT NULL THEN
-            RAISE EXCEPTION 'invalid value for headers: number % is out of range', number
+            RAISE EXCEPTION 'invalid value for headers: % is neither an integer of 64 bits nor exactly a double', number
                 USING ERRCODE = 'numeric_value_out_of_range';
         END IF;
         bytes := bytes + COALESCE(more, 0);
@@ -88,6 +93,6 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.outbox_check_headers(jsonb, integer) IS
-'Part of amqp.outbox_check(): raises what is wrong with headers beside properties of so many '
-'bytes.';
+COMMENT ON FUNCTION amqp_inner.outbox_check_headers(jsonb, integer) IS
+'Part of amqp_inner.outbox_check(): raises what is wrong with headers beside properties of so many
+bytes.';

@@ -1,5 +1,5 @@
 -- Batches take turns by the row of amqp.outbox_lease. The advisory lock, shared, keeps relays away, which do not wait.
-CREATE FUNCTION amqp.outbox_lock_batch(broker_id integer) RETURNS boolean
+CREATE FUNCTION amqp_inner.outbox_lock_batch(broker_id integer) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
@@ -21,7 +21,7 @@ BEGIN
         END IF;
         -- Before the row, which stays locked: a relay is not to find it so.
         locked := pg_try_advisory_xact_lock_shared(tried);
-        IF NOT locked AND amqp.outbox_worked(tried) THEN
+        IF NOT locked AND amqp_inner.outbox_worked(tried) THEN
             RETURN false;
         END IF;
         SELECT l.lock_key INTO found_key FROM amqp.outbox_lease AS l
@@ -30,7 +30,7 @@ BEGIN
         IF locked THEN
             RETURN true;
         END IF;
-        IF amqp.outbox_worked(tried) THEN
+        IF amqp_inner.outbox_worked(tried) THEN
             RETURN false;
         END IF;
         -- Held by strangers: by another key, then, from here on.
@@ -43,6 +43,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.outbox_lock_batch(integer) IS
-'Part of amqp.publish_outbox_batch(): waits for others who deliver a batch to the broker, and '
-'keeps them waiting until the transaction ends. False: a relay works it.';
+COMMENT ON FUNCTION amqp_inner.outbox_lock_batch(integer) IS
+'Part of amqp.publish_outbox_batch(): waits for others who deliver a batch to the broker, and keeps
+them waiting until the transaction ends.
+False: a relay works it.';

@@ -1,6 +1,6 @@
 -- Vacuum cannot free what a transaction that began earlier might still look at. TRUNCATE can. Rows that are alive must be
 -- put back so that every snapshot sees them, also one that is older than the TRUNCATE: only COPY ... FREEZE does that.
-CREATE FUNCTION amqp.outbox_lock_to_compact() RETURNS boolean
+CREATE FUNCTION amqp_inner.outbox_lock_to_compact() RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '50ms'
@@ -56,8 +56,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.outbox_lock_to_compact() IS
-'Part of the outbox: whether its table has grown to 64 MB and holds nearly nothing, so that '
-'TRUNCATE gives the space back; if so, this transaction has it locked against everybody. Waits at '
-'most 50 ms for those that have used the outbox. Errors: 55000 if something on the table is in '
-'the way of that: row-level security, a trigger, a rule, a foreign key, a child.';
+COMMENT ON FUNCTION amqp_inner.outbox_lock_to_compact() IS
+'Part of the outbox: whether its table has grown to 64 MB and holds nearly nothing, so that
+TRUNCATE gives the space back; if so, this transaction has it locked against everybody.
+Waits at most 50 ms for those that have used the outbox. Errors: 55000 if something on the table
+is in the way of that: row-level security, a trigger, a rule, a foreign key, a child.';

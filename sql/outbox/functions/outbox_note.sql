@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.outbox_note(broker_id integer, error text) RETURNS void
+CREATE FUNCTION amqp_inner.outbox_note(broker_id integer, error text) RETURNS void
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 SET lock_timeout = '50ms'
 BEGIN ATOMIC
@@ -10,6 +10,6 @@ BEGIN ATOMIC
     DO UPDATE SET last_error = EXCLUDED.last_error, last_error_at = EXCLUDED.last_error_at, ended_at = NULL;
 END;
 
-COMMENT ON FUNCTION amqp.outbox_note(integer, text) IS
-'Part of the outbox: remembers for amqp.outbox_status() what keeps messages from being delivered '
-'to a broker from now on; NULL: it is over.';
+COMMENT ON FUNCTION amqp_inner.outbox_note(integer, text) IS
+'Part of the outbox: remembers for amqp.outbox_status() what keeps messages from being delivered to
+a broker from now on; NULL: it is over.';

@@ -1,5 +1,5 @@
 -- Who has just connected, or belongs to no role, is respected.
-CREATE FUNCTION amqp.outbox_worked(lock_key bigint) RETURNS boolean
+CREATE FUNCTION amqp_inner.outbox_worked(lock_key bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -18,10 +18,10 @@ BEGIN
           AND (l.classid::bigint << 32 | l.objid::bigint) = outbox_worked.lock_key
           AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
           AND l.pid IS DISTINCT FROM pg_backend_pid()
-          AND (u.id IS NULL OR amqp.outbox_may_work(u.id)));
+          AND (u.id IS NULL OR amqp_inner.outbox_may_work(u.id)));
 END
 $$;
 
-COMMENT ON FUNCTION amqp.outbox_worked(bigint) IS
-'Part of the outbox: whether another session whose role may work the outbox '
-'(amqp.outbox_may_work()) holds the advisory lock with this key.';
+COMMENT ON FUNCTION amqp_inner.outbox_worked(bigint) IS
+'Part of the outbox: whether another session whose role may work the outbox
+(amqp_inner.outbox_may_work()) holds the advisory lock with this key.';

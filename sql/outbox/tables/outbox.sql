@@ -24,12 +24,16 @@ CREATE TABLE amqp.outbox (
     attempts         integer     NOT NULL DEFAULT 0,
     next_attempt_at  timestamptz,
     last_error       text,
-    transaction_id   xid8        DEFAULT pg_catalog.pg_current_xact_id()
+    transaction_id   xid8        DEFAULT pg_catalog.pg_current_xact_id(),
+    retain           boolean
 );
 
--- What can go now is read by id, and nothing else stands in the way there; what waits is read by time.
-CREATE INDEX outbox_ready_idx ON amqp.outbox (broker_id, id) WHERE next_attempt_at IS NULL;
-CREATE INDEX outbox_waiting_idx ON amqp.outbox (broker_id, next_attempt_at, id) WHERE next_attempt_at IS NOT NULL;
+-- What can go now is read by id, and nothing else stands in the way there; what waits is read by time. What goes by MQTT
+-- has an index of its own, so that it is in nobody's way.
+CREATE INDEX outbox_ready_idx ON amqp.outbox (broker_id, id) WHERE next_attempt_at IS NULL AND retain IS NOT TRUE;
+CREATE INDEX outbox_waiting_idx ON amqp.outbox (broker_id, next_attempt_at, id)
+    WHERE next_attempt_at IS NOT NULL AND retain IS NOT TRUE;
+CREATE INDEX outbox_retained_idx ON amqp.outbox (broker_id, id) WHERE retain;
 -- Whether anything with the same key stands before a message is asked for each of them: one look must be enough.
 CREATE INDEX outbox_ready_key_idx ON amqp.outbox (broker_id, ordering_key, id)
     WHERE ordering_key IS NOT NULL AND next_attempt_at IS NULL;
@@ -37,7 +41,7 @@ CREATE INDEX outbox_waiting_key_idx ON amqp.outbox (broker_id, ordering_key, id)
     WHERE ordering_key IS NOT NULL AND next_attempt_at IS NOT NULL;
 
 -- What everybody may read of these, to publish, pg_stats would show to whoever connects. No plan needs it: see
--- amqp.outbox_due().
+-- amqp_inner.outbox_due().
 ALTER TABLE amqp.outbox
     ALTER COLUMN id SET STATISTICS 0,
     ALTER COLUMN broker_id SET STATISTICS 0,
@@ -81,3 +85,6 @@ COMMENT ON COLUMN amqp.outbox.last_error IS 'Why the last attempt failed.';
 COMMENT ON COLUMN amqp.outbox.transaction_id IS
 'The transaction that put the message here: it does not deliver its own messages, as it may yet '
 'be rolled back.';
+COMMENT ON COLUMN amqp.outbox.retain IS
+'Whether RabbitMQ''s MQTT plugin is to keep the message for who subscribes later. Then it goes by '
+'MQTT, to the topic whose levels are those of routing_key, by pg-amqp relay alone.';

@@ -26,7 +26,8 @@ CREATE TABLE amqp.outbox_dead (
     next_attempt_at  timestamptz,
     last_error       text,
     died_at          timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    row_id           uuid        PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid()
+    row_id           uuid        PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    retain           boolean
 );
 CREATE INDEX outbox_dead_idx ON amqp.outbox_dead (broker_id, id);
 CREATE INDEX outbox_dead_ordering_key_idx ON amqp.outbox_dead (broker_id, ordering_key, id)

@@ -26,7 +26,8 @@ CREATE TABLE amqp.outbox_delivered (
     next_attempt_at  timestamptz,
     last_error       text,
     delivered_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    row_id           uuid        PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid()
+    row_id           uuid        PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    retain           boolean
 );
 CREATE INDEX outbox_delivered_delivered_at_idx ON amqp.outbox_delivered (delivered_at);
 

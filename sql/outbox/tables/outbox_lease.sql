@@ -6,4 +6,4 @@ CREATE TABLE amqp.outbox_lease (
 );
 
 COMMENT ON TABLE amqp.outbox_lease IS
-'The key of the advisory lock under which each broker''s outbox is worked: see amqp.outbox_lock().';
+'The key of the advisory lock under which each broker''s outbox is worked: see amqp_inner.outbox_lock().';

@@ -31,7 +31,7 @@ BEGIN
     WHERE o.next_attempt_at OPERATOR(pg_catalog.=) '-infinity'::pg_catalog.timestamptz;
     FOR message IN SELECT o.* FROM amqp.outbox AS o ORDER BY o.id USING OPERATOR(pg_catalog.<) LOOP
         BEGIN
-            PERFORM amqp.outbox_check(message);
+            PERFORM amqp_inner.outbox_check(message);
             CONTINUE;
         EXCEPTION WHEN OTHERS THEN
             reason := SQLERRM;

@@ -4,6 +4,16 @@ DROP FUNCTION amqp.outbox_settle(integer, bigint[], bigint[], text[], text[]);
 DROP FUNCTION amqp.outbox_status();
 DROP FUNCTION amqp.outbox_wake(integer);
 
+-- What users do not call has a schema of its own now; triggers and the constraint keep what they call.
+ALTER FUNCTION amqp.broker_check() SET SCHEMA amqp_inner;
+ALTER FUNCTION amqp.change_routing_key(text, text, name, name, jsonb, jsonb) SET SCHEMA amqp_inner;
+ALTER FUNCTION amqp.outbox_compact() SET SCHEMA amqp_inner;
+ALTER FUNCTION amqp.outbox_due(integer, bigint, bigint, integer, bigint) SET SCHEMA amqp_inner;
+ALTER FUNCTION amqp.outbox_lock(integer) SET SCHEMA amqp_inner;
+ALTER FUNCTION amqp.outbox_lock_batch(integer) SET SCHEMA amqp_inner;
+ALTER FUNCTION amqp.outbox_note(integer, text) SET SCHEMA amqp_inner;
+ALTER FUNCTION amqp.publish_outbox_change(integer, text, text, text) SET SCHEMA amqp_inner;
+
 -- Without a default at first, which would write the whole table anew: who published what is there has committed.
 ALTER TABLE amqp.outbox ADD COLUMN transaction_id xid8;
 ALTER TABLE amqp.outbox ALTER COLUMN transaction_id SET DEFAULT pg_catalog.pg_current_xact_id();
@@ -23,3 +33,11 @@ ALTER TABLE amqp.outbox_delivered ADD COLUMN row_id uuid PRIMARY KEY DEFAULT pg_
 
 ALTER TABLE amqp.outbox_trouble ADD COLUMN ended_at timestamptz;
 UPDATE amqp.outbox_trouble SET ended_at = pg_catalog.clock_timestamp();
+
+-- Retained messages. The first two are made anew without these.
+DROP INDEX amqp.outbox_ready_idx, amqp.outbox_waiting_idx;
+ALTER TABLE amqp.outbox ADD COLUMN retain boolean;
+ALTER TABLE amqp.outbox_dead ADD COLUMN retain boolean;
+ALTER TABLE amqp.outbox_delivered ADD COLUMN retain boolean;
+ALTER TABLE amqp.outbox_trouble ADD COLUMN mqtt_error text;
+ALTER TABLE amqp.broker ADD COLUMN mqtt_port integer, ADD COLUMN mqtt_ssl boolean;

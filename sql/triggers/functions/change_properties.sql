@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.change_properties(properties text, for_outbox boolean) RETURNS jsonb
+CREATE FUNCTION amqp_inner.change_properties(properties text, for_outbox boolean) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
 DECLARE
@@ -39,7 +39,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.change_properties(text, boolean) IS
-'Reads the properties of amqp.publish_change() or, with for_outbox, of '
-'amqp.publish_change_outbox(). Errors: 22023 unknown property, or one of a wrong type; 22P02 no '
-'JSON.';
+COMMENT ON FUNCTION amqp_inner.change_properties(text, boolean) IS
+'Reads the properties of amqp.publish_change() or, with for_outbox, of
+amqp.publish_change_outbox().
+Errors: 22023 unknown property, or one of a wrong type; 22P02 no JSON.';

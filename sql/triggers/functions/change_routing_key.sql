@@ -1,4 +1,4 @@
-CREATE FUNCTION amqp.change_routing_key(
+CREATE FUNCTION amqp_inner.change_routing_key(
     template text,
     operation text,
     schema_name name,
@@ -50,7 +50,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION amqp.change_routing_key(text, text, name, name, jsonb, jsonb) IS
-'Fills in a routing key template of amqp.publish_change(): {op}, {schema}, {table}, {new.column}, '
-'{old.column}. For a row that the operation does not have, as the new one of a DELETE, the other '
-'row is taken; NULL is empty.';
+COMMENT ON FUNCTION amqp_inner.change_routing_key(text, text, name, name, jsonb, jsonb) IS
+'Fills in a routing key template of amqp.publish_change(): {op}, {schema}, {table}, {new.column},
+{old.column}.
+For a row that the operation does not have, as the new one of a DELETE, the other row is taken;
+NULL is empty.';

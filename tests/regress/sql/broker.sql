@@ -8,6 +8,7 @@ SELECT amqp.add_broker('amqp://user:secret@rabbit.example:99999');
 SELECT amqp.add_broker(NULL);
 INSERT INTO amqp.broker (host, port) VALUES ('rabbit.example', 0);
 INSERT INTO amqp.broker (host) VALUES ('');
+INSERT INTO amqp.broker (host) VALUES ('amqp://rabbit.example');
 INSERT INTO amqp.broker (host, vhost) VALUES ('rabbit.example', repeat('x', 256));
 INSERT INTO amqp.broker (host, ssl, ssl_key) VALUES ('rabbit.example', true, '/key.pem');
 INSERT INTO amqp.broker (host, ssl_cacert) VALUES ('rabbit.example', '/ca.pem');

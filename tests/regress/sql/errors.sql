@@ -9,14 +9,13 @@ SELECT amqp.publish(1, 'events', 'key', 'message', delivery_mode => 3);
 SELECT amqp.publish(1, 'events', 'key', 'message', priority => 256);
 SELECT amqp.publish(1, 'events', 'key', 'message', expiration => 'soon');
 SELECT amqp.publish(1, 'events', 'key', 'message', headers => '[1]');
-SELECT amqp.publish(1, 'events', 'key', 'message', headers => '{"n": 9223372036854775808}');
+SELECT amqp.publish(1, 'events', 'key', 'message', headers => '{"n": 9223372036854775809}');
 SELECT amqp.publish(1, 'events', 'key', 'message', headers => jsonb_build_object('x', repeat('x', 131072)));
 SELECT amqp.publish(1, 'events', 'key', 'message', "timestamp" => 'infinity');
 SELECT amqp.publish(1, 'events', 'key', 'message', "timestamp" => '1969-12-31 00:00+00');
 SELECT amqp.queue_declare(1, '');
 SELECT amqp.queue_declare(1, NULL);
 SELECT amqp.queue_declare(1, 'q', arguments => '[]');
-SELECT amqp.queue_declare(1, 'q', arguments => '{"x-limit": 1.5}');
 
 SET amqp.on_failure = warn;
 SELECT amqp.publish(1, repeat('x', 256), 'key', 'message');

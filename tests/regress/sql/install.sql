@@ -10,11 +10,11 @@ SELECT conname FROM pg_constraint WHERE conrelid = 'amqp.broker'::regclass AND c
 SELECT p.oid::regprocedure AS function, p.prorettype::regtype AS result, l.lanname AS language,
        p.provolatile AS volatile, p.proparallel AS parallel, p.prosecdef AS definer
 FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
-WHERE p.pronamespace IN ('amqp'::regnamespace, 'amqp_python'::regnamespace)
+WHERE p.pronamespace IN ('amqp'::regnamespace, 'amqp_inner'::regnamespace)
 ORDER BY p.proname, p.oid::regprocedure::text COLLATE "C";
 -- Who runs with its owner's rights has its search_path pinned.
 SELECT oid::regprocedure FROM pg_proc
-WHERE pronamespace IN ('amqp'::regnamespace, 'amqp_python'::regnamespace) AND prosecdef
+WHERE pronamespace IN ('amqp'::regnamespace, 'amqp_inner'::regnamespace) AND prosecdef
   AND NOT COALESCE('search_path=pg_catalog, pg_temp' = ANY (proconfig), false);
 -- Every object has a comment.
 SELECT pg_describe_object(classid, objid, objsubid)

@@ -9,7 +9,7 @@ import struct
 
 from pg_amqp_py.wire.errors import RangeError
 from pg_amqp_py.wire.methods import CHANNEL, frame
-from pg_amqp_py.wire.properties import short_string
+from pg_amqp_py.wire.properties import DIRECT_REPLY_TO, short_string
 
 QUEUE_DECLARE = 50 << 16 | 10
 QUEUE_DECLARE_OK = 50 << 16 | 11
@@ -23,6 +23,7 @@ BASIC_DELIVER = 60 << 16 | 60
 BASIC_ACK = 60 << 16 | 80
 
 _PASSIVE = b"\1"
+_NO_ACK = b"\2"
 _MULTIPLE = 1
 _MOST = (1 << 16) - 1
 
@@ -38,6 +39,12 @@ def consume(queue: str, tag: str, arguments: bytes) -> bytes:
     """Basic.Consume, with acknowledgements; `arguments` are an encoded table."""
     names = short_string("queue", queue) + short_string("consumer_tag", tag)
     return frame(CHANNEL, BASIC_CONSUME, b"\0\0" + names + b"\0" + arguments)
+
+
+def consume_replies(tag: str) -> bytes:
+    """Basic.Consume of what is sent to the channel by Direct Reply-to: never acknowledged."""
+    names = short_string("queue", DIRECT_REPLY_TO) + short_string("consumer_tag", tag)
+    return frame(CHANNEL, BASIC_CONSUME, b"\0\0" + names + _NO_ACK + b"\0\0\0\0")
 
 
 def cancel(tag: str) -> bytes:

@@ -1,0 +1,1 @@
+"""The command pg-amqp check: one look at everything from outside."""

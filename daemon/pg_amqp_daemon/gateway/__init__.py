@@ -1,0 +1,1 @@
+"""Publishes what is posted over HTTP, with confirms: it needs no database."""

@@ -1,0 +1,1 @@
+"""Listens: notifications of PostgreSQL become messages of RabbitMQ, as amqp.listener says."""

@@ -1,0 +1,1 @@
+"""The command pg-amqp tail: messages, shown as they come."""

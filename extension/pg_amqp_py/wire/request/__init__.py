@@ -1,0 +1,1 @@
+"""The requester's role: messages that are answered, by RabbitMQ's Direct Reply-to."""
