@@ -321,6 +321,29 @@ def test_who_is_asked_to_end_stores_and_acknowledges_what_it_has(
     assert sorted(map(int, consumer.inbox())) == list(range(2000))
 
 
+def test_a_queue_that_is_slow_to_write_has_nothing_delivered_twice(
+    database: str, consumers: Desk, rabbitmq: RabbitMQ
+) -> None:
+    """It answers before it has written what was acknowledged, and sends more when it has."""
+    consumer = consumers(queue_type="quorum", batch_size=50)
+    with ConsumeProcess(database) as first:
+        consumer.publish(*map(str, range(10_000)))
+        consumer.wait_for_stored(1)
+        first.pause()
+        # For half a second the node writes nothing of any quorum queue; the daemon's end is in it.
+        rabbitmq.rabbitmqctl(
+            "eval",
+            "Log = whereis(ra_log_wal), sys:suspend(Log),"
+            " spawn(fun() -> timer:sleep(500), sys:resume(Log) end).",
+        )
+        first.resume()
+        assert first.terminate() == 0
+    with ConsumeProcess(database):
+        consumer.wait_for_stored(10_000)
+    again = "SELECT count(*) FROM amqp.inbox WHERE redelivered"
+    assert consumer.session.value(again) == 0
+
+
 # -- bounds --------------------------------------------------------------------------------
 
 

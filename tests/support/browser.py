@@ -84,6 +84,8 @@ class Page:
             deviceScaleFactor=1,
             mobile=False,
         )
+        # What it has said of others' pages is not of this one.
+        self.said()
         self.browser.get(self.address)
         self.browser.execute_script(_MARKS)
 

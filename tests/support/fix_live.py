@@ -87,4 +87,3 @@ def page(
         page = Page(browser, address, live_session)
         yield page
         browser.get("about:blank")
-        page.said()

@@ -105,16 +105,18 @@ class MqttClient:
     def die(self) -> None:
         """Cut the connection without a word, as a device does whose battery is empty."""
         self._client.on_connect = None
-        stream = self._client.socket()
-        assert stream is not None
-        # The thread ends, and does not connect again.
-        self._client.loop_stop()
-        stream.close()
+        self._end()
 
     def close(self) -> None:
         """Say goodbye."""
         self._client.disconnect()
+        self._end()
+
+    def _end(self) -> None:
+        """Have the thread end, which does not connect again, and close what is open."""
         self._client.loop_stop()
+        # paho leaves this to the collector of garbage, which may come to a socket first.
+        self._client._reset_sockets()
 
     def _on_connect(self, _client: Client, _data: Any, _flags: Any, reason: Any, _p: Any) -> None:
         assert not reason.is_failure, reason

@@ -13,6 +13,8 @@ ANSWER = 10.0
 """Seconds for the answer to a question."""
 _QUIET = 5
 """Answers between which nothing has come, before it is believed that nothing will."""
+_SLOW = 2.0
+"""Seconds in which a queue sends what is ready, if it will: it may be another consumer's."""
 _NO_STREAM = "invalid arg 'x-stream-offset'"
 """What RabbitMQ says if it is asked to begin anywhere in a queue."""
 
@@ -52,7 +54,8 @@ class Ending:
     What is, RabbitMQ drops when the consumer is cancelled, and delivers again later, and each
     return counts. So nothing is acknowledged that would set more on its way: then it ends when
     as much is held as the broker sends ahead. Where it sends less, it is asked until nothing
-    more comes between answers.
+    more comes between answers. A quorum queue answers before it has written what was
+    acknowledged last, and sends more when it has: so it is given time where any is ready.
     """
 
     def __init__(self, subscription: Subscription) -> None:
@@ -60,17 +63,22 @@ class Ending:
         self._asked = self._answers = self._seen = 0
         """How often it was asked since anything came, the answers and what was unacknowledged
         then."""
+        self._given_up = time.monotonic() + _SLOW
+        """When no more is waited for, though some is ready."""
 
     def go_on(self, channel: ConsumingChannel, unacked: int) -> bool:
         """Cancel the consumer, if it is time to; whether it is cancelled."""
         if self._asked and channel.answers == self._answers:
             return False
-        wanted = self._subscription
+        wanted, now = self._subscription, time.monotonic()
         still = unacked == self._seen
-        if unacked >= wanted.prefetch or (self._asked >= _QUIET and still):
-            channel.cancel(time.monotonic() + ANSWER)
+        quiet = self._asked >= _QUIET and still
+        if unacked >= wanted.prefetch or (quiet and (not channel.ready or now >= self._given_up)):
+            channel.cancel(now + ANSWER)
             return True
-        channel.ask_count(wanted.queue, time.monotonic() + ANSWER)
+        if quiet:
+            return False
+        channel.ask_count(wanted.queue, now + ANSWER)
         self._asked = self._asked + 1 if still else 1
         self._answers, self._seen = channel.answers, unacked
         return False
