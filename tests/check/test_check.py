@@ -70,10 +70,11 @@ def test_what_waits_for_too_long(database: str, session: Session) -> None:
     assert status == 2
     assert "CRITICAL: outbox of broker 1: messages are due and no relay works them" in lines[0]
     assert any(
-        line.startswith("WARNING: outbox of broker 1: 1 due, the oldest for 12") for line in lines
+        line.startswith("WARNING: outbox of broker 1: 1 pending, 1 of them due; the oldest is 12")
+        for line in lines
     )
     _, lines = check(database, "--critical", "100")
-    assert any(line.startswith("CRITICAL: outbox of broker 1: 1 due") for line in lines)
+    assert any(line.startswith("CRITICAL: outbox of broker 1: 1 pending") for line in lines)
     # What is not due yet is not late.
     session.execute("UPDATE amqp.outbox SET next_attempt_at = '2090-01-01'")
     assert check(database)[0] == 0

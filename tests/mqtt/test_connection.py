@@ -60,7 +60,7 @@ def _packet(read: Callable[[int], bytes]) -> bytes:
 
 
 def connect(address: Address) -> MqttConnection:
-    return MqttConnection(address, MQTT_5, lambda: None)
+    return MqttConnection(address, MQTT_5, "test", lambda: None)
 
 
 def ask(connection: MqttConnection, message: RetainedMessage = MESSAGE) -> Answer:
@@ -129,7 +129,7 @@ def test_what_connect_is_answered(welcome: bytes, words: str, answered: bool) ->
 
 def test_the_version_before_has_no_properties() -> None:
     with peer(bytes([0x20, 2, 0, 0]), lambda number: bytes([0x40, 2, *number])) as address:
-        connection = MqttConnection(address, MQTT_3, lambda: None)
+        connection = MqttConnection(address, MQTT_3, "test", lambda: None)
         assert ask(connection, MESSAGE._replace(headers='{"a": "b"}')).refusal is None
         connection.drop()
 
@@ -144,7 +144,7 @@ def test_who_waits_may_be_told_to_stop() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = Address("127.0.0.1", server.getsockname()[1], "/", "guest", "guest")
         with pytest.raises(StopError):
-            MqttConnection(address, MQTT_5, stop)
+            MqttConnection(address, MQTT_5, "test", stop)
 
 
 # ---- Properties ----

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from psycopg.conninfo import conninfo_to_dict
+
 from servers.processes import wait_for
 from servers.relay import RelayProcess
 from support.fix_servers import VHost
@@ -270,3 +272,14 @@ def test_a_client_of_its_own_name_does_not_end_the_relay(
                 keep(mqtt_session, "a", str(number))
                 wait_until_empty(mqtt_session)
         assert relay.events("connection to broker by MQTT lost") == []
+
+
+def test_the_broker_shows_whose_connection_it_is(
+    database: str, mqtt_session: Session, broker: VHost
+) -> None:
+    with RelayProcess(database) as relay:
+        keep(mqtt_session, "a", "x")
+        wait_until_empty(mqtt_session)
+        clients = broker.rabbitmq.rabbitmqctl("list_mqtt_connections", "client_id")
+        name = conninfo_to_dict(database)["dbname"]
+        assert f"pg-amqp relay {name} on localhost ({relay.pid} on " in clients

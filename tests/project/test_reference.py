@@ -17,12 +17,23 @@ from pg_amqp_daemon.install import scripts
 from pg_amqp_daemon.listen.metrics import ListenMetrics
 from pg_amqp_daemon.relay.metrics import RelayMetrics
 from pg_amqp_daemon.runtime.metrics import Metrics
+from support.examples import blocks
 from support.sessions import Session
 
 PROJECT = Path(__file__).parents[2]
 FUNCTIONS_HEAD = """# Functions
 
 What `\\df+` shows: made of the comments in `sql/`, which is where to change them.
+
+A list with a line for each, in psql:
+
+```sql
+SELECT DISTINCT ON (p.proname) p.proname AS function,
+       split_part(obj_description(p.oid, 'pg_proc'), E'\\n', 1) AS "what it does"
+FROM pg_proc AS p
+WHERE p.pronamespace = 'amqp'::regnamespace
+ORDER BY p.proname;
+```
 """
 FUNCTIONS = """
 SELECT p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
@@ -223,6 +234,13 @@ def test_every_function_in_schema_amqp_is_on_a_page(session: Session) -> None:
 
 def test_the_page_of_functions_is_up_to_date(session: Session) -> None:
     assert_up_to_date("functions.md", functions_page(session))
+
+
+def test_the_list_of_functions_has_a_line_for_each(session: Session) -> None:
+    (query,) = blocks(FUNCTIONS_HEAD, "sql")
+    lines = session.run(query)
+    assert [name for name, _ in lines] == sorted(functions_of_users(session))
+    assert [name for name, what in lines if not 10 < len(what) <= 100] == []
 
 
 def test_the_page_of_tables_is_up_to_date(session: Session) -> None:

@@ -128,7 +128,10 @@ class _Look:
                 verdict = Verdict.CRITICAL
             elif oldest >= self._limits.warning:
                 verdict = Verdict.WARNING
-            yield Finding(verdict, f"{name}: {due} due, the oldest for {oldest:.0f} s")
+            text = f"{name}: {pending} pending, {due} of them due"
+            if pending:
+                text += f"; the oldest is {oldest:.0f} s late"
+            yield Finding(verdict, text)
 
     def _consumers(self) -> Iterator[Finding]:
         for consumer, dead, trouble in self._database.ask(_INBOX):

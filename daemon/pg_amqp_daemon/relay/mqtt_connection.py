@@ -60,10 +60,17 @@ class Answer(NamedTuple):
 
 
 class MqttConnection:
-    """From CONNECT to its end. Used by one thread. `on_wait` is called in waits, and may raise."""
+    """From CONNECT to its end. Used by one thread. `on_wait` is called in waits, and may raise.
+
+    `name` is what the broker shows of it.
+    """
 
     def __init__(
-        self, address: Address, version: MQTTProtocolVersion, on_wait: Callable[[], None]
+        self,
+        address: Address,
+        version: MQTTProtocolVersion,
+        name: str,
+        on_wait: Callable[[], None],
     ) -> None:
         self.address = address
         self._version = version
@@ -81,7 +88,7 @@ class MqttConnection:
             stream = open_transport(address, _CONNECT_TIMEOUT, on_wait).stream
         except ConnectError as error:
             raise MqttError(str(error)) from None
-        self._client = client = _Client(stream, version)
+        self._client = client = _Client(stream, version, name)
         try:
             # RabbitMQ takes the virtual host from there.
             client.username_pw_set(f"{address.vhost}:{address.username}", address.password)
@@ -214,12 +221,13 @@ class MqttConnection:
 class _Client(Client):
     """paho's, on a socket that is connected already."""
 
-    def __init__(self, stream: socket, version: MQTTProtocolVersion) -> None:
+    def __init__(self, stream: socket, version: MQTTProtocolVersion, name: str) -> None:
         self.stream = stream
         super().__init__(
             CallbackAPIVersion.VERSION2,
-            # Of its own, so that RabbitMQ does not take it for one that it still has.
-            f"pg-amqp-{secrets.token_hex(6)}",
+            # Of its own, so that RabbitMQ does not take it for one that it still has. It takes more
+            # than the 23 characters that any broker does (MQTT 5, section 3.1.3.1).
+            f"{name} {secrets.token_hex(6)}",
             protocol=version,
             reconnect_on_failure=False,
         )

@@ -48,14 +48,15 @@ class MqttPublisher:
 
     `want` says whether there are any, `put` hands some over when it is `connected`, and `get`
     tells what became of them, as far as they could be published. What it does not tell of is to be
-    handed over again.
+    handed over again. `name` is what the broker shows of its connections.
     """
 
-    def __init__(self, broker_id: int, lease: Lease, log: Any) -> None:
+    def __init__(self, broker_id: int, name: str, lease: Lease, log: Any) -> None:
         self.under_way = False
         """Whether messages were handed over and not got back."""
         self.trouble: str | None = None
         """Why there is no connection; None if there is, or nobody wants one."""
+        self._name = name
         self._lease = lease
         self._log = log
         self._wanted = False
@@ -188,7 +189,7 @@ class MqttPublisher:
             for version in versions:
                 try:
                     self._connection = mqtt_connection.MqttConnection(
-                        address, version, self._on_wait
+                        address, version, self._name, self._on_wait
                     )
                 except mqtt_connection.MqttError as error:
                     failure = f"could not connect to {address} by MQTT: {error}"

@@ -59,9 +59,10 @@ class Worker(SessionWorker):
         self._shown = metrics.leading.labels(broker_id)
         self._outbox = Outbox(self._database, broker_id)
         self._ledger = Ledger(broker_id, self._outbox, metrics, once=once)
-        self._publisher = Publisher(broker_id, connection_name("relay", dsn), self._database.lease)
+        name = connection_name("relay", dsn)
+        self._publisher = Publisher(broker_id, name, self._database.lease)
         self._reader = Reader(self._database, self._outbox, self._ledger, self._publisher)
-        self._mqtt = MqttPublisher(broker_id, self._database.lease, log)
+        self._mqtt = MqttPublisher(broker_id, name, self._database.lease, log)
         self._retained = Retained(
             broker_id, self._database, self._outbox, self._ledger, self._mqtt, metrics
         )

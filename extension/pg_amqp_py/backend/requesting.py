@@ -351,6 +351,7 @@ class _Call:
             f'exchange "{self._place.exchange}" does not exist on broker {number}',
             sqlstate=UNDEFINED_OBJECT,
             detail=broker_says(error),
+            hint="Who is to answer declares it, and binds a queue to it.",
         )
 
     def _returned(self, cause: str) -> AMQPError:

@@ -1,5 +1,5 @@
--- As amqp.publish_change(), whose comments say why it is as it is: what differs is where a message goes, so these have no
--- text in common. What is retained goes to amqp_inner.publish_outbox_change(), but under amqp.capture.
+-- As amqp.publish_change(), whose comments say why it is as it is: what differs is where a message goes. What is retained
+-- goes to amqp_inner.publish_outbox_change(), but under amqp.capture.
 CREATE FUNCTION amqp.publish_change_mqtt() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $$
@@ -44,26 +44,7 @@ BEGIN
     END IF;
 
     -- Once for the statement: one pass over its transition tables, one message for each row.
-    SELECT t.tgnewtable, t.tgoldtable INTO new_table, old_table
-    FROM pg_catalog.pg_trigger AS t
-    WHERE t.tgrelid OPERATOR(pg_catalog.=) TG_RELID AND t.tgname OPERATOR(pg_catalog.=) TG_NAME;
-    IF new_table IS NULL AND TG_OP OPERATOR(pg_catalog.<>) 'DELETE'
-       OR old_table IS NULL AND TG_OP OPERATOR(pg_catalog.<>) 'INSERT' THEN
-        RAISE EXCEPTION 'trigger "%" has no transition tables to publish changes from', TG_NAME
-            USING ERRCODE = 'invalid_object_definition',
-                  HINT = 'Add REFERENCING NEW TABLE AS new_rows (INSERT), OLD TABLE AS old_rows (DELETE) or both (UPDATE), or use FOR EACH ROW.';
-    END IF;
-    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-        EXECUTE pg_catalog.format(
-            'SELECT (SELECT pg_catalog.count(*) FROM %I) OPERATOR(pg_catalog.=) (SELECT pg_catalog.count(*) FROM %I)',
-            new_table, old_table) INTO as_many;
-        IF NOT as_many THEN
-            RAISE EXCEPTION 'trigger "%" cannot tell which old row belongs to which new row', TG_NAME
-                USING ERRCODE = 'feature_not_supported',
-                      DETAIL = 'A trigger of a partition has suppressed a row that was moved there.',
-                      HINT = 'Publish the changes of this table FOR EACH ROW.';
-        END IF;
-    END IF;
+    @TRANSITION_TABLES@
     -- The query of the others, but for the function that fills in the template.
     BEGIN
         EXECUTE pg_catalog.replace(
