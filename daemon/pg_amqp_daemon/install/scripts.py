@@ -13,7 +13,8 @@ scripts it is. In all files @PYTHON@ (sql/templates/python.txt), the parts of
 sql/templates/change.txt and the names of _EXTENSION or _ALONE are filled in; in one whose name ends
 in .in also:
 
-    @MESSAGE_PARAMETERS@  what sql/templates/message.txt lists, for the head of a function
+    @MESSAGE_PARAMETERS@  what sql/templates/message.txt lists, for the head of a function; the
+                          type of the exchange is text, unless EXCHANGE_TYPE says another
     @MESSAGE_TYPES@       their types, to name the function by; in this and the one before,
                           :destination puts a text of this name in the place of the address
     @MESSAGE_ARGUMENTS@   their names in Python, to hand them on; @MESSAGE_VALUES@ those in SQL
@@ -103,6 +104,8 @@ def extension_upgrade(installed: str) -> list[str]:
     return [
         *before,
         *_component("core", _EXTENSION, "schemas"),
+        *_component("extension", _EXTENSION, "domains"),
+        _file("extension/upgrades/publish.sql", _EXTENSION),
         *_outbox_upgrade(installed, [*code, dump], _EXTENSION),
         *after,
     ]
@@ -251,7 +254,8 @@ def _message(name: str, table: str | None, given: Mapping[str, str], indent: str
         at = next(at for at, line in enumerate(lines) if line.startswith("message "))
         behind = lines[at + 1 :]
         lines = [line for line in behind if line.split(maxsplit=1)[0] not in _OF_REQUESTS]
-    parameters = [_filled(line, given) for line in lines if line and line[0] != "#"]
+    names = {"EXCHANGE_TYPE": "text", **given}
+    parameters = [_filled(line, names) for line in lines if line and line[0] != "#"]
     if table and name in ("MESSAGE_PARAMETERS", "MESSAGE_TYPES"):
         at = parameters.index("exchange text")
         assert parameters[at + 1] == "routing_key text"

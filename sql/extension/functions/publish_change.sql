@@ -1,8 +1,8 @@
--- Few parameters, because each of them costs something for each row. Everybody may call it, whoever owns schema amqp:
--- it looks for itself whether the caller has USAGE there.
-CREATE FUNCTION amqp_inner.publish_change(broker_id integer, exchange text, routing_key text, message text) RETURNS boolean
+-- Few parameters, and without names, because each of them costs something for each row. Everybody may call it, whoever owns
+-- schema amqp: it looks for itself whether the caller has USAGE there.
+CREATE FUNCTION amqp_inner.publish_change(integer, text, text, text) RETURNS boolean
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$return @PYTHON@.publish_change(broker_id, exchange, routing_key, message)$$;
+AS $$return @PYTHON@.publish_json(*args)$$;
 
 COMMENT ON FUNCTION amqp_inner.publish_change(integer, text, text, text) IS
 'Part of amqp.publish_change(): publishes the message for one row as amqp.publish() would, for
@@ -10,11 +10,9 @@ whoever has USAGE on schema amqp.';
 
 -- For a trigger that gives properties; what it shares with amqp.publish_change_outbox() calls it with an ordering key, which
 -- is NULL here.
-CREATE FUNCTION amqp_inner.publish_change(
-    broker_id integer, exchange text, routing_key text, message text, properties jsonb, ordering_key text
-) RETURNS boolean
+CREATE FUNCTION amqp_inner.publish_change(integer, text, text, text, jsonb, text) RETURNS boolean
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$return @PYTHON@.publish_change(broker_id, exchange, routing_key, message, properties)$$;
+AS $$return @PYTHON@.publish_change(*args[:5])$$;
 
 COMMENT ON FUNCTION amqp_inner.publish_change(integer, text, text, text, jsonb, text) IS
 'Part of amqp.publish_change(): publishes the message for one row with properties as
