@@ -87,7 +87,8 @@ def test_it_shows_the_table_and_each_change(page: Page) -> None:
     page.session.run(INSERT, "Bob", "Kettle", 1234.5)
     page.session.run("UPDATE orders SET status = 'paid' WHERE id = 1")
     page.wait_until_equal()
-    assert page.text("changes") == "2"
+    # Figures are shown with the next frame.
+    wait_for(lambda: page.text("changes") == "2", LIMIT, "two changes to be counted")
     assert page.text("count") == "2"
     assert page.marks() == ["2 2 all", "1 3 status"]
     page.session.run("DELETE FROM orders WHERE id = 1")
