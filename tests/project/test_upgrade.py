@@ -102,6 +102,47 @@ def test_update_gives_what_a_new_installation_gives(
 
 
 @EARLIER
+def test_update_keeps_what_calls_publish(other: str, version: str) -> None:
+    """Its signature has changed: what depends on it must neither go nor fail."""
+    with open_session(other) as session:
+        create_version(session, version)
+        session.execute(
+            """
+            CREATE VIEW seen AS
+            SELECT amqp.publish(1, 'amq.topic', 'plain', 'x') AS plain,
+                   amqp.publish(1, 'amq.topic', 'more', 'x', content_type => 'c') AS more;
+            CREATE FUNCTION called(key text) RETURNS boolean LANGUAGE sql
+            RETURN amqp.publish(1, 'amq.topic', key, '{}'::jsonb);
+            CREATE TABLE orders (id integer, sent boolean DEFAULT amqp.publish(1, 'e', 'row', 'x'));
+            PREPARE before AS SELECT amqp.publish(1, 'amq.topic', 'prepared', 'x', 2);
+            ALTER EXTENSION pg_amqp_py UPDATE;
+            SET amqp.capture = on;
+            """
+        )
+        (definition,) = session.execute("SELECT pg_get_viewdef('seen')").fetchone() or ("",)
+        session.execute(f"CREATE VIEW again AS {definition}".encode())
+        with session.transaction():
+            for statement in (
+                "SELECT * FROM seen",
+                "SELECT called('function')",
+                "INSERT INTO orders DEFAULT VALUES",
+                "EXECUTE before",
+                "SELECT * FROM again",
+            ):
+                session.execute(statement.encode())
+            pending = session.execute("SELECT routing_key, content_type FROM amqp.pending()")
+            assert pending.fetchall() == [
+                ("plain", None),
+                ("more", "c"),
+                ("function", "application/json"),
+                ("row", None),
+                ("prepared", None),
+                ("plain", None),
+                ("more", "c"),
+            ]
+
+
+@EARLIER
 def test_update_keeps_brokers_grants_and_triggers(other: str, version: str) -> None:
     with open_session(other) as session:
         create_version(session, version)

@@ -84,7 +84,7 @@ class TransactionBuffer:
 
     def __init__(self) -> None:
         self._stream = bytearray()
-        self._starts: Numbers = []
+        self.starts: Numbers = []
         """Offset of every message in the stream."""
         self._marks: Numbers = []
         """Three numbers each: subtransaction id, number of messages and of stretches before it."""
@@ -94,7 +94,7 @@ class TransactionBuffer:
         """(number of the first message, OID of the role) of neighbours that one role published"""
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.starts)
 
     def append(
         self,
@@ -109,9 +109,9 @@ class TransactionBuffer:
 
         Raises MessageError of `wire` for a message that cannot be encoded; then nothing is added.
         """
-        start = len(self._stream)
-        encoder.append(self._stream, fields, body)
-        starts = self._starts
+        stream, starts = self._stream, self.starts
+        start = len(stream)
+        encoder.append(stream, fields, body)
         if subtransaction > self._newest:
             self._newest = subtransaction
             self._marks.extend((subtransaction, len(starts), len(self._stretches)))
@@ -124,7 +124,7 @@ class TransactionBuffer:
             self._publisher = publisher
         starts.append(start)
         if len(starts) == _MANY:
-            self._starts = _compact(starts)
+            self.starts = _compact(starts)
             self._marks = _compact(self._marks)
 
     def abort(self, subtransaction: int) -> None:
@@ -136,8 +136,8 @@ class TransactionBuffer:
             del marks[-3:]
         if messages is not None:
             self._newest = marks[-3] if marks else 0
-            del self._stream[self._starts[messages] :]
-            del self._starts[messages:]
+            del self._stream[self.starts[messages] :]
+            del self.starts[messages:]
             del self._stretches[stretches:]
             self._destination = self._stretches[-1][1] if self._stretches else None
             while self._publishers and self._publishers[-1][0] >= messages:
@@ -170,22 +170,22 @@ class TransactionBuffer:
         """What is to be sent, by destination; the captured messages are left out."""
         only = self._destination if len(self._stretches) == 1 else None
         if only is not None and not only.captured:
-            return [Parcel(only, self._stream, self._starts)]
+            return [Parcel(only, self._stream, self.starts)]
         found: dict[Destination, tuple[bytearray, Numbers]] = {}
         for first, last, destination in self._spans():
             if not destination.captured:
-                stream, starts = found.setdefault(destination, (bytearray(), self._starts[:0]))
-                shift = len(stream) - self._starts[first]
-                starts.extend(start + shift for start in self._starts[first:last])
+                stream, starts = found.setdefault(destination, (bytearray(), self.starts[:0]))
+                shift = len(stream) - self.starts[first]
+                starts.extend(start + shift for start in self.starts[first:last])
                 stream += self._part(first, last)
         return [Parcel(destination, *parts) for destination, parts in found.items()]
 
     def _spans(self) -> Iterator[tuple[int, int, Destination]]:
         stretches = self._stretches
         for at, (first, destination) in enumerate(stretches):
-            last = stretches[at + 1][0] if at + 1 < len(stretches) else len(self._starts)
+            last = stretches[at + 1][0] if at + 1 < len(stretches) else len(self.starts)
             yield first, last, destination
 
     def _part(self, first: int, last: int) -> memoryview:
-        end = self._starts[last] if last < len(self._starts) else len(self._stream)
-        return memoryview(self._stream)[self._starts[first] : end]
+        end = self.starts[last] if last < len(self.starts) else len(self._stream)
+        return memoryview(self._stream)[self.starts[first] : end]

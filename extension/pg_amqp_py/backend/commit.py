@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from pg_amqp_py.backend.session import Session, Transaction
     from pg_amqp_py.wire.errors import WireError
 
+# Nearly always the default: to compare the text costs less than a call.
+_capture = settings.capture.option
+_confirms = settings.publisher_confirms.option
 _BARRIER = 5.0
 """Seconds after which a commit stops waiting where the whole server waits for this backend, as
 DROP DATABASE makes it do (src/backend/storage/ipc/procsignal.c)."""
@@ -89,11 +92,11 @@ class Hooks:
         transaction = session.transaction
         if transaction is None:
             # Nearly every transaction: a session goes on to do other things.
-            if not session.keeps():
+            if not session.keeping:
                 return
             transaction = session.begun()
         try:
-            if transaction.buffer or transaction.tolerated or session.keeps():
+            if transaction.buffer.starts or transaction.tolerated or session.keeping:
                 _publish(session, transaction)
         finally:
             session.end()
@@ -131,16 +134,16 @@ def _publish(session: Session, transaction: Transaction) -> None:
     """Publish what a transaction has left behind, and say what went wrong in it."""
     stage = _AtCommit()
     try:
-        if not settings.capture.value_or_default(stage):
-            # First what is kept, so that nothing newer overtakes it.
-            for broker in session.brokers.values():
-                if broker.kept.batches:
-                    _retry(broker, stage)
-            confirm = settings.publisher_confirms.value_or_default(stage)
+        if _capture.value == b"off" or not settings.capture.value_or_default(stage):
+            if session.keeping:
+                # First, so that nothing newer overtakes it.
+                _retry_kept(session, stage)
+            confirm = _confirms.value == b"on" or settings.publisher_confirms.value_or_default(
+                stage
+            )
             for parcel in transaction.buffer.parcels():
-                broker_id = parcel.destination.broker_id
-                frame_max = transaction.frame_max[broker_id]
-                _publish_parcel(session.brokers[broker_id], parcel, frame_max, confirm, stage)
+                frame_max = transaction.frame_max[parcel.destination.broker_id]
+                _publish_parcel(session, parcel, frame_max, confirm, stage)
         if transaction.tolerated:
             _warn_of_the_rest(transaction.tolerated, stage)
     except BaseException as error:
@@ -149,9 +152,10 @@ def _publish(session: Session, transaction: Transaction) -> None:
 
 
 def _publish_parcel(
-    broker: Broker, parcel: Parcel, frame_max: int, confirm: bool, stage: Stage
+    session: Session, parcel: Parcel, frame_max: int, confirm: bool, stage: Stage
 ) -> None:
     """Publish at once if all is well; otherwise deliver as far as it goes, and keep the rest."""
+    broker = session.brokers[parcel.destination.broker_id]
     channel = broker.channel
     try:
         if channel is None or channel.encoder.frame_max < frame_max or broker.kept.batches:
@@ -159,7 +163,7 @@ def _publish_parcel(
         else:
             batch = write_small(channel, parcel.stream, parcel.starts, confirm=confirm)
         if batch is not None:
-            _finish(broker, batch, confirm, stage)
+            _finish(session, broker, batch, confirm, stage)
             return
         counters, number = broker.counters, len(parcel.starts)
         counters.published += number
@@ -169,7 +173,7 @@ def _publish_parcel(
         _warn_of_defect(broker, error, stage)
 
 
-def _finish(broker: Broker, batch: Batch, confirm: bool, stage: Stage) -> None:
+def _finish(session: Session, broker: Broker, batch: Batch, confirm: bool, stage: Stage) -> None:
     try:
         if broker.kept.awaited:
             error = deliver(broker, batch, stage, confirm=confirm)
@@ -183,7 +187,14 @@ def _finish(broker: Broker, batch: Batch, confirm: bool, stage: Stage) -> None:
     finally:
         # Whatever goes wrong with delivering and reporting: what is pending must not be lost.
         if batch.pending:
-            broker.kept.add(batch, confirm=confirm)
+            session.keep(broker, batch, confirm=confirm)
+
+
+def _retry_kept(session: Session, stage: Stage) -> None:
+    for broker in session.brokers.values():
+        if broker.kept.batches:
+            _retry(broker, stage)
+    session.note_kept()
 
 
 def _retry(broker: Broker, stage: Stage) -> None:

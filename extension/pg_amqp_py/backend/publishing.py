@@ -43,6 +43,10 @@ _current_user = server.current_user
 _current_subtransaction = server.current_subtransaction
 _permitted = session.permitted.get
 _capture = settings.capture
+# Nearly always the default: to compare the text costs less than a call.
+_capture_text = settings.capture.option
+_on_failure_text = settings.on_failure.option
+_synchronous_commit_text = settings.synchronous_commit.option
 _invalidations = server.invalidations
 _capturing = Encoder()
 _PLAIN: Any = other_fields(mandatory=False)
@@ -109,44 +113,42 @@ def publish_plain(
     user = _current_user()
     if _permitted(user) != _invalidations.value:
         _check_usage()
-    while True:
-        try:
-            if isinstance(properties[_TIMESTAMP], str):
-                properties = with_field(properties, _TIMESTAMP, _epoch(properties[_TIMESTAMP]))
-            place = "amq.direct" if exchange is None else exchange, routing_key or ""
-            fields = place + properties
-            body = message.encode() if isinstance(message, str) else message or b""
-            if broker_id is None:
-                raise null("broker_id")
-            if _capture.value():
-                destination, encoder = Destination(broker_id, captured=True), _capturing
-            elif autonomous:
-                _publish_now(broker_id, fields, body)
-                return True
-            else:
-                channel = way_to(session.transaction, broker_id, fields)
-                if channel is None:
-                    _put(broker_id, fields, body)
-                    return True
-                destination, encoder = session.brokers[broker_id].destination, channel.encoder
-            transaction = session.transaction or session.begun()
-            transaction.buffer.append(
-                _current_subtransaction(), user, destination, encoder, fields, body
-            )
+    try:
+        given = properties if properties[_TIMESTAMP] is None else _with_epoch(properties)
+        place = "amq.direct" if exchange is None else exchange, routing_key or ""
+        fields = place + given
+        body = message.encode() if isinstance(message, str) else message or b""
+        if broker_id is None:
+            raise null("broker_id")
+        if _capture_text.value != b"off" and _capture.value():
+            destination, encoder = Destination(broker_id, captured=True), _capturing
+        elif autonomous:
+            _publish_now(broker_id, fields, body)
             return True
-        except (AMQPError, MessageError) as failure:
-            error = invalid_message(failure) if isinstance(failure, MessageError) else failure
-            if _is_unknown_mode(failure) and tolerated(error):
-                # The C extension warns of a mode that it does not know, and goes on without.
-                properties = with_field(properties, DELIVERY_MODE - PLACE.stop, None)
-                continue
-            _count_failure(broker_id)
-            if not tolerated(error):
-                # PostgreSQL shows a traceback as CONTEXT, and ours would say nothing to the user.
-                raise error.with_traceback(None) from None
-            return False
-        except plpy.SPIError as interrupt:
-            raise from_server(interrupt) from None
+        else:
+            channel = way_to(session.transaction, broker_id, fields)
+            if channel is None:
+                _put(broker_id, fields, body)
+                return True
+            destination, encoder = session.brokers[broker_id].destination, channel.encoder
+        transaction = session.transaction or session.begun()
+        transaction.buffer.append(
+            _current_subtransaction(), user, destination, encoder, fields, body
+        )
+        return True
+    except (AMQPError, MessageError) as failure:
+        error = invalid_message(failure) if isinstance(failure, MessageError) else failure
+        if _is_unknown_mode(failure) and tolerated(error):
+            # The C extension warns of a mode that it does not know, and goes on without.
+            known = with_field(properties, DELIVERY_MODE - PLACE.stop, None)
+            return publish_plain(broker_id, exchange, routing_key, message, known, autonomous)
+        _count_failure(broker_id)
+        if not tolerated(error):
+            # PostgreSQL shows a traceback as CONTEXT, and ours would say nothing to the user.
+            raise error.with_traceback(None) from None
+        return False
+    except plpy.SPIError as interrupt:
+        raise from_server(interrupt) from None
 
 
 def publish_json(
@@ -253,7 +255,7 @@ def way_to(
     channel = _unchanged(broker_id, fields[EXCHANGE]) or _mended(broker_id, fields)
     if channel is not None:
         session.begun().let_publish(broker_id, channel)
-        if settings.synchronous_commit.value():
+        if _synchronous_commit_text.value == b"on" or settings.synchronous_commit.value():
             # Whoever receives the message must not find its row gone after a crash of this server.
             server.force_sync_commit()
             if not server.synchronous_commit.value:
@@ -268,15 +270,14 @@ def _unchanged(broker_id: int, exchange: str) -> PublishingChannel | None:
     To find out and mend whatever has changed would cost it more than all the rest.
     """
     broker = session.brokers.get(broker_id)
-    if broker is None or broker.kept.batches or broker.read_at != server.catalog_version():
+    if broker is None or broker.kept.batches or broker.read_at != _invalidations.value:
         return None
     channel = broker.channel
     if channel is None or exchange not in channel.exchanges:
         return None
     settings.check()
-    if settings.on_failure.value() == "outbox" or not channel.quiet():
-        return None
-    return channel
+    to_outbox = _on_failure_text.value != b"error" and settings.on_failure.value() == "outbox"
+    return None if to_outbox or not channel.quiet() else channel
 
 
 def _mended(broker_id: int, fields: tuple[Any, ...]) -> PublishingChannel | None:
@@ -323,8 +324,8 @@ def _publish_now(broker_id: int, fields: tuple[Any, ...], body: bytes) -> None:
             )
 
 
-def _epoch(timestamp: str) -> int:
+def _with_epoch(properties: tuple[Any, ...]) -> tuple[Any, ...]:
     # Here, because most sessions never publish a timestamp.
     from pg_amqp_py.backend.timestamps import epoch
 
-    return epoch(timestamp)
+    return with_field(properties, _TIMESTAMP, epoch(properties[_TIMESTAMP]))

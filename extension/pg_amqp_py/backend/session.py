@@ -10,6 +10,7 @@ from pg_amqp_py.backend.buffer import TransactionBuffer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pg_amqp_py.backend.broker import Broker
+    from pg_amqp_py.wire.batch import Batch
     from pg_amqp_py.wire.channel import PublishingChannel
 
 
@@ -68,6 +69,8 @@ class Session:
         """Those that it has used, by broker_id."""
         self.permitted: dict[int, int] = {}
         """catalog_version() at which a role (its OID) was found to have USAGE on schema amqp."""
+        self.keeping = False
+        """Whether messages of earlier transactions may still have to be delivered."""
         self.transaction: Transaction | None = None
         """None until the transaction has anything to do with the extension: most never have."""
 
@@ -122,12 +125,14 @@ class Session:
             for broker in self.brokers.values():
                 broker.forget_row()
 
-    def keeps(self) -> bool:
-        """Whether messages of earlier transactions are still to be delivered."""
-        for broker in self.brokers.values():  # noqa: SIM110 -- any() would cost twice as much
-            if broker.kept.batches:
-                return True
-        return False
+    def keep(self, broker: Broker, batch: Batch, *, confirm: bool) -> None:
+        """Keep what a commit could not settle."""
+        broker.kept.add(batch, confirm=confirm)
+        self.keeping = True
+
+    def note_kept(self) -> None:
+        """See whether anything is still kept."""
+        self.keeping = any(broker.kept.batches for broker in self.brokers.values())
 
 
 session = Session()

@@ -7,6 +7,8 @@ they are first used.
 
 from __future__ import annotations
 
+from _operator import attrgetter
+
 from pg_amqp_py.backend import server
 from pg_amqp_py.backend.errors import INVALID_PARAMETER, AMQPError
 
@@ -154,13 +156,14 @@ _all = (
     capture,
 )
 _options = [setting.option for setting in _all]
+_text = attrgetter("value")
 _sound: list[bytes | None] = []
 """Texts of all of them that were found to make sense."""
 
 
 def check() -> None:
     """Raise AMQPError for any setting that makes no sense, while an ERROR is still useful."""
-    texts = [option.value for option in _options]
+    texts = [*map(_text, _options)]
     if texts != _sound:
         for setting in _all:
             setting.value()

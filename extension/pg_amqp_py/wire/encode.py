@@ -92,6 +92,7 @@ class Encoder:
 
     def __init__(self, frame_max: int = FRAME_MAX) -> None:
         self.frame_max = frame_max
+        self._step = frame_max - _FRAME_OVERHEAD
         self._envelopes: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
         self._methods: dict[tuple[Any, ...], bytes] = {}
 
@@ -105,17 +106,12 @@ class Encoder:
         if kept is None:
             kept = self._remember(fields)
         size = len(body)
-        if 0 < size <= self.frame_max - _FRAME_OVERHEAD:
-            stream += b"%b%b%b%b%b%b\xce" % (
-                kept[0],
-                _pack_size(size),
-                kept[1],
-                _BODY_START,
-                _pack_length(size),
-                body,
+        if 0 < size <= self._step:
+            stream += b"".join(
+                (kept[0], _pack_size(size), kept[1], _BODY_START, _pack_length(size), body, b"\xce")
             )
             return
-        _append_large(stream, kept, body, self.frame_max - _FRAME_OVERHEAD)
+        _append_large(stream, kept, body, self._step)
 
     def _remember(self, fields: tuple[Any, ...]) -> tuple[bytes, bytes]:
         address = (*fields[PLACE], fields[MANDATORY])
