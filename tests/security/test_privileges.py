@@ -123,7 +123,6 @@ REACHING = {
     "outbox_overdue": "SELECT amqp_inner.outbox_overdue(1)",
     "outbox_retained": "SELECT * FROM amqp_inner.outbox_retained(1, NULL, 9, 9)",
     "outbox_wake": "SELECT amqp_inner.outbox_wake(1)",
-    "publish_outbox_change": "SELECT amqp_inner.publish_outbox_change(1, 'e', 'k', '1')",
 }
 
 
@@ -140,6 +139,27 @@ def test_inner_functions_do_nothing_for_nobody(session: Session, database: str, 
     with open_session(database, role=role) as nobody:
         for query in REACHING.values():
             assert nobody.error(query).sqlstate == "42501"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "amqp_inner.publish_outbox_change(1, 'e', 'k', '1')",
+        "amqp_inner.publish_outbox_change(1, 'e', 'k', '1', '{}', NULL)",
+        "amqp.publish_outbox(1, 'e', 'k', '1')",
+        "amqp.publish_outbox_mqtt(1, 't', '1')",
+    ],
+)
+def test_a_view_opens_the_outbox_to_nobody(session: Session, role: str, call: str) -> None:
+    """Nor does the plan that another role of the same session has made."""
+    session.run(f"CREATE VIEW door AS SELECT {call} AS published")
+    session.run("GRANT SELECT ON door TO PUBLIC")
+    session.run("SELECT * FROM door")
+    session.run(f"SET ROLE {role}")
+    error = session.error("SELECT * FROM door")
+    assert (error.sqlstate, error.message) == ("42501", "permission denied for schema amqp")
+    session.run("RESET ROLE")
+    assert session.value("SELECT count(*) FROM amqp.outbox") == 1
 
 
 def test_nobody_puts_anything_into_the_inner_schema(

@@ -86,9 +86,9 @@ def test_what_the_outbox_checks() -> None:
     assert {*re.findall(r"message\.(\w+)", together)} == texts
     assert {*re.findall(r"'(\w+)'", names)} == texts
     assert {*re.findall(r"message\.(\w+)", values)} == texts
-    text = (ROOT / "sql/outbox/constraints/outbox_check.sql").read_text()
-    (together,) = re.findall(r"concat\((.*?)\)", text, re.DOTALL)
-    assert {*re.findall(r"\w+", together)} == texts | {"ordering_key"}
+    text = (ROOT / "sql/outbox/functions/outbox_sound.sql").read_text()
+    (together,) = re.findall(r"concat\((.*?), 'UTF8'\)", text, re.DOTALL)
+    assert {*re.findall(r"message\.(\w+)", together)} == texts | {"ordering_key"}
 
 
 def test_columns_of_due_messages() -> None:

@@ -14,7 +14,7 @@ sql/templates/change.txt and the names of _EXTENSION or _ALONE are filled in; in
 in .in also:
 
     @MESSAGE_PARAMETERS@  what sql/templates/message.txt lists, for the head of a function; the
-                          type of the exchange is text, unless EXCHANGE_TYPE says another
+                          type of short texts is text, unless SHORT_STRING says another
     @MESSAGE_TYPES@       their types, to name the function by; in this and the one before,
                           :destination puts a text of this name in the place of the address
     @MESSAGE_ARGUMENTS@   their names in Python, to hand them on; @MESSAGE_VALUES@ those in SQL
@@ -254,7 +254,7 @@ def _message(name: str, table: str | None, given: Mapping[str, str], indent: str
         at = next(at for at, line in enumerate(lines) if line.startswith("message "))
         behind = lines[at + 1 :]
         lines = [line for line in behind if line.split(maxsplit=1)[0] not in _OF_REQUESTS]
-    names = {"EXCHANGE_TYPE": "text", **given}
+    names = {"SHORT_STRING": "text", **given}
     parameters = [_filled(line, names) for line in lines if line and line[0] != "#"]
     if table and name in ("MESSAGE_PARAMETERS", "MESSAGE_TYPES"):
         at = parameters.index("exchange text")
