@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from psycopg.conninfo import conninfo_to_dict
 
+from servers.management import Management
 from servers.processes import wait_for
 from servers.relay import RelayProcess
 from support.fix_servers import VHost
@@ -275,11 +276,22 @@ def test_a_client_of_its_own_name_does_not_end_the_relay(
 
 
 def test_the_broker_shows_whose_connection_it_is(
-    database: str, mqtt_session: Session, broker: VHost
+    database: str, mqtt_session: Session, broker: VHost, management: Management
 ) -> None:
     with RelayProcess(database) as relay:
         keep(mqtt_session, "a", "x")
         wait_until_empty(mqtt_session)
-        clients = broker.rabbitmq.rabbitmqctl("list_mqtt_connections", "client_id")
         name = conninfo_to_dict(database)["dbname"]
-        assert f"pg-amqp relay {name} on localhost ({relay.pid} on " in clients
+        found: list[str] = []
+
+        def shown() -> bool:
+            # The plugin for management learns of connections a little later.
+            found[:] = [
+                str(one["variable_map"]["client_id"])
+                for one in management.connections(broker.vhost)
+                if "client_id" in one.get("variable_map", {})
+            ]
+            return bool(found)
+
+        wait_for(shown, LIMIT, "the connection to be shown")
+        assert found[0].startswith(f"pg-amqp relay {name} on localhost ({relay.pid} on ")

@@ -41,7 +41,7 @@ def test_every_command_shows_what_comes(
     channel.queue_declare("audit", durable=True, arguments={"x-queue-type": STREAM})
     channel.confirm_delivery()
     given = pika.BasicProperties(
-        content_type="application/json", headers={"rows": 3, "late": False}
+        content_type="application/json", headers={"late": False, "rows": 3}
     )
     for number, arguments in enumerate(commands(DOCUMENT)):
         shown = tmp_path / str(number)
@@ -78,7 +78,7 @@ def test_every_command_shows_what_comes(
             assert lines[0][8:] == " events / orders.created"
             assert lines[1:3] == [
                 "  content_type: application/json",
-                '  headers: {"rows":3,"late":false}',
+                '  headers: {"late":false,"rows":3}',
             ]
             assert lines[1] in DOCUMENT
             assert lines[2] in DOCUMENT

@@ -206,11 +206,14 @@ def from_wire(error: wire.WireError, broker_id: int, what: str) -> AMQPError:
     if isinstance(error, wire.MessageError):
         return invalid_message(error)
     if isinstance(error, wire.ReplyError) and error.refuses:
+        # With the code of what is in the wrong state since RabbitMQ 4.
+        is_unknown_type = "unknown exchange type" in str(error)
+        code = _COMMAND_INVALID if is_unknown_type else error.code
         return AMQPError(
             f"the broker refused {what}",
-            sqlstate=_REPLY_CODES.get(error.code, WRONG_STATE),
+            sqlstate=_REPLY_CODES.get(code, WRONG_STATE),
             detail=broker_says(error),
-            hint=_KNOWN_TYPES if "unknown exchange type" in str(error) else None,
+            hint=_KNOWN_TYPES if is_unknown_type else None,
         )
     return AMQPError(
         f"the connection to broker {broker_id} was lost",
@@ -219,6 +222,7 @@ def from_wire(error: wire.WireError, broker_id: int, what: str) -> AMQPError:
     )
 
 
+_COMMAND_INVALID = 503
 _REPLY_CODES = {
     403: INSUFFICIENT_PRIVILEGE,
     404: UNDEFINED_OBJECT,
@@ -227,7 +231,7 @@ _REPLY_CODES = {
     # For these the broker closes the connection.
     501: PROTOCOL_VIOLATION,
     502: PROTOCOL_VIOLATION,
-    503: INVALID_PARAMETER,
+    _COMMAND_INVALID: INVALID_PARAMETER,
     504: PROTOCOL_VIOLATION,
     505: PROTOCOL_VIOLATION,
     506: INSUFFICIENT_RESOURCES,
