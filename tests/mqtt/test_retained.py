@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from psycopg.conninfo import conninfo_to_dict
 
 from servers.management import Management
@@ -282,16 +284,11 @@ def test_the_broker_shows_whose_connection_it_is(
         keep(mqtt_session, "a", "x")
         wait_until_empty(mqtt_session)
         name = conninfo_to_dict(database)["dbname"]
-        found: list[str] = []
+        client_id = f"pg-amqp relay {name} on localhost ({relay.pid} on "
 
         def shown() -> bool:
-            # The plugin for management learns of connections a little later.
-            found[:] = [
-                str(one["variable_map"]["client_id"])
-                for one in management.connections(broker.vhost)
-                if "client_id" in one.get("variable_map", {})
-            ]
-            return bool(found)
+            # The plugin for management learns of connections a little later; where it shows the id
+            # depends on the version.
+            return client_id in json.dumps(management.connections(broker.vhost))
 
         wait_for(shown, LIMIT, "the connection to be shown")
-        assert found[0].startswith(f"pg-amqp relay {name} on localhost ({relay.pid} on ")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pg_amqp_py.wire import fields
-from pg_amqp_py.wire.fields import FIELDS, PLACE, PLACE, other_fields, with_field
+from pg_amqp_py.wire.fields import FIELDS, PLACE, other_fields, with_field
 from pg_amqp_py.wire.message import Envelope
 from pg_amqp_py.wire.properties import PROPERTIES
 
