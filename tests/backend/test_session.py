@@ -112,18 +112,28 @@ def test_nothing_happens_to_a_transaction_that_has_not_begun() -> None:
 
 def test_whoever_was_permitted_by_what_is_rolled_back_is_looked_at_again() -> None:
     session = Session()
-    session.permit(10, version=7)
+    session.permit(10, version=7, dated=False)
     session.end()
     # The GRANT that lets 11 in may be in the subtransaction.
-    session.permit(11, version=8)
+    session.permit(11, version=8, dated=False)
     session.abort_subtransaction(3)
     assert session.permitted == {10: 7}
-    session.permit(11, version=8)
+    session.permit(11, version=8, dated=False)
     session.abort()
     assert session.permitted == {10: 7}
-    session.permit(11, version=8)
+    session.permit(11, version=8, dated=False)
     session.end()
     assert session.permitted == {10: 7, 11: 8}
+
+
+def test_what_an_old_snapshot_says_is_good_for_one_transaction() -> None:
+    session = Session()
+    session.permit(10, version=7, dated=False)
+    session.end()
+    session.permit(11, version=8, dated=True)
+    assert session.permitted == {10: 7, 11: 8}
+    session.end()
+    assert session.permitted == {10: 7}
 
 
 def test_rows_are_read_again_when_a_change_to_them_is_rolled_back() -> None:

@@ -291,7 +291,9 @@ def test_owner_who_puts_another_schema_in_place_does_not_become_superuser(
             AS $$ SELECT attack.strike('outbox'), attack.strike_pure('outbox'); SELECT true $$;
             CREATE FUNCTION amqp.publish_change(int, text, text, text)
             RETURNS boolean LANGUAGE sql
-            AS $$ SELECT attack.strike('change'), attack.strike_pure('change'); SELECT true $$"""
+            AS $$ SELECT attack.strike('change'), attack.strike_pure('change'); SELECT true $$;
+            CREATE FUNCTION amqp.mqtt_topic(text) RETURNS text LANGUAGE sql
+            AS $$ SELECT attack.strike('topic'), attack.strike_pure('topic'); SELECT 't' $$"""
         )
     with open_session(database) as superuser:
         for query in OPEN.values():
@@ -313,7 +315,8 @@ def test_owner_who_puts_another_schema_in_place_does_not_become_superuser(
         superuser.run("INSERT INTO public.outbox_victim VALUES (1)")
         superuser.run("UPDATE public.outbox_victim SET n = 2")
         superuser.run("DELETE FROM public.outbox_victim")
-    assert session.value("SELECT count(*) FROM former.outbox") == 6
+        superuser.run("SELECT former.publish_outbox_mqtt(1, 't', 'x', retain => true)")
+    assert session.value("SELECT count(*) FROM former.outbox") == 7
     assert session.run("SELECT DISTINCT what FROM attack.log WHERE super") == []
     assert session.run("SELECT FROM pg_roles WHERE rolname = 'conquered'") == []
 
@@ -382,3 +385,20 @@ def test_cancel_while_acting_as_the_owner(
         session.run("ROLLBACK")
         somebody.run("SET statement_timeout = 0")
         somebody.run(OPEN["publish"], broker_id)
+
+
+def test_an_old_snapshot_permits_one_transaction(
+    database: str, session: Session, broker_id: int
+) -> None:
+    """It shows the schema that has another name by now."""
+    publish = "SELECT amqp_inner.publish_change(%s, 'events', 'key', '1')"
+    session.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    session.run("SELECT 1")
+    with open_session(database) as owner:
+        owner.run("ALTER SCHEMA amqp RENAME TO former")
+        session.run("SET LOCAL amqp.capture = on")
+        session.run(publish, broker_id)
+        session.run("COMMIT")
+        error = session.error(publish, broker_id)
+        assert error.sqlstate == "55000"
+        assert 'no longer named "amqp"' in error.message

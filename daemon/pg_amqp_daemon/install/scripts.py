@@ -79,7 +79,7 @@ _DROP_CONSTRAINT = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS 
 _TABLES_OF = {"1.2.0": "1.3.0"}
 _CREATE = re.compile(rf"^(?:{'|'.join(_REPLACING)})\b", re.M)
 _OBJECT = re.compile(
-    r"^CREATE (?:(?P<kind>TABLE|VIEW|TYPE) (?P<name>amqp\.\w+)"
+    r"^CREATE (?:(?P<kind>TABLE|VIEW|TYPE) (?P<name>amqp(?:_inner)?\.\w+)"
     r"|FUNCTION (?P<function>amqp(?:_inner)?\.\w+)\((?P<parameters>[^()]*)\))",
     re.M,
 )

@@ -73,7 +73,7 @@ def check_usage() -> None:
         )
     if not found[0]["usable"]:
         raise AMQPError("permission denied for schema amqp", sqlstate=INSUFFICIENT_PRIVILEGE)
-    session.permit(server.current_user(), version)
+    session.permit(server.current_user(), version, dated=not server.sees_the_present())
 
 
 def tolerated(error: AMQPError) -> bool:

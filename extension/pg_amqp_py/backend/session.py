@@ -23,6 +23,8 @@ class Transaction:
     """Brokers whose messages it leaves to the outbox."""
     permitted: tuple[int, ...] = ()
     """Roles (OIDs) that it has found to have USAGE: perhaps by a GRANT of its own."""
+    dated: tuple[int, ...] = ()
+    """Those of them for which an old snapshot says so: good for this transaction only."""
     changed: tuple[int, ...] = ()
     """Its subtransactions that have changed amqp.broker."""
 
@@ -82,6 +84,9 @@ class Session:
 
     def end(self) -> None:
         """The transaction is over, and with it whatever belongs to it."""
+        if self.transaction is not None and self.transaction.dated:
+            for role in self.transaction.dated:
+                self.permitted.pop(role, None)
         self.transaction = None
 
     def abort(self) -> None:
@@ -104,10 +109,13 @@ class Session:
         if subtransaction not in transaction.changed[-1:]:
             transaction.changed += (subtransaction,)
 
-    def permit(self, role: int, version: int) -> None:
+    def permit(self, role: int, version: int, *, dated: bool) -> None:
         """Remember that a role was found to have USAGE at this catalog_version()."""
         self.permitted[role] = version
-        self.begun().permitted += (role,)
+        transaction = self.begun()
+        transaction.permitted += (role,)
+        if dated:
+            transaction.dated += (role,)
 
     def _forget_permissions(self, transaction: Transaction) -> None:
         """A GRANT may have gone with what is aborted."""

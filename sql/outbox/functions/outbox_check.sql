@@ -41,7 +41,7 @@ BEGIN
         PERFORM amqp_inner.outbox_check_headers(message.headers, properties + 52);
     END IF;
     IF message.retain THEN
-        PERFORM amqp_inner.mqtt_publish_key(amqp.mqtt_topic(message.routing_key));
+        PERFORM amqp_inner.retained_key(message.routing_key);
         IF message.ordering_key IS NOT NULL OR message.mandatory THEN
             RAISE EXCEPTION 'a retained message cannot have %',
                 CASE WHEN message.ordering_key IS NULL THEN 'mandatory' ELSE 'an ordering_key' END

@@ -1,13 +1,10 @@
--- What amqp.publish_outbox() does, with less to check. Everybody may call it: so it looks itself whether the caller has USAGE on
+-- What amqp.publish_outbox() does, with less to check. Everybody may call it: the view looks whether the caller has USAGE on
 -- schema amqp.
 CREATE FUNCTION amqp_inner.publish_outbox_change(broker_id integer, exchange text, routing_key text, message text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $$
 BEGIN
-    IF NOT pg_catalog.has_schema_privilege('amqp', 'USAGE') THEN
-        PERFORM amqp_inner.deny_publishing();
-    END IF;
-    INSERT INTO amqp.outbox (broker_id, exchange, routing_key, body, content_type)
+    INSERT INTO amqp_inner.new_messages (broker_id, exchange, routing_key, body, content_type)
     VALUES ($1, $2, $3, pg_catalog.convert_to($4, 'UTF8'), 'application/json');
     RETURN true;
 END
@@ -22,10 +19,7 @@ CREATE FUNCTION amqp_inner.publish_outbox_change(
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $$
 BEGIN
-    IF NOT pg_catalog.has_schema_privilege('amqp', 'USAGE') THEN
-        PERFORM amqp_inner.deny_publishing();
-    END IF;
-    INSERT INTO amqp.outbox (
+    INSERT INTO amqp_inner.new_messages (
         broker_id, exchange, routing_key, body, content_type, delivery_mode, headers, type, app_id, priority, expiration,
         mandatory, ordering_key, retain)
     VALUES (
