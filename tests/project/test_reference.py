@@ -106,17 +106,26 @@ def sentences(comment: str) -> str:
 
 def functions_page(session: Session) -> str:
     """Functions of one name and one comment stand together."""
-    heads: dict[tuple[str, str], list[str]] = {}
+    heads: dict[tuple[str, str, str], list[list[str]]] = {}
     for name, arguments, result, comment in session.execute(FUNCTIONS):
-        given = re.sub(r"NULL::[a-z ]+(\[\])?", "NULL", arguments)
-        if len(given) > 60:
-            given = "\n    " + given.replace(", ", ",\n    ") + "\n"
-        heads.setdefault((name, comment), []).append(f"amqp.{name}({given}) RETURNS {result}")
-    sections = [
-        "\n## {}\n\n```\n{}\n```\n\n{}\n".format(name, "\n".join(calls), sentences(comment))
-        for (name, comment), calls in heads.items()
-    ]
-    return FUNCTIONS_HEAD + "".join(sections)
+        given = re.sub(r"NULL::[a-z_. ]+(\[\])?", "NULL", arguments).split(", ")
+        heads.setdefault((name, comment, result), []).append(given)
+    return FUNCTIONS_HEAD + "".join(
+        f"\n## {name}\n\n```\namqp.{name}({head(calls)}) RETURNS {result}\n```\n\n"
+        f"{sentences(comment)}\n"
+        for (name, comment, result), calls in heads.items()
+    )
+
+
+def head(calls: list[list[str]]) -> str:
+    """The parameters of functions that differ in the type of the message alone."""
+    merged = []
+    for same in zip(*calls, strict=True):
+        kinds = dict.fromkeys(parameter.removeprefix("message ") for parameter in same)
+        name = "message " if same[0].startswith("message ") else ""
+        merged.append(name + " | ".join(kinds))
+    one = ", ".join(merged)
+    return one if len(one) <= 60 else "\n    " + ",\n    ".join(merged) + "\n"
 
 
 def tables_page(session: Session) -> str:
