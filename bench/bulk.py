@@ -12,14 +12,13 @@ from bench.limit import Stream, repeated
 MODES = {"transient": 1, "persistent": 2}
 _BODY = "x" * 100
 _GOALS = {"transient": 0.88, "persistent": 0.93}
-_TRANSIENT = (
+_PUBLISH = (
+    "SELECT count(amqp.publish(1, 'events', 'bench', %s::text, %s::int4))"
+    " FROM generate_series(1, %s)"
+)
+_PEER_PUBLISH = (
     "SELECT count(amqp.publish(1, 'events', 'bench', %s::text)) FROM generate_series(1, %s)"
 )
-_PERSISTENT = (
-    "SELECT count(amqp.publish(1, 'events', 'bench', %s::text, 2)) FROM generate_series(1, %s)"
-)
-# As most people publish: a message without a delivery mode is transient.
-_CALLS = {"transient": (_TRANSIENT, None), "persistent": (_PERSISTENT, 2)}
 _COLUMNS = ["limit, s", "ours, s", "of it statement, s", "of it COMMIT, s", "share of the limit"]
 
 
@@ -31,12 +30,12 @@ def measure(lab: Lab) -> Finding:
     finding = Finding([Table("Medians of all rounds", columns, [])])
     with lab.connect() as session, lab.connect(lab.peer) as peer:
         # A session's first publish loads Python and connects: a figure of its own.
-        transaction(session, _TRANSIENT, _BODY, 1_000)
+        transaction(session, _PUBLISH, _BODY, 1, 1_000)
         if lab.peer:
-            transaction(peer, _TRANSIENT, _BODY, 1_000)
+            transaction(peer, _PEER_PUBLISH, _BODY, 1_000)
         lab.purge()
         for count, rounds in lab.sizes.bulk:
-            for mode in _CALLS:
+            for mode in MODES:
                 lab.say(f"bulk: {count:,} x 100 B, {mode}")
                 found = in_turn(rounds, _contestants(lab, session, peer, count, mode))
                 row = compared(found, f"{count:,} {mode}")
@@ -48,15 +47,15 @@ def measure(lab: Lab) -> Finding:
 def _contestants(
     lab: Lab, session: Session, peer: Session, count: int, mode: str
 ) -> dict[str, Callable[[], Spent]]:
-    call, number = _CALLS[mode]
+    number = MODES[mode]
     contestants = against_limit(
         lab,
         repeated(count, _BODY.encode(), number),
-        lambda: transaction(session, call, _BODY, count),
+        lambda: transaction(session, _PUBLISH, _BODY, number, count),
     )
     # Its call has no delivery mode: what it sends is transient.
     if lab.peer and mode == "transient":
-        contestants[PEER] = lab.purged(lambda: transaction(peer, _TRANSIENT, _BODY, count))
+        contestants[PEER] = lab.purged(lambda: transaction(peer, _PEER_PUBLISH, _BODY, count))
     return contestants
 
 

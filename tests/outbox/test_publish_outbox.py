@@ -411,3 +411,46 @@ def test_what_is_due_is_found_by_index(database: str, analyzed_when_empty: bool)
     scans = [line for line in plan.splitlines() if "using outbox_ready_idx" in line]
     assert len(scans) == 1
     assert "rows=100 " in scans[0], plan
+
+
+def test_policies_of_the_table_hold(session: Session, publisher: Session) -> None:
+    session.execute(
+        """
+        ALTER TABLE amqp.outbox ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY one ON amqp.outbox FOR ALL USING (broker_id = 1)
+        """
+    )
+    publisher.execute("SELECT amqp.publish_outbox(1, 'e', 'k', 'x')")
+    for call in ("publish_outbox(2, 'e', 'k', 'x')", "publish_outbox_mqtt(2, 't', 'x')"):
+        with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+            publisher.execute(f"SELECT amqp.{call}".encode())
+    session.execute("REVOKE INSERT ON amqp.outbox FROM PUBLIC")
+    with pytest.raises(errors.InsufficientPrivilege, match="permission denied for table outbox"):
+        publisher.execute("SELECT amqp.publish_outbox(1, 'e', 'k', 'x')")
+
+
+def test_default_privileges_do_not_matter(database: str, session: Session) -> None:
+    session.execute("DROP EXTENSION pg_amqp_py CASCADE")
+    session.execute("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+    session.execute("CREATE EXTENSION pg_amqp_py")
+    session.execute("CREATE ROLE inserter; GRANT USAGE ON SCHEMA amqp TO inserter")
+    try:
+        with open_session(database) as inserter:
+            inserter.execute("SET SESSION AUTHORIZATION inserter")
+            inserter.execute("INSERT INTO amqp.outbox (broker_id, body) VALUES (1, 'x')")
+    finally:
+        session.execute("DROP OWNED BY inserter; DROP ROLE inserter")
+
+
+def test_headers_are_measured_as_they_are_sent(postgres: PostgreSQL) -> None:
+    with open_session(postgres.dsn()) as admin:
+        admin.execute("CREATE DATABASE narrow ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        try:
+            with open_session(postgres.dsn("narrow")) as session:
+                session.execute("CREATE EXTENSION pg_amqp_py CASCADE")
+                call = "SELECT amqp.publish_outbox(1, 'e', 'k', 'x', headers => %s::jsonb)"
+                with pytest.raises(errors.StringDataRightTruncation):
+                    session.execute(call, ['{"%s": 1}' % ("é" * 200)])
+                session.execute(call, ['{"%s": 1}' % ("é" * 100)])
+        finally:
+            admin.execute("DROP DATABASE narrow WITH (FORCE)")

@@ -123,6 +123,7 @@ REACHING = {
     "outbox_overdue": "SELECT amqp_inner.outbox_overdue(1)",
     "outbox_retained": "SELECT * FROM amqp_inner.outbox_retained(1, NULL, 9, 9)",
     "outbox_wake": "SELECT amqp_inner.outbox_wake(1)",
+    "publish_outbox_change": "SELECT amqp_inner.publish_outbox_change(1, 'e', 'k', '1')",
 }
 
 
@@ -135,7 +136,7 @@ def test_inner_functions_do_nothing_for_nobody(session: Session, database: str, 
              AND p.prosqlbody IS NOT NULL"""
     )
     # That one only asks about privileges.
-    assert {name for (name,) in found} - {"outbox_may_work"} == REACHING.keys()
+    assert {name for (name,) in found} - {"outbox_may_work", "outbox_table"} == REACHING.keys()
     with open_session(database, role=role) as nobody:
         for query in REACHING.values():
             assert nobody.error(query).sqlstate == "42501"

@@ -130,10 +130,10 @@ def test_parameters_in_python() -> None:
     (taken,) = (
         node.value
         for node in ast.walk(publish)
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "properties"
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "fields"
     )
     assert isinstance(taken, ast.Tuple)
-    for name, element in zip(FIELDS[PLACE.stop :], taken.elts, strict=True):
+    for name, element in zip(FIELDS, taken.elts, strict=True):
         found = {node.id for node in ast.walk(element) if isinstance(node, ast.Name)}
         assert name in found, ast.unparse(element)
 

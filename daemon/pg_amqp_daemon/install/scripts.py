@@ -13,8 +13,7 @@ scripts it is. In all files @PYTHON@ (sql/templates/python.txt), the parts of
 sql/templates/change.txt and the names of _EXTENSION or _ALONE are filled in; in one whose name ends
 in .in also:
 
-    @MESSAGE_PARAMETERS@  what sql/templates/message.txt lists, for the head of a function; the
-                          type of short texts is text, unless SHORT_STRING says another
+    @MESSAGE_PARAMETERS@  what sql/templates/message.txt lists, for the head of a function
     @MESSAGE_TYPES@       their types, to name the function by; in this and the one before,
                           :destination puts a text of this name in the place of the address
     @MESSAGE_ARGUMENTS@   their names in Python, to hand them on; @MESSAGE_VALUES@ those in SQL
@@ -79,7 +78,7 @@ _DROP_CONSTRAINT = "ALTER TABLE IF EXISTS amqp.outbox DROP CONSTRAINT IF EXISTS 
 _TABLES_OF = {"1.2.0": "1.3.0"}
 _CREATE = re.compile(rf"^(?:{'|'.join(_REPLACING)})\b", re.M)
 _OBJECT = re.compile(
-    r"^CREATE (?:(?P<kind>TABLE|VIEW|TYPE) (?P<name>amqp(?:_inner)?\.\w+)"
+    r"^CREATE (?:(?P<kind>TABLE|VIEW|TYPE) (?P<name>amqp\.\w+)"
     r"|FUNCTION (?P<function>amqp(?:_inner)?\.\w+)\((?P<parameters>[^()]*)\))",
     re.M,
 )
@@ -104,8 +103,7 @@ def extension_upgrade(installed: str) -> list[str]:
     return [
         *before,
         *_component("core", _EXTENSION, "schemas"),
-        *_component("extension", _EXTENSION, "domains"),
-        _file("extension/upgrades/publish.sql", _EXTENSION),
+        _file("extension/upgrades/publish_change.sql", _EXTENSION),
         *_outbox_upgrade(installed, [*code, dump], _EXTENSION),
         *after,
     ]
@@ -254,8 +252,7 @@ def _message(name: str, table: str | None, given: Mapping[str, str], indent: str
         at = next(at for at, line in enumerate(lines) if line.startswith("message "))
         behind = lines[at + 1 :]
         lines = [line for line in behind if line.split(maxsplit=1)[0] not in _OF_REQUESTS]
-    names = {"SHORT_STRING": "text", **given}
-    parameters = [_filled(line, names) for line in lines if line and line[0] != "#"]
+    parameters = [_filled(line, given) for line in lines if line and line[0] != "#"]
     if table and name in ("MESSAGE_PARAMETERS", "MESSAGE_TYPES"):
         at = parameters.index("exchange text")
         assert parameters[at + 1] == "routing_key text"

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 # On the hot path: they do for themselves what _plain() does for the others.
 publish = publishing.publish
-publish_plain = publishing.publish_plain
-publish_json = publishing.publish_json
 publish_change = publishing.publish_change
 
 _MODULES = {

@@ -21,14 +21,7 @@ from pg_amqp_py.backend.session import session
 from pg_amqp_py.wire.batch import Batch
 from pg_amqp_py.wire.encode import Encoder
 from pg_amqp_py.wire.errors import MessageError, RangeError
-from pg_amqp_py.wire.fields import (
-    DELIVERY_MODE,
-    EXCHANGE,
-    PLACE,
-    TIMESTAMP,
-    other_fields,
-    with_field,
-)
+from pg_amqp_py.wire.fields import EXCHANGE, PLACE, other_fields
 from pg_amqp_py.wire.table import parse_table
 
 TYPE_CHECKING = False
@@ -49,10 +42,7 @@ _on_failure_text = settings.on_failure.option
 _synchronous_commit_text = settings.synchronous_commit.option
 _invalidations = server.invalidations
 _capturing = Encoder()
-_PLAIN: Any = other_fields(mandatory=False)
-_JSON: Any = other_fields(mandatory=False, content_type="application/json")
-_TIMESTAMP = TIMESTAMP - PLACE.stop
-"""Its position among the properties."""
+_JSON: Any = other_fields(content_type="application/json")
 
 
 def publish(
@@ -76,86 +66,67 @@ def publish(
     app_id: str | None,
     autonomous: bool = False,
 ) -> bool:
-    """publish_plain() for a message with properties."""
-    properties = (
-        delivery_mode,
-        content_type,
-        reply_to,
-        correlation_id,
-        bool(mandatory),
-        headers,
-        content_encoding,
-        priority,
-        expiration,
-        message_id,
-        timestamp,
-        type,
-        user_id,
-        app_id,
-    )
-    return publish_plain(broker_id, exchange, routing_key, message, properties, autonomous)
-
-
-def publish_plain(
-    broker_id: int | None,
-    exchange: str | None,
-    routing_key: str | None,
-    message: str | bytes | None,
-    properties: tuple[Any, ...] = _PLAIN,
-    autonomous: bool = False,
-) -> bool:
     """Publish when the transaction commits, or, if `autonomous`, now.
 
-    Parameters are those of the SQL functions, as PL/Python hands them over; `properties` are in
-    the order of other_fields(). Returns whether the message was taken, if only by the outbox.
-    Raises AMQPError unless `amqp.on_failure` is `warn`.
+    Parameters are those of the SQL functions, as PL/Python hands them over. Returns whether
+    the message was taken, if only by the outbox. Raises AMQPError unless `amqp.on_failure` is
+    `warn`.
     """
     user = _current_user()
     if _permitted(user) != _invalidations.value:
         _check_usage()
-    try:
-        given = properties if properties[_TIMESTAMP] is None else _with_epoch(properties)
-        place = "amq.direct" if exchange is None else exchange, routing_key or ""
-        fields = place + given
-        body = message.encode() if isinstance(message, str) else message or b""
-        if broker_id is None:
-            raise null("broker_id")
-        if _capture_text.value != b"off" and _capture.value():
-            destination, encoder = Destination(broker_id, captured=True), _capturing
-        elif autonomous:
-            _publish_now(broker_id, fields, body)
-            return True
-        else:
-            channel = way_to(session.transaction, broker_id, fields)
-            if channel is None:
-                _put(broker_id, fields, body)
+    while True:
+        try:
+            fields = (
+                "amq.direct" if exchange is None else exchange,
+                routing_key or "",
+                delivery_mode,
+                content_type,
+                reply_to,
+                correlation_id,
+                bool(mandatory),
+                headers,
+                content_encoding,
+                priority,
+                expiration,
+                message_id,
+                None if timestamp is None else _epoch(timestamp),
+                type,
+                user_id,
+                app_id,
+            )
+            body = message.encode() if isinstance(message, str) else message or b""
+            if broker_id is None:
+                raise null("broker_id")
+            if _capture_text.value != b"off" and _capture.value():
+                destination, encoder = Destination(broker_id, captured=True), _capturing
+            elif autonomous:
+                _publish_now(broker_id, fields, body)
                 return True
-            destination, encoder = session.brokers[broker_id].destination, channel.encoder
-        transaction = session.transaction or session.begun()
-        transaction.buffer.append(
-            _current_subtransaction(), user, destination, encoder, fields, body
-        )
-        return True
-    except (AMQPError, MessageError) as failure:
-        error = invalid_message(failure) if isinstance(failure, MessageError) else failure
-        if _is_unknown_mode(failure) and tolerated(error):
-            # The C extension warns of a mode that it does not know, and goes on without.
-            known = with_field(properties, DELIVERY_MODE - PLACE.stop, None)
-            return publish_plain(broker_id, exchange, routing_key, message, known, autonomous)
-        _count_failure(broker_id)
-        if not tolerated(error):
-            # PostgreSQL shows a traceback as CONTEXT, and ours would say nothing to the user.
-            raise error.with_traceback(None) from None
-        return False
-    except plpy.SPIError as interrupt:
-        raise from_server(interrupt) from None
-
-
-def publish_json(
-    broker_id: int | None, exchange: str | None, routing_key: str | None, message: str | None
-) -> bool:
-    """publish_plain() for JSON."""
-    return publish_plain(broker_id, exchange, routing_key, message, _JSON)
+            else:
+                channel = way_to(session.transaction, broker_id, fields)
+                if channel is None:
+                    _put(broker_id, fields, body)
+                    return True
+                destination, encoder = session.brokers[broker_id].destination, channel.encoder
+            transaction = session.transaction or session.begun()
+            transaction.buffer.append(
+                _current_subtransaction(), user, destination, encoder, fields, body
+            )
+            return True
+        except (AMQPError, MessageError) as failure:
+            error = invalid_message(failure) if isinstance(failure, MessageError) else failure
+            if _is_unknown_mode(failure) and tolerated(error):
+                # The C extension warns of a mode that it does not know, and goes on without.
+                delivery_mode = None
+                continue
+            _count_failure(broker_id)
+            if not tolerated(error):
+                # PostgreSQL shows a traceback as CONTEXT, and ours would say nothing to the user.
+                raise error.with_traceback(None) from None
+            return False
+        except plpy.SPIError as interrupt:
+            raise from_server(interrupt) from None
 
 
 def _count_failure(broker_id: int | None) -> None:
@@ -184,15 +155,14 @@ def publish_change(
     message: str | None,
     properties: str | None = None,
 ) -> bool:
-    """publish_json() for the messages of triggers; `properties` is a JSON object."""
+    """publish() for the messages of triggers; `properties` is a JSON object, or there are none."""
     if properties is None:
-        # So calls 1.3.0, until the extension is updated.
-        return publish_json(broker_id, exchange, routing_key, message)
+        return publish(broker_id, exchange, routing_key, message, *_JSON)
     try:
         given = _properties(properties)
     except MessageError as error:
         raise invalid_message(error).with_traceback(None) from None
-    return publish_plain(broker_id, exchange, routing_key, message, given)
+    return publish(broker_id, exchange, routing_key, message, *given)
 
 
 def publish_change_failed(
@@ -232,7 +202,6 @@ def _properties(text: str) -> tuple[Any, ...]:
     given = parse_table(text, "properties")
     headers = dumps(given["headers"], ensure_ascii=False) if "headers" in given else None
     others = {name: given.get(name) for name in _CHANGE_PROPERTIES}
-    others["mandatory"] = bool(others["mandatory"])
     return other_fields(content_type="application/json", headers=headers, **others)
 
 
@@ -324,8 +293,8 @@ def _publish_now(broker_id: int, fields: tuple[Any, ...], body: bytes) -> None:
             )
 
 
-def _with_epoch(properties: tuple[Any, ...]) -> tuple[Any, ...]:
+def _epoch(timestamp: str) -> int:
     # Here, because most sessions never publish a timestamp.
     from pg_amqp_py.backend.timestamps import epoch
 
-    return with_field(properties, _TIMESTAMP, epoch(properties[_TIMESTAMP]))
+    return epoch(timestamp)

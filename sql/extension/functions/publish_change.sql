@@ -2,7 +2,7 @@
 -- schema amqp: it looks for itself whether the caller has USAGE there.
 CREATE FUNCTION amqp_inner.publish_change(integer, text, text, text) RETURNS boolean
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
-AS $$return @PYTHON@.publish_json(*args)$$;
+AS $$return @PYTHON@.publish_change(*args)$$;
 
 COMMENT ON FUNCTION amqp_inner.publish_change(integer, text, text, text) IS
 'Part of amqp.publish_change(): publishes the message for one row as amqp.publish() would, for

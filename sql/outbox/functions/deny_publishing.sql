@@ -8,3 +8,6 @@ $$;
 
 COMMENT ON FUNCTION amqp_inner.deny_publishing() IS
 'Raises the error for who has no USAGE on schema amqp.';
+
+-- Whatever default privileges say: whoever may insert a row needs it.
+GRANT EXECUTE ON FUNCTION amqp_inner.deny_publishing() TO PUBLIC;

@@ -15,7 +15,7 @@ BEGIN
               message.exchange, message.routing_key, message.content_type, message.reply_to, message.correlation_id,
               message.content_encoding, message.message_id, message.type, message.user_id, message.app_id,
               message.ordering_key), 'UTF8')) OPERATOR(pg_catalog.>) 255
-       OR pg_catalog.octet_length(message.headers::pg_catalog.text) OPERATOR(pg_catalog.>) 255
+       OR pg_catalog.octet_length(pg_catalog.convert_to(message.headers::pg_catalog.text, 'UTF8')) OPERATOR(pg_catalog.>) 255
        OR message.headers::pg_catalog.text OPERATOR(pg_catalog.~) '^[^{]|[0-9]{19}|"B?CC":'
        OR message.retain
     THEN
@@ -27,3 +27,6 @@ $$;
 
 COMMENT ON FUNCTION amqp_inner.outbox_sound(amqp.outbox) IS
 'Whether a message can be sent; amqp_inner.outbox_check() raises the error for one that cannot.';
+
+-- Whatever default privileges say: whoever may insert a row needs it.
+GRANT EXECUTE ON FUNCTION amqp_inner.outbox_sound(amqp.outbox) TO PUBLIC;

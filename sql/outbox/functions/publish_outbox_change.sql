@@ -1,14 +1,13 @@
--- What amqp.publish_outbox() does, with less to check. Everybody may call it: the view looks whether the caller has USAGE on
--- schema amqp.
+-- What amqp.publish_outbox() does, with less to check. Everybody may call it, and its parsed body needs nothing of schema amqp
+-- but what everybody has: so it looks itself whether the caller has USAGE there.
 CREATE FUNCTION amqp_inner.publish_outbox_change(broker_id integer, exchange text, routing_key text, message text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-AS $$
-BEGIN
-    INSERT INTO amqp_inner.new_messages (broker_id, exchange, routing_key, body, content_type)
-    VALUES ($1, $2, $3, pg_catalog.convert_to($4, 'UTF8'), 'application/json');
-    RETURN true;
-END
-$$;
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+BEGIN ATOMIC
+    INSERT INTO amqp.outbox (broker_id, exchange, routing_key, body, content_type)
+    SELECT $1, $2, $3, convert_to($4, 'UTF8'), 'application/json'
+    WHERE CASE WHEN has_schema_privilege('amqp'::regnamespace, 'USAGE') THEN true ELSE amqp_inner.deny_publishing() END
+    RETURNING true;
+END;
 
 COMMENT ON FUNCTION amqp_inner.publish_outbox_change(integer, text, text, text) IS
 'Part of amqp.publish_change_outbox(): puts the message for one row into amqp.outbox.';
@@ -16,21 +15,17 @@ COMMENT ON FUNCTION amqp_inner.publish_outbox_change(integer, text, text, text) 
 CREATE FUNCTION amqp_inner.publish_outbox_change(
     broker_id integer, exchange text, routing_key text, message text, properties jsonb, ordering_key text
 ) RETURNS boolean
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-AS $$
-BEGIN
-    INSERT INTO amqp_inner.new_messages (
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+BEGIN ATOMIC
+    INSERT INTO amqp.outbox (
         broker_id, exchange, routing_key, body, content_type, delivery_mode, headers, type, app_id, priority, expiration,
         mandatory, ordering_key, retain)
-    VALUES (
-        $1, $2, $3, pg_catalog.convert_to($4, 'UTF8'), 'application/json',
-        ($5 OPERATOR(pg_catalog.->>) 'delivery_mode')::pg_catalog.int4, $5 OPERATOR(pg_catalog.->) 'headers',
-        $5 OPERATOR(pg_catalog.->>) 'type', $5 OPERATOR(pg_catalog.->>) 'app_id',
-        ($5 OPERATOR(pg_catalog.->>) 'priority')::pg_catalog.int4, $5 OPERATOR(pg_catalog.->>) 'expiration',
-        ($5 OPERATOR(pg_catalog.->>) 'mandatory')::pg_catalog.bool, $6, ($5 OPERATOR(pg_catalog.->>) 'retain')::pg_catalog.bool);
-    RETURN true;
-END
-$$;
+    SELECT $1, $2, $3, convert_to($4, 'UTF8'), 'application/json', ($5 ->> 'delivery_mode')::integer, $5 -> 'headers',
+           $5 ->> 'type', $5 ->> 'app_id', ($5 ->> 'priority')::integer, $5 ->> 'expiration', ($5 ->> 'mandatory')::boolean, $6,
+           ($5 ->> 'retain')::boolean
+    WHERE CASE WHEN has_schema_privilege('amqp'::regnamespace, 'USAGE') THEN true ELSE amqp_inner.deny_publishing() END
+    RETURNING true;
+END;
 
 COMMENT ON FUNCTION amqp_inner.publish_outbox_change(integer, text, text, text, jsonb, text) IS
 'Part of amqp.publish_change_outbox(): puts the message for one row into amqp.outbox, with
