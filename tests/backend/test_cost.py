@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -43,9 +44,9 @@ def execute(session: Session, *statements: str) -> None:
         assert failed == (statement == DOWN), result.error_message.decode()
 
 
-def warm_up(session: Session, statement: str = PUBLISH) -> None:
+def warm_up(session: Session, *statements: str) -> None:
     """Load and connect, and let what others have changed in the catalogs be noticed."""
-    execute(session, *[statement] * 5)
+    execute(session, *(statements or [PUBLISH]) * 5)
 
 
 # ---- System calls ----
@@ -135,6 +136,8 @@ SELECT amqp.publish(
     1, 'amq.topic', 'key', 'x', headers => '{"a": 1, "b": "two"}', content_type => 'text/plain',
     correlation_id => 'c', type => 't', message_id => gen_random_uuid()::text, "timestamp" => now())
 """
+
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 SLACK = 1.1 if sys.version_info[:2] == (3, 11) else 1.5
 """Counted with Python 3.11. Others have other instructions for the same, about as many."""
@@ -251,6 +254,36 @@ def test_pending_messages_take_little_more_than_their_bytes(session: Session) ->
     assert wire < pending < 1.3 * wire
     assert peak < 1.3 * wire
     assert after < 0.01 * wire
+
+
+LARGE = """
+SELECT count(amqp.publish(1, 'amq.topic', 'key', repeat('x', {size}))) FROM generate_series(1, {count})
+"""
+
+
+def page_faults(session: Session) -> int:
+    stat = Path("/proc", str(session.info.backend_pid), "stat").read_text()
+    # Behind the name, which may have anything in it (proc(5), "minflt").
+    return int(stat.rpartition(")")[2].split()[7])
+
+
+@pytest.mark.skipif("[never]" in THP.read_text() if THP.exists() else True, reason="no huge pages")
+@pytest.mark.parametrize("size", [10_000, 1_000_000])
+def test_page_faults_of_large_messages(session: Session, size: int) -> None:
+    megabytes = 32
+    statement = LARGE.format(size=size, count=megabytes * 1_000_000 // size)
+    warm_up(session, "BEGIN", statement, "ROLLBACK")
+
+    def faults() -> float:
+        execute(session, "BEGIN")
+        before = page_faults(session)
+        execute(session, statement)
+        after = page_faults(session)
+        execute(session, "ROLLBACK")
+        return (after - before) / megabytes
+
+    # Small pages are 244 for a megabyte. The kernel may be short of large ones now and then.
+    assert median(faults() for _ in range(5)) < 25
 
 
 # ---- Imports ----

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from pg_amqp_py.backend import buffer as buffer_module
 from pg_amqp_py.backend.buffer import Destination, TransactionBuffer
 from pg_amqp_py.wire.encode import Encoder, decode_messages
 from pg_amqp_py.wire.errors import MessageError
@@ -112,7 +113,12 @@ def test_captured_messages_are_never_outgoing() -> None:
     assert buffer.pending(1) == 0
 
 
-def test_random_savepoints_against_a_plain_model() -> None:
+@pytest.mark.parametrize("large", [1 << 20, 200, 0])
+def test_random_savepoints_against_a_plain_model(
+    monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    monkeypatch.setattr(buffer_module, "_LARGE_STREAM", large)
+    monkeypatch.setattr(buffer_module, "_LARGE_BODY", 2)
     choose = random.Random(11)
     for _ in range(500):
         buffer = TransactionBuffer()

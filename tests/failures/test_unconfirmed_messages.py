@@ -327,11 +327,12 @@ def test_a_changed_row_sends_them_to_the_new_host(
     assert numbers_in(channel, "events", 3) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("size", [100_000, 2_000_000])
 def test_a_new_host_with_smaller_frames(
-    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel
+    session: Session, proxy: CuttingProxy, through: int, channel: BlockingChannel, size: int
 ) -> None:
     with session.transaction():
-        session.run("SELECT amqp.publish(%s, 'events', 'key', repeat('x', 100000))", through)
+        session.run("SELECT amqp.publish(%s, 'events', 'key', repeat('x', %s))", through, size)
         session.publish(through, "events", [1])
         proxy.refuse()
     with RabbitMQ(config={"frame_max": "8192"}) as small:
@@ -344,7 +345,7 @@ def test_a_new_host_with_smaller_frames(
         )
         session.run("SELECT amqp.ping(%s)", through)
         with open_channel(small.url()) as there:
-            assert take(there, "events", 2) == ["x" * 100_000, "1"]
+            assert take(there, "events", 2) == ["x" * size, "1"]
 
 
 def test_without_publisher_confirms(

@@ -14,6 +14,8 @@ from support.sessions import Session, wait_for_event
 session, observer = saying_fixtures()
 
 
+MB = 1 << 20
+
 # ---- Savepoints ----
 
 
@@ -58,6 +60,28 @@ def test_savepoints_of_a_transaction_that_rolls_back(session: Session, inbox: In
         run_script(session, script)
         session.execute("ROLLBACK")
     assert_usable(session, inbox)
+
+
+def test_savepoints_around_large_messages(session: Session, inbox: Inbox) -> None:
+    bodies = [
+        letter * size
+        for letter, size in zip("abcdefg", [9, MB, 9, MB, 5_000, 9, 9 * MB], strict=True)
+    ]
+    with session.transaction():
+        for at, body in enumerate(bodies):
+            session.execute("SAVEPOINT one")
+            publish(session, body)
+            session.execute("SAVEPOINT two")
+            publish(session, "lost " * MB)
+            session.execute("ROLLBACK TO two")
+            publish(session, "lost")
+            session.execute(f"ROLLBACK TO {'one' if at % 3 == 2 else 'two'}")
+        kept = [body for at, body in enumerate(bodies) if at % 3 != 2]
+        pending = session.execute("SELECT md5(message) FROM amqp.pending()").fetchall()
+        assert pending == session.execute("SELECT md5(unnest(%s::text[]))", [kept]).fetchall()
+    found = inbox.texts()
+    assert [text[:10] for text in found] == [text[:10] for text in kept]
+    assert found == kept
 
 
 def run_script(session: Session, script: str) -> None:

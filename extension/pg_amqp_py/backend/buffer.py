@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterator
 
+    from pg_amqp_py.wire.arena import Arena
     from pg_amqp_py.wire.encode import Encoder
     from pg_amqp_py.wire.message import Message
 
     Numbers = list[int] | array[int]
 
 _MANY = 1_000
+_LARGE_STREAM, _LARGE_BODY = 1 << 20, 1 << 12
+"""Bytes from which on an arena saves more than it costs: of a stream, and of what is appended."""
 
 
 def _compact(numbers: Numbers) -> Numbers:
@@ -64,7 +67,7 @@ class Parcel:
     __slots__ = ("destination", "starts", "stream")
 
     def __init__(
-        self, destination: Destination, stream: bytes | bytearray, starts: Numbers
+        self, destination: Destination, stream: bytearray | memoryview, starts: Numbers
     ) -> None:
         self.destination = destination
         self.stream = stream
@@ -83,7 +86,7 @@ class TransactionBuffer:
     """Who published last."""
 
     def __init__(self) -> None:
-        self._stream = bytearray()
+        self._stream: bytearray | Arena = bytearray()
         self.starts: Numbers = []
         """Offset of every message in the stream."""
         self._marks: Numbers = []
@@ -111,6 +114,8 @@ class TransactionBuffer:
         """
         stream, starts = self._stream, self.starts
         start = len(stream)
+        if len(body) >= _LARGE_BODY and start + len(body) >= _LARGE_STREAM:
+            stream = self._in_arena()
         encoder.append(stream, fields, body)
         if subtransaction > self._newest:
             self._newest = subtransaction
@@ -170,7 +175,7 @@ class TransactionBuffer:
         """What is to be sent, by destination; the captured messages are left out."""
         only = self._destination if len(self._stretches) == 1 else None
         if only is not None and not only.captured:
-            return [Parcel(only, self._stream, self.starts)]
+            return [Parcel(only, self._whole(), self.starts)]
         found: dict[Destination, tuple[bytearray, Numbers]] = {}
         for first, last, destination in self._spans():
             if not destination.captured:
@@ -188,4 +193,17 @@ class TransactionBuffer:
 
     def _part(self, first: int, last: int) -> memoryview:
         end = self.starts[last] if last < len(self.starts) else len(self._stream)
-        return memoryview(self._stream)[self.starts[first] : end]
+        return memoryview(self._whole())[self.starts[first] : end]
+
+    def _whole(self) -> bytearray | memoryview:
+        stream = self._stream
+        return stream if isinstance(stream, bytearray) else stream.view()
+
+    def _in_arena(self) -> Arena:
+        stream = self._stream
+        if isinstance(stream, bytearray):
+            # Here, because most sessions never publish so much.
+            from pg_amqp_py.wire.arena import Arena
+
+            stream = self._stream = Arena(stream)
+        return stream

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pg_amqp_py.wire.confirms import Opening, Returned
     from pg_amqp_py.wire.encode import Encoder
     from pg_amqp_py.wire.message import Message
+    from pg_amqp_py.wire.transport import Bytes
 
 _PENDING, _CONFIRMED, _REFUSED, _ACCEPTED = b"p", b"c", b"r", b"a"
 _TAKEN = _CONFIRMED + _ACCEPTED
@@ -51,7 +52,7 @@ class Batch:
 
     def __init__(
         self,
-        stream: bytes | bytearray,
+        stream: Bytes,
         starts: Sequence[int],
         frame_max: int,
         *,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from pg_amqp_py.wire.arena import Arena
     from pg_amqp_py.wire.message import Message
 
 _FRAME_OVERHEAD = 8
@@ -96,7 +97,7 @@ class Encoder:
         self._envelopes: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
         self._methods: dict[tuple[Any, ...], bytes] = {}
 
-    def append(self, stream: bytearray, fields: tuple[object, ...], body: bytes) -> None:
+    def append(self, stream: bytearray | Arena, fields: tuple[object, ...], body: bytes) -> None:
         """Append the frames of a message to `stream`.
 
         `fields` is a plain tuple rather than an Envelope: making one for every message would
@@ -128,7 +129,9 @@ class Encoder:
         return encoded
 
 
-def _append_large(stream: bytearray, kept: tuple[bytes, bytes], body: bytes, step: int) -> None:
+def _append_large(
+    stream: bytearray | Arena, kept: tuple[bytes, bytes], body: bytes, step: int
+) -> None:
     """Append a message whose body takes several frames, of `step` bytes each, or none."""
     start = len(stream)
     whole = memoryview(body)

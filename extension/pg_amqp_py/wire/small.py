@@ -42,7 +42,7 @@ _READY, _UNATTENDED = State.READY, State.UNATTENDED
 
 
 def write_small(
-    channel: _Channel, stream: bytes | bytearray, starts: Sequence[int], *, confirm: bool
+    channel: _Channel, stream: Bytes, starts: Sequence[int], *, confirm: bool
 ) -> Batch | None:
     """Write messages if they are few enough to go out at once, and all is well.
 
@@ -71,7 +71,7 @@ def write_small(
 
 def _go_on(
     channel: _Channel,
-    stream: bytes | bytearray,
+    stream: Bytes,
     starts: Sequence[int],
     first: int,
     sent: int,

@@ -1,0 +1,66 @@
+"""Memory for a stream of many megabytes, that costs few page faults.
+
+A bytearray costs a page fault for every 4 KB that are appended to it, and that is three times what
+it takes to copy them. Here the kernel is asked for huge pages (madvise(2), MADV_HUGEPAGE): one
+fault for 2 MB. A kernel that has none to give gives small ones.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+_FIRST = 1 << 22
+"""Bytes that are reserved at least. Only those that are written take memory."""
+_HUGE_PAGE = 1 << 21
+_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+
+
+class Arena:
+    """Bytes that are appended, and forgotten from the end: what streams do with a bytearray."""
+
+    def __init__(self, beginning: bytearray) -> None:
+        """`beginning` is copied. Raises MemoryError."""
+        try:
+            self._memory = mmap.mmap(-1, _reserved(len(beginning)), flags=_FLAGS)
+        except OSError as error:
+            raise MemoryError from error
+        try:
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            # A kernel that was built without them.
+            pass
+        self._memory.write(beginning)
+
+    def __len__(self) -> int:
+        return self._memory.tell()
+
+    def __iadd__(self, data: bytes | memoryview) -> Arena:
+        """Append bytes. Raises MemoryError, having appended nothing."""
+        try:
+            self._memory.write(data)
+        except ValueError:
+            # It would go beyond the end.
+            self._reserve(len(self) + len(data))
+            self._memory.write(data)
+        return self
+
+    def __delitem__(self, behind: slice) -> None:
+        """Forget what is from an offset on: `del arena[offset:]`."""
+        self._memory.seek(behind.start)
+        if _reserved(len(self)) < len(self._memory) // 2:
+            self._reserve(len(self))
+
+    def view(self) -> memoryview:
+        """All bytes, where they are. As long as somebody has it, the end cannot be moved."""
+        return memoryview(self._memory)[: len(self)]
+
+    def _reserve(self, size: int) -> None:
+        try:
+            self._memory.resize(_reserved(size))
+        except OSError as error:
+            raise MemoryError from error
+
+
+def _reserved(size: int) -> int:
+    """Bytes to reserve for so many, and for more to come: whole huge pages."""
+    return max(_FIRST, -(-size * 3 // 2 // _HUGE_PAGE) * _HUGE_PAGE)
