@@ -142,21 +142,36 @@ def test_sweeps_take_a_twentieth_of_the_time() -> None:
     assert reading.sweep
 
 
-def test_a_sweep_that_is_overdue_waits_for_nothing_else_to_be_under_way() -> None:
+def test_a_sweep_that_is_overdue_is_a_short_one_beside_what_is_under_way() -> None:
     plan = Plan()
     sweep(plan, entries(1, 3))
-    assert plan.next(1.0, [[1]]) is not None
-    assert plan.next(1.1, [[1]]) is None
-    reading = plan.next(1.1, [])
+    assert plan.short_sweep(1.0, [[1]]) is None
+    reading = plan.short_sweep(1.1, [[1]])
     assert reading is not None
-    assert reading.sweep
+    assert (reading.sweep, reading.settled_id, reading.rows) == (True, -1, 500)
+    assert forward(plan, now=1.1).after == 3
+    # A whole one is as good.
+    assert plan.short_sweep(1.1, []) is None
+    plan.swept(1.1, 1.1)
+    assert plan.short_sweep(1.2, [[1]]) is None
 
 
-def test_a_sweep_that_is_not_due_yet_lets_reading_go_on() -> None:
+def test_a_short_sweep_takes_a_twentieth_of_the_time_as_well() -> None:
     plan = Plan()
     sweep(plan, entries(1, 3), now=0.0, seconds=1.0)
-    assert plan.next(20.9, [[1]]) is not None
-    assert plan.next(21.0, [[1]]) is None
+    assert plan.short_sweep(20.9, [[1]]) is None
+    assert plan.short_sweep(21.0, [[1]]) is not None
+
+
+def test_a_short_sweep_reads_no_more_rows_than_can_be_read_in_time() -> None:
+    plan = Plan()
+    sweep(plan, entries(1, 3))
+    reading = forward(plan)
+    while plan.too_slow(reading):
+        pass
+    short = plan.short_sweep(2.0, [[1]])
+    assert short is not None
+    assert short.rows == 1
 
 
 # ---- How much it reads ----
@@ -190,6 +205,12 @@ def test_the_one_that_cannot_be_read_is_found_by_reading_less() -> None:
     assert not reading.shrink()
     # Without that one, all the others.
     assert reading.rows == MOST_ROWS
+    for rows in (10, 2):
+        # As many as could be read in time.
+        reading.begin_with(rows)
+        assert reading.shrink()
+        assert reading.rows == 1
+        assert not reading.shrink()
     # It was no fault of the rest.
     plan.read(reading, [])
     assert forward_rows(plan) == MOST_ROWS
@@ -244,7 +265,7 @@ def test_everything_is_read_wherever_it_appears(seed: int) -> None:
     plan, outbox, under_way = Plan(), set[int](), list[list[int]]()
     now, last = 0.0, 0
     for step in range(400):
-        now += chance.uniform(0.0, 0.3)
+        now += chance.uniform(0.0, 0.6)
         if step < 200:
             # In front of everything, and far behind.
             last += chance.randrange(1, 50)
@@ -252,9 +273,17 @@ def test_everything_is_read_wherever_it_appears(seed: int) -> None:
             outbox |= {last, *chance.sample(range(1, last + 1), min(last, 3))} - busy
         reading = plan.next(now, under_way)
         if reading is not None:
+            short, position = plan.short_sweep(now, under_way), plan.position
             if chance.random() < 0.2:
                 reading.begin_with(chance.randrange(1, 5))
             busy = {number for run in under_way for number in run}
+            late: list[int] = []
+            if short is not None:
+                short.begin_with(chance.randrange(1, 50))
+                found = sorted(outbox)[: short.rows]
+                late = [
+                    n for n in found if n not in busy and position is not None and n <= position
+                ]
             if reading.sweep:
                 # It would deliver it a second time.
                 assert not busy
@@ -262,10 +291,12 @@ def test_everything_is_read_wherever_it_appears(seed: int) -> None:
             ids = sorted(number for number in outbox if number > behind)[: reading.rows]
             assert not busy.intersection(ids)
             plan.read(reading, [entry(number) for number in ids])
-            if reading.sweep:
+            if reading.sweep or short is not None:
                 plan.swept(now, now + chance.choice((0.0, 0.001, 0.1)))
-            if ids:
-                under_way.append(ids)
+            run = late + ids
+            assert run == sorted(set(run))
+            if run:
+                under_way.append(run)
         if under_way and chance.random() < 0.7:
             outbox.difference_update(under_way.pop(0))
     assert outbox == set()

@@ -109,6 +109,26 @@ def test_what_commits_late_arrives(database: str, session: Session, inbox: Inbox
         assert inbox.texts() == ["prepared"]
 
 
+def test_what_commits_late_does_not_wait_for_the_whole_backlog(
+    database: str, session: Session, channel: BlockingChannel, inbox: Inbox
+) -> None:
+    def arrived() -> int:
+        count: int = channel.queue_declare(inbox.queue, passive=True).method.message_count
+        return count
+
+    with open_session(database, autocommit=False) as late:
+        put(late, "late")
+        put_many(session, 150_000)
+        with RelayProcess(database):
+            wait_for(lambda: arrived() > 0, LIMIT, "the first messages")
+            # From now on, there is always something under way.
+            late.commit()
+            wait_for(lambda: not in_outbox(session, where="body = 'late'"), LIMIT, "the late one")
+            assert len(in_outbox(session)) > 0
+            wait_until_empty(session)
+    assert arrived() == 150_001
+
+
 def test_what_commits_late_holds_back_its_key(
     database: str, session: Session, inbox: Inbox
 ) -> None:

@@ -4,6 +4,8 @@ Reading goes forward by id, behind what was read last; what appears further back
 committed late, a dead letter that was put back, a message whose time has come) is found by sweeps
 from the beginning. These come as often as they cost less than a twentieth of the time: at each look
 when there is little to read over, more rarely when there is much that vacuum may not remove yet.
+While messages are under way, a sweep would find these, too. So it is a short one then: it looks for
+what is in front of them, and leaves the rest to the next one.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ _MOST_HIDDEN_BYTES = 256 << 20
 """What is read beyond these limits because it was delivered and is locked, at most."""
 _SWEEP_SHARE = 20
 _LONGEST_WITHOUT_SWEEP = 1.0
+_SHORT_SWEEP = 500, 1 << 20
+"""Rows and bytes."""
 _MOST_UNDER_WAY = 2
 """Runs; while one is delivered, the next is read."""
 
@@ -55,8 +59,8 @@ class Reading:
 
         False if there was one left: that is it, and the rest can be read as before.
         """
-        self.rows //= 10
-        if self.rows:
+        if self.rows > 1:
+            self.rows = max(self.rows // 10, 1)
             return True
         self.rows = self._whole
         return False
@@ -92,15 +96,25 @@ class Plan:
         if len(under_way) >= _MOST_UNDER_WAY:
             return None
         idle = not under_way
-        due = now >= self._next_sweep
-        if due and not idle and now - self._latest_sweep > _LONGEST_WITHOUT_SWEEP:
-            # A sweep would find what is under way.
-            return None
-        if self.position is None or (idle and due):
-            rows, size = self._hidden
-            return Reading(None, -1, self._rows + rows, MOST_BYTES + size)
+        if self.position is None or (idle and now >= self._next_sweep):
+            return self._sweep(self._rows, MOST_BYTES)
         settled_id = self.position if idle else min(ids[0] for ids in under_way) - 1
         return Reading(self.position, settled_id, self._rows, MOST_BYTES)
+
+    def short_sweep(self, now: float, under_way: Sequence[Sequence[int]]) -> Reading | None:
+        """What to read beside what `next` says; None if nothing.
+
+        Of what it finds, what is under way and what is behind the position is to be left out.
+        """
+        overdue = now >= self._next_sweep and now - self._latest_sweep > _LONGEST_WITHOUT_SWEEP
+        if not under_way or not overdue:
+            return None
+        rows, size = _SHORT_SWEEP
+        return self._sweep(min(self._rows, rows), size)
+
+    def _sweep(self, rows: int, size: int) -> Reading:
+        more_rows, more_bytes = self._hidden
+        return Reading(None, -1, rows + more_rows, size + more_bytes)
 
     def too_slow(self, reading: Reading) -> bool:
         """It took too long, and may do so the next time: read less. False if that cannot be."""

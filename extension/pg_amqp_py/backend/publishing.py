@@ -26,6 +26,7 @@ from pg_amqp_py.wire.table import parse_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pg_amqp_py.backend.session import Transaction
@@ -42,6 +43,7 @@ _on_failure_text = settings.on_failure.option
 _synchronous_commit_text = settings.synchronous_commit.option
 _invalidations = server.invalidations
 _capturing = Encoder()
+_to_epoch: Callable[[str], int] | None = None
 _JSON: Any = other_fields(content_type="application/json")
 
 
@@ -294,7 +296,11 @@ def _publish_now(broker_id: int, fields: tuple[Any, ...], body: bytes) -> None:
 
 
 def _epoch(timestamp: str) -> int:
-    # Here, because most sessions never publish a timestamp.
-    from pg_amqp_py.backend.timestamps import epoch
+    global _to_epoch
+    if _to_epoch is None:
+        # Here, because most sessions never publish a timestamp; and once, because an import that
+        # finds its module loaded costs more than all that is done with it.
+        from pg_amqp_py.backend.timestamps import epoch
 
-    return epoch(timestamp)
+        _to_epoch = epoch
+    return _to_epoch(timestamp)
