@@ -8,6 +8,7 @@ from bench.clock import in_turn, median
 from bench.finding import Cell, Finding, Goal, Table
 from bench.lab import PEER, Lab, Session, Spent, transaction
 from bench.limit import Stream, repeated
+from bench.machine import touch_memory
 
 MODES = {"transient": 1, "persistent": 2}
 _BODY = "x" * 100
@@ -62,10 +63,24 @@ def _contestants(
 def against_limit(
     lab: Lab, stream: Stream, ours: Callable[[], Spent]
 ) -> dict[str, Callable[[], Spent]]:
-    """The limit for these bytes, and µs; the queue is emptied after each."""
+    """The limit for these bytes, and ours; the queue is emptied after each.
+
+    Before each, as much memory as it takes is used once: see the page.
+    """
+
+    def limit() -> Spent:
+        return Spent(lab.limit.publish(stream))
+
+    def touched(action: Callable[[], Spent]) -> Callable[[], Spent]:
+        def both() -> Spent:
+            touch_memory(len(stream.frames))
+            return action()
+
+        return both
+
     return {
-        "limit": lab.purged(lambda: Spent(lab.limit.publish(stream))),
-        "ours": lab.purged(ours),
+        "limit": lab.purged(touched(limit)),
+        "ours": lab.purged(touched(ours)),
     }
 
 

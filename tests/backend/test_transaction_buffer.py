@@ -113,7 +113,7 @@ def test_captured_messages_are_never_outgoing() -> None:
     assert buffer.pending(1) == 0
 
 
-@pytest.mark.parametrize("large", [1 << 20, 200, 0])
+@pytest.mark.parametrize("large", [1 << 23, 200, 0])
 def test_random_savepoints_against_a_plain_model(
     monkeypatch: pytest.MonkeyPatch, large: int
 ) -> None:

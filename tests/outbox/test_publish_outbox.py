@@ -234,10 +234,11 @@ def test_what_is_just_allowed(session: Session) -> None:
         {"routing_key": "é" * 127 + "k", "exchange": "e" * 255, "app_id": "a" * 255},
         {"delivery_mode": 1, "priority": 0, "expiration": "0", "timestamp": "1970-01-01+00"},
         {"delivery_mode": 2, "priority": 255, "expiration": "4294967295", "headers": {}},
+        {"expiration": f"{4294967295:0255}"},
         {"expiration": "0000000060", "deliver_at": "2090-01-01+00", "ordering_key": ""},
     ):
         put(session, **parameters)
-    assert len(in_outbox(session)) == 4
+    assert len(in_outbox(session)) == 5
 
 
 # ---- Transactions ----

@@ -24,7 +24,8 @@ class _Listener(stomp.ConnectionListener):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.messages: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-        self.receipts: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.receipts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        """None is behind the last one."""
         self.errors: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self.ends: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.heartbeats: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -44,6 +45,7 @@ class _Listener(stomp.ConnectionListener):  # type: ignore[misc]
     def on_disconnected(self) -> None:
         """Keep in mind that it is over."""
         self.ends.put(None)
+        self.receipts.put(None)
 
     def on_heartbeat(self) -> None:
         """Keep in mind that the server lives."""
@@ -96,7 +98,8 @@ class StompClient:
 
     def wait_for_receipt(self, receipt: str) -> None:
         """The next receipt, which must be this one."""
-        assert self._seen.receipts.get(timeout=LIMIT) == receipt, self.errors()
+        found = self._seen.receipts.get(timeout=LIMIT)
+        assert found == receipt, f"{found} instead of {receipt}; errors: {self.errors()}"
 
     def take(self) -> Frame:
         """The next message."""

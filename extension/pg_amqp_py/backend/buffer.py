@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterator
 
-    from pg_amqp_py.wire.arena import Arena
     from pg_amqp_py.wire.encode import Encoder
+    from pg_amqp_py.wire.memory import Arena
     from pg_amqp_py.wire.message import Message
 
     Numbers = list[int] | array[int]
 
 _MANY = 1_000
-_LARGE_STREAM, _LARGE_BODY = 1 << 20, 1 << 12
-"""Bytes from which on an arena saves more than it costs: of a stream, and of what is appended."""
+_LARGE_BODY = 1 << 12
+_LARGE_STREAM = 1 << 23
+"""Bytes from which on the memory is not kept, but comes in huge pages."""
 
 
 def _compact(numbers: Numbers) -> Numbers:
@@ -78,6 +79,8 @@ class TransactionBuffer:
     """What the transaction will publish when it commits."""
 
     # Here, because every transaction that publishes makes a new one.
+    _keeps_memory = False
+    """Whether this process keeps memory for large messages."""
     _newest = 0
     """The subtransaction of the last mark."""
     _destination: Destination | None = None
@@ -114,8 +117,8 @@ class TransactionBuffer:
         """
         stream, starts = self._stream, self.starts
         start = len(stream)
-        if len(body) >= _LARGE_BODY and start + len(body) >= _LARGE_STREAM:
-            stream = self._in_arena()
+        if len(body) >= _LARGE_BODY:
+            stream = self._with_room_for(body)
         encoder.append(stream, fields, body)
         if subtransaction > self._newest:
             self._newest = subtransaction
@@ -199,11 +202,18 @@ class TransactionBuffer:
         stream = self._stream
         return stream if isinstance(stream, bytearray) else stream.view()
 
-    def _in_arena(self) -> Arena:
+    def _with_room_for(self, body: bytes) -> bytearray | Arena:
+        """The stream, before a large body is appended."""
         stream = self._stream
         if isinstance(stream, bytearray):
-            # Here, because most sessions never publish so much.
-            from pg_amqp_py.wire.arena import Arena
+            if len(stream) + len(body) >= _LARGE_STREAM:
+                # Here, because most sessions never publish so much.
+                from pg_amqp_py.wire.memory import Arena
 
-            stream = self._stream = Arena(stream)
+                stream = self._stream = Arena(stream)
+            elif not self._keeps_memory:
+                from pg_amqp_py.wire.memory import keep_freed_memory
+
+                keep_freed_memory(_LARGE_STREAM)
+                TransactionBuffer._keeps_memory = True
         return stream

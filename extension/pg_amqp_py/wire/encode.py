@@ -36,10 +36,17 @@ from pg_amqp_py.wire.properties import decode_properties, encode_properties, sho
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import Any, Protocol, Self
 
-    from pg_amqp_py.wire.arena import Arena
     from pg_amqp_py.wire.message import Message
+
+    class Stream(Protocol):
+        """What frames are appended to: a bytearray, or memory.Arena."""
+
+        def __len__(self) -> int: ...
+        def __iadd__(self, data: bytes | memoryview, /) -> Self: ...
+        def __delitem__(self, behind: slice, /) -> None: ...
+
 
 _FRAME_OVERHEAD = 8
 _BODY_START = struct.pack(">BH", BODY_FRAME, CHANNEL)
@@ -97,7 +104,7 @@ class Encoder:
         self._envelopes: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
         self._methods: dict[tuple[Any, ...], bytes] = {}
 
-    def append(self, stream: bytearray | Arena, fields: tuple[object, ...], body: bytes) -> None:
+    def append(self, stream: Stream, fields: tuple[object, ...], body: bytes) -> None:
         """Append the frames of a message to `stream`.
 
         `fields` is a plain tuple rather than an Envelope: making one for every message would
@@ -129,9 +136,7 @@ class Encoder:
         return encoded
 
 
-def _append_large(
-    stream: bytearray | Arena, kept: tuple[bytes, bytes], body: bytes, step: int
-) -> None:
+def _append_large(stream: Stream, kept: tuple[bytes, bytes], body: bytes, step: int) -> None:
     """Append a message whose body takes several frames, of `step` bytes each, or none."""
     start = len(stream)
     whole = memoryview(body)

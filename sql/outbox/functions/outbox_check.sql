@@ -60,7 +60,7 @@ BEGIN
     ELSIF message.priority < 0 OR message.priority > 255 THEN
         field := 'priority';
         invalid := message.priority;
-    ELSIF (CASE WHEN message.expiration ~ '^[0-9]{1,10}$' THEN message.expiration::bigint > 4294967295
+    ELSIF (CASE WHEN message.expiration ~ '^0{0,245}[0-9]{1,10}$' THEN message.expiration::bigint > 4294967295
                 ELSE message.expiration IS NOT NULL END) THEN
         field := 'expiration';
         invalid := left(message.expiration, 40);

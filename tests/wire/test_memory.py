@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import random
 import resource
+from pathlib import Path
 
 import pytest
 
-from pg_amqp_py.wire.arena import Arena
+from pg_amqp_py.wire.memory import Arena
 
 MB = 1 << 20
+
+
+def pages() -> list[int]:
+    """Of this process: all, and those in memory (proc(5), "statm")."""
+    return [int(number) for number in Path("/proc/self/statm").read_text().split()]
 
 
 def test_it_holds_what_a_bytearray_holds() -> None:
@@ -38,8 +44,7 @@ def test_it_begins_with_what_there_was(size: int) -> None:
 
 def test_what_is_forgotten_takes_no_memory() -> None:
     def resident() -> int:
-        with open("/proc/self/statm") as statm:
-            return int(statm.read().split()[1]) * resource.getpagesize()
+        return pages()[1] * resource.getpagesize()
 
     arena, part = Arena(bytearray()), b"x" * MB
     before = resident()
@@ -53,8 +58,7 @@ def test_what_is_forgotten_takes_no_memory() -> None:
 def test_memory_that_there_is_not() -> None:
     arena = Arena(bytearray(b"kept"))
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as statm:
-        used = int(statm.read().split()[0]) * resource.getpagesize()
+    used = pages()[0] * resource.getpagesize()
     part = b"x" * (64 * MB)
     resource.setrlimit(resource.RLIMIT_AS, (used + 70 * MB, limits[1]))
     try:
@@ -64,4 +68,4 @@ def test_memory_that_there_is_not() -> None:
             Arena(bytearray(64 * MB))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
-    assert arena.view() == b"kept"
+    assert bytes(arena.view()) == b"kept"

@@ -1,18 +1,27 @@
-"""Memory for a stream of many megabytes, that costs few page faults.
+"""Memory for large messages, so that they cost few page faults.
 
-A bytearray costs a page fault for every 4 KB that are appended to it, and that is three times what
-it takes to copy them. Here the kernel is asked for huge pages (madvise(2), MADV_HUGEPAGE): one
-fault for 2 MB. A kernel that has none to give gives small ones.
+A fault comes with every 4 KB of memory that is new to a process, and that is three times what it
+takes to copy as much. So what is small enough is kept for the next transaction, and for what is
+not, the kernel is asked for huge pages (madvise(2), MADV_HUGEPAGE): one fault for 2 MB. A kernel
+that has none to give gives small ones.
 """
 
 from __future__ import annotations
 
 import mmap
 
-_FIRST = 1 << 22
-"""Bytes that are reserved at least. Only those that are written take memory."""
 _HUGE_PAGE = 1 << 21
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+
+
+def keep_freed_memory(size: int) -> None:
+    """Have malloc keep twice as many bytes that are free at the end of its heap, from now on.
+
+    glibc does by itself, once so many that it had mapped are freed (mallopt(3), M_MMAP_THRESHOLD);
+    if it never had to map as many, it maps and unmaps, or gives back, the memory of each message.
+    """
+    # Nobody writes to it, so it is no memory yet.
+    bytes(size)
 
 
 class Arena:
@@ -62,5 +71,5 @@ class Arena:
 
 
 def _reserved(size: int) -> int:
-    """Bytes to reserve for so many, and for more to come: whole huge pages."""
-    return max(_FIRST, -(-size * 3 // 2 // _HUGE_PAGE) * _HUGE_PAGE)
+    """Bytes to reserve for so many, and for more to come. Only what is written takes memory."""
+    return (size * 3 // 2 // _HUGE_PAGE + 1) * _HUGE_PAGE
