@@ -23,7 +23,7 @@ def render(page: str, machine: Mapping[str, str], findings: Mapping[str, Finding
     for name, finding in findings.items():
         text = _finding(finding)
         if finding.run != run_of(machine):
-            text += f"\n\nFrom an earlier run: {finding.run}."
+            text += f"\n\nFrom another run: {finding.run}."
         page = _put(page, name, text)
     return page
 

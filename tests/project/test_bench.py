@@ -248,7 +248,7 @@ def test_only_what_is_between_markers_is_written_anew() -> None:
 def test_what_an_earlier_run_found_says_so() -> None:
     finding = Finding(run="yesterday, commit def")
     page = render(places("machine", "summary", "one"), MACHINE, {"one": finding})
-    assert "From an earlier run: yesterday, commit def." in page
+    assert "From another run: yesterday, commit def." in page
 
 
 def test_the_page_has_a_place_for_each_group() -> None:
