@@ -255,14 +255,14 @@ def test_a_broker_that_ends_under_load(how: str) -> None:
         queue = "kept"
 
         def on_channel(what: Callable[[BlockingChannel], None]) -> None:
-            connection = pika.BlockingConnection(pika.URLParameters(node.url()))
-            what(connection.channel())
-            connection.close()
+            with pika.BlockingConnection(pika.URLParameters(node.url())) as connection:
+                what(connection.channel())
 
         def declare(channel: BlockingChannel) -> None:
             channel.queue_declare(queue, durable=True)
 
         on_channel(declare)
+        node.write_down()
         url = f"amqp://127.0.0.1:{node.amqp_port}/"
         arrived: Counter[str] = Counter()
 

@@ -239,7 +239,7 @@ def test_only_what_is_between_markers_is_written_anew() -> None:
     assert "| a | 1.23 |\n| b | - |\n| c | - |" in page
     assert "| fast | 0.900 | 1 s | at least 0.88 | yes |" in page
     assert "| small | 31.0 µs | 17 µs | at most 30 µs | **no** |" in page
-    assert "earlier run" not in page
+    assert "another run" not in page
     assert page.count("by hand") == 4
     assert page.count("old") == 1
     assert "<!-- begin other -->\nold\n<!-- end other -->" in page

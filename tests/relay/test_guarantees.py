@@ -83,6 +83,7 @@ def proxied(database: str, rabbitmq: RabbitMQ, proxy: CuttingProxy) -> Iterator[
 def test_rabbitmq_goes_and_comes_back(
     outbox: Outbox, rabbitmq: RabbitMQ, end: Callable[[RabbitMQ], None]
 ) -> None:
+    rabbitmq.write_down()
     outbox.relay()
     outbox.write()
     outbox.deliver_part()
