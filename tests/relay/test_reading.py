@@ -142,36 +142,39 @@ def test_sweeps_take_a_twentieth_of_the_time() -> None:
     assert reading.sweep
 
 
-def test_a_sweep_that_is_overdue_is_a_short_one_beside_what_is_under_way() -> None:
+def test_a_sweep_waits_for_nothing_to_be_under_way_once_a_look_has_seen_something() -> None:
     plan = Plan()
     sweep(plan, entries(1, 3))
-    assert plan.short_sweep(1.0, [[1]]) is None
-    reading = plan.short_sweep(1.1, [[1]])
-    assert reading is not None
-    assert (reading.sweep, reading.settled_id, reading.rows) == (True, -1, 500)
-    assert forward(plan, now=1.1).after == 3
-    # A whole one is as good.
-    assert plan.short_sweep(1.1, []) is None
-    plan.swept(1.1, 1.1)
-    assert plan.short_sweep(1.2, [[1]]) is None
+    assert plan.look(0.9, [[1]]) is None
+    look = plan.look(1.0, [[1]])
+    assert look is not None
+    assert (look.sweep, look.settled_id, look.rows) == (True, -1, 500)
+    plan.looked(1.0, 1.0, has_seen=False)
+    assert forward(plan, now=1.0).after == 3
+    assert plan.look(1.9, [[1]]) is None
+    assert plan.look(2.0, [[1]]) is not None
+    plan.looked(2.0, 2.0, has_seen=True)
+    assert plan.next(2.0, [[1]]) is None
+    sweep(plan, entries(1, 3), now=2.1)
+    assert forward(plan, now=2.2).after == 3
 
 
-def test_a_short_sweep_takes_a_twentieth_of_the_time_as_well() -> None:
+def test_a_sweep_comes_every_ten_seconds_whatever_looks_see() -> None:
+    plan = Plan()
+    sweep(plan, entries(1, 3))
+    plan.looked(9.0, 9.0, has_seen=False)
+    assert plan.next(10.0, [[1]]) is not None
+    assert plan.next(10.1, [[1]]) is None
+
+
+def test_looks_take_a_twentieth_of_the_time_as_well() -> None:
     plan = Plan()
     sweep(plan, entries(1, 3), now=0.0, seconds=1.0)
-    assert plan.short_sweep(20.9, [[1]]) is None
-    assert plan.short_sweep(21.0, [[1]]) is not None
-
-
-def test_a_short_sweep_reads_no_more_rows_than_can_be_read_in_time() -> None:
-    plan = Plan()
-    sweep(plan, entries(1, 3))
-    reading = forward(plan)
-    while plan.too_slow(reading):
-        pass
-    short = plan.short_sweep(2.0, [[1]])
-    assert short is not None
-    assert short.rows == 1
+    assert plan.look(20.9, [[1]]) is None
+    assert plan.look(21.0, [[1]]) is not None
+    plan.looked(21.0, 22.0, has_seen=False)
+    assert plan.look(41.9, [[1]]) is None
+    assert plan.look(42.0, [[1]]) is not None
 
 
 # ---- How much it reads ----
@@ -271,19 +274,13 @@ def test_everything_is_read_wherever_it_appears(seed: int) -> None:
             last += chance.randrange(1, 50)
             busy = {number for run in under_way for number in run}
             outbox |= {last, *chance.sample(range(1, last + 1), min(last, 3))} - busy
+        if plan.look(now, under_way) is not None:
+            plan.looked(now, now, has_seen=chance.random() < 0.5)
         reading = plan.next(now, under_way)
         if reading is not None:
-            short, position = plan.short_sweep(now, under_way), plan.position
             if chance.random() < 0.2:
                 reading.begin_with(chance.randrange(1, 5))
             busy = {number for run in under_way for number in run}
-            late: list[int] = []
-            if short is not None:
-                short.begin_with(chance.randrange(1, 50))
-                found = sorted(outbox)[: short.rows]
-                late = [
-                    n for n in found if n not in busy and position is not None and n <= position
-                ]
             if reading.sweep:
                 # It would deliver it a second time.
                 assert not busy
@@ -291,12 +288,10 @@ def test_everything_is_read_wherever_it_appears(seed: int) -> None:
             ids = sorted(number for number in outbox if number > behind)[: reading.rows]
             assert not busy.intersection(ids)
             plan.read(reading, [entry(number) for number in ids])
-            if reading.sweep or short is not None:
+            if reading.sweep:
                 plan.swept(now, now + chance.choice((0.0, 0.001, 0.1)))
-            run = late + ids
-            assert run == sorted(set(run))
-            if run:
-                under_way.append(run)
+            if ids:
+                under_way.append(ids)
         if under_way and chance.random() < 0.7:
             outbox.difference_update(under_way.pop(0))
     assert outbox == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from servers.management import Management
@@ -109,24 +110,49 @@ def test_what_commits_late_arrives(database: str, session: Session, inbox: Inbox
         assert inbox.texts() == ["prepared"]
 
 
+@pytest.mark.parametrize("count", [1, 20_000])
 def test_what_commits_late_does_not_wait_for_the_whole_backlog(
-    database: str, session: Session, channel: BlockingChannel, inbox: Inbox
+    database: str, session: Session, channel: BlockingChannel, inbox: Inbox, count: int
 ) -> None:
-    def arrived() -> int:
-        count: int = channel.queue_declare(inbox.queue, passive=True).method.message_count
-        return count
-
     with open_session(database, autocommit=False) as late:
-        put(late, "late")
-        put_many(session, 150_000)
+        put_many(late, count)
+        put_many(session, BACKLOG)
         with RelayProcess(database):
-            wait_for(lambda: arrived() > 0, LIMIT, "the first messages")
+            wait_for(lambda: queued(channel, inbox) > 0, LIMIT, "the first messages")
             # From now on, there is always something under way.
             late.commit()
-            wait_for(lambda: not in_outbox(session, where="body = 'late'"), LIMIT, "the late one")
-            assert len(in_outbox(session)) > 0
+            await_first(session, count)
             wait_until_empty(session)
-    assert arrived() == 150_001
+    assert queued(channel, inbox) == BACKLOG + count
+
+
+def test_a_key_that_has_failed_does_not_wait_for_the_whole_backlog(
+    database: str, session: Session, channel: BlockingChannel, inbox: Inbox
+) -> None:
+    put(session, "refused", exchange="soon", ordering_key="key")
+    put_many(session, BACKLOG)
+    with RelayProcess(database):
+        wait_until_refused(session, 1)
+        session.execute("SELECT amqp.exchange_declare(1, 'soon', 'fanout', false, true)")
+        session.execute("SELECT amqp.queue_bind(1, %s, 'soon', '')", [inbox.queue])
+        await_first(session, 1)
+        wait_until_empty(session)
+    assert queued(channel, inbox) == BACKLOG + 1
+
+
+BACKLOG = 200_000
+
+
+def queued(channel: BlockingChannel, inbox: Inbox) -> int:
+    """How many messages have arrived."""
+    count: int = channel.queue_declare(inbox.queue, passive=True).method.message_count
+    return count
+
+
+def await_first(session: Session, count: int) -> None:
+    """Wait until those with the lowest ids are delivered, and see that not all others are."""
+    wait_for(lambda: not in_outbox(session, where=f"id <= {count}"), LIMIT, "the first ones")
+    assert in_outbox(session)
 
 
 def test_what_commits_late_holds_back_its_key(

@@ -51,6 +51,8 @@ def test_what_is_forgotten_takes_no_memory() -> None:
     for _ in range(64):
         arena += part
     assert resident() - before > 60 * MB
+    del arena[32 * MB :]
+    assert resident() - before < 40 * MB
     del arena[0:]
     assert resident() - before < 10 * MB
 

@@ -53,37 +53,39 @@ class Reader:
 
     def read(self) -> bool:
         """Read what comes next and hand it over; whether there was any."""
+        self._look()
         started = time.monotonic()
         reading = self._plan.next(started, self._under_way)
         if reading is None:
             return False
-        late = self._late(started)
         entries = self._due(reading)
+        if not self._database.lease.valid:
+            # The answer took long, and may do so each time.
+            self._database.prove()
         self._plan.read(reading, entries)
+        found = self._hand_over(reading, entries)
         if reading.sweep:
-            shown = self._swept(started, entries)
-        else:
-            shown = late + self._ahead(reading, entries)
-        return self._hand_over(shown)
+            if any(entry.ordering_key is not None for entry in entries):
+                self._wake()
+            self._plan.swept(started, time.monotonic())
+        return found
 
-    def _late(self, started: float) -> list[Entry]:
-        """What has appeared in front of what is under way, if it is time to look."""
-        reading, position = self._plan.short_sweep(started, self._under_way), self._plan.position
+    def _look(self) -> None:
+        """See, if it is time to, whether anything has appeared in front of what is under way."""
+        started, position = time.monotonic(), self._plan.position
+        reading = self._plan.look(started, self._under_way)
         if reading is None or position is None:
-            return []
+            return
         under_way = set(chain.from_iterable(self._under_way))
-        found = [
-            entry
-            for entry in self._due(reading)
-            if entry.id <= position and entry.id not in under_way
-        ]
-        return self._swept(started, found)
+        found, _ = self._ledger.visible(self._due(reading))
+        has_seen = any(entry.id <= position and entry.id not in under_way for entry in found)
+        self._plan.looked(started, time.monotonic(), has_seen=has_seen)
 
     def _due(self, reading: Reading) -> list[Entry]:
         """Read; a message that PostgreSQL itself cannot hand over is set aside."""
         while True:
             try:
-                found = self._outbox.due(
+                return self._outbox.due(
                     reading.after, reading.settled_id, reading.rows, reading.size
                 )
             except psycopg.errors.QueryCanceled:
@@ -97,34 +99,21 @@ class Reader:
                 # Too large, or not to be had in UTF-8.
                 if not reading.shrink():
                     self._set_aside(reading, first_line(error))
-            else:
-                if not self._database.lease.valid:
-                    # The answer took long, and may do so each time.
-                    self._database.prove()
-                return found
 
     def _set_aside(self, reading: Reading, text: str) -> None:
         first = self._outbox.first_due(reading.after, reading.settled_id)
         if first is not None:
             self._ledger.set_aside(*first, text)
 
-    def _swept(self, started: float, found: list[Entry]) -> list[Entry]:
-        """What of a sweep is to be delivered; it began at `started`."""
+    def _hand_over(self, reading: Reading, found: list[Entry]) -> bool:
+        """Have the publisher deliver what may be delivered now; whether there is any."""
+        if not found:
+            return False
         entries, hidden = self._ledger.visible(found)
-        self._plan.hide(hidden, size_of(found) - size_of(entries) if hidden else 0)
-        if any(entry.ordering_key is not None for entry in found):
-            self._wake()
-        self._plan.swept(started, time.monotonic())
-        return entries
-
-    def _ahead(self, reading: Reading, found: list[Entry]) -> list[Entry]:
-        """What of a reading is to be delivered that went on behind what was read before."""
-        entries, _ = self._ledger.visible(found)
-        assert reading.after is not None
-        return self._without_late_keys(entries, reading.after)
-
-    def _hand_over(self, entries: list[Entry]) -> bool:
-        """Have the publisher deliver them; whether there are any."""
+        if reading.after is None:
+            self._plan.hide(hidden, size_of(found) - size_of(entries) if hidden else 0)
+        else:
+            entries = self._without_late_keys(entries, reading.after)
         if not entries:
             return False
         self._under_way.append([entry.id for entry in entries])

@@ -4,8 +4,8 @@ Reading goes forward by id, behind what was read last; what appears further back
 committed late, a dead letter that was put back, a message whose time has come) is found by sweeps
 from the beginning. These come as often as they cost less than a twentieth of the time: at each look
 when there is little to read over, more rarely when there is much that vacuum may not remove yet.
-While messages are under way, a sweep would find these, too. So it is a short one then: it looks for
-what is in front of them, and leaves the rest to the next one.
+A sweep would find what is under way, too: it has to wait until nothing is, and meanwhile the broker
+has nothing to do. So a look at the first few rows says whether there is anything to find.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _MOST_HIDDEN_ROWS = 100_000
 _MOST_HIDDEN_BYTES = 256 << 20
 """What is read beyond these limits because it was delivered and is locked, at most."""
 _SWEEP_SHARE = 20
-_LONGEST_WITHOUT_SWEEP = 1.0
-_SHORT_SWEEP = 500, 1 << 20
-"""Rows and bytes."""
+_LOOK_INTERVAL = 1.0
+_LOOK_ROWS, _LOOK_BYTES = 500, 1 << 20
+_LONGEST_WITHOUT_SWEEP = 10.0
+"""Seconds, whatever the looks say: they do not see what is between messages that are under way."""
 _MOST_UNDER_WAY = 2
 """Runs; while one is delivered, the next is read."""
 
@@ -82,6 +83,9 @@ class Plan:
         """Messages, and bytes, that the last sweep has found and that are delivered, but locked."""
         self._next_sweep = 0.0
         self._latest_sweep = 0.0
+        self._next_look = 0.0
+        self._has_seen = False
+        """Whether the latest look has seen something for a sweep."""
         self.quiet = False
         """Whether the last sweep has found nothing, nor has any reading since."""
 
@@ -96,21 +100,26 @@ class Plan:
         if len(under_way) >= _MOST_UNDER_WAY:
             return None
         idle = not under_way
-        if self.position is None or (idle and now >= self._next_sweep):
+        due = now >= self._next_sweep
+        overdue = self._has_seen or now - self._latest_sweep > _LONGEST_WITHOUT_SWEEP
+        if due and not idle and overdue:
+            # A sweep would find what is under way.
+            return None
+        if self.position is None or (idle and due):
             return self._sweep(self._rows, MOST_BYTES)
         settled_id = self.position if idle else min(ids[0] for ids in under_way) - 1
         return Reading(self.position, settled_id, self._rows, MOST_BYTES)
 
-    def short_sweep(self, now: float, under_way: Sequence[Sequence[int]]) -> Reading | None:
-        """What to read beside what `next` says; None if nothing.
-
-        Of what it finds, what is under way and what is behind the position is to be left out.
-        """
-        overdue = now >= self._next_sweep and now - self._latest_sweep > _LONGEST_WITHOUT_SWEEP
-        if not under_way or not overdue:
+    def look(self, now: float, under_way: Sequence[Sequence[int]]) -> Reading | None:
+        """What to read to see whether a sweep would find anything; None if it is not time to."""
+        if not under_way or now < max(self._next_look, self._next_sweep):
             return None
-        rows, size = _SHORT_SWEEP
-        return self._sweep(min(self._rows, rows), size)
+        return self._sweep(min(self._rows, _LOOK_ROWS), _LOOK_BYTES)
+
+    def looked(self, started: float, now: float, *, has_seen: bool) -> None:
+        """A look took from `started` until now, and has seen something for a sweep, or not."""
+        self._has_seen = has_seen
+        self._next_look = now + max(_LOOK_INTERVAL, _SWEEP_SHARE * (now - started))
 
     def _sweep(self, rows: int, size: int) -> Reading:
         more_rows, more_bytes = self._hidden
@@ -147,4 +156,6 @@ class Plan:
     def swept(self, started: float, now: float) -> None:
         """A sweep took from `started` until now."""
         self._latest_sweep = now
+        self._has_seen = False
+        self._next_look = now + _LOOK_INTERVAL
         self._next_sweep = now + _SWEEP_SHARE * (now - started)

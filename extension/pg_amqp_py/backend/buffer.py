@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _MANY = 1_000
 _LARGE_BODY = 1 << 12
+"""Bytes of a message from which on its memory costs more than the rest."""
 _LARGE_STREAM = 1 << 23
 """Bytes from which on the memory is not kept, but comes in huge pages."""
 

@@ -9,8 +9,10 @@ that has none to give gives small ones.
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 
 _HUGE_PAGE = 1 << 21
+_WORTH_GIVING_BACK = 4 * _HUGE_PAGE
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
@@ -56,8 +58,11 @@ class Arena:
     def __delitem__(self, behind: slice) -> None:
         """Forget what is from an offset on: `del arena[offset:]`."""
         self._memory.seek(behind.start)
-        if _reserved(len(self)) < len(self._memory) // 2:
-            self._reserve(len(self))
+        kept = (len(self) // _HUGE_PAGE + 1) * _HUGE_PAGE
+        if len(self._memory) - kept >= _WORTH_GIVING_BACK:
+            # What cannot be given back is used again.
+            with suppress(OSError):
+                self._memory.resize(kept)
 
     def view(self) -> memoryview:
         """All bytes, where they are. As long as somebody has it, the end cannot be moved."""
