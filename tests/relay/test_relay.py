@@ -26,7 +26,11 @@ from support.outbox import (
 )
 from support.patience import LIMIT
 from support.properties import ARRIVED, GIVEN, PROPERTIES
+from support.queues import count
 from support.sessions import Session, open_session
+
+BACKLOG = 200_000
+"""Messages that take the relay long enough to be overtaken."""
 
 
 def numbers(inbox: Inbox) -> list[int]:
@@ -110,20 +114,20 @@ def test_what_commits_late_arrives(database: str, session: Session, inbox: Inbox
         assert inbox.texts() == ["prepared"]
 
 
-@pytest.mark.parametrize("count", [1, 20_000])
+@pytest.mark.parametrize("number", [1, 20_000])
 def test_what_commits_late_does_not_wait_for_the_whole_backlog(
-    database: str, session: Session, channel: BlockingChannel, inbox: Inbox, count: int
+    database: str, session: Session, channel: BlockingChannel, inbox: Inbox, number: int
 ) -> None:
     with open_session(database, autocommit=False) as late:
-        put_many(late, count)
+        put_many(late, number)
         put_many(session, BACKLOG)
         with RelayProcess(database):
-            wait_for(lambda: queued(channel, inbox) > 0, LIMIT, "the first messages")
+            wait_for(lambda: count(channel, inbox.queue) > 0, LIMIT, "the first messages")
             # From now on, there is always something under way.
             late.commit()
-            await_first(session, count)
+            await_first(session, number)
             wait_until_empty(session)
-    assert queued(channel, inbox) == BACKLOG + count
+    assert count(channel, inbox.queue) == BACKLOG + number
 
 
 def test_a_key_that_has_failed_does_not_wait_for_the_whole_backlog(
@@ -137,21 +141,12 @@ def test_a_key_that_has_failed_does_not_wait_for_the_whole_backlog(
         session.execute("SELECT amqp.queue_bind(1, %s, 'soon', '')", [inbox.queue])
         await_first(session, 1)
         wait_until_empty(session)
-    assert queued(channel, inbox) == BACKLOG + 1
+    assert count(channel, inbox.queue) == BACKLOG + 1
 
 
-BACKLOG = 200_000
-
-
-def queued(channel: BlockingChannel, inbox: Inbox) -> int:
-    """How many messages have arrived."""
-    count: int = channel.queue_declare(inbox.queue, passive=True).method.message_count
-    return count
-
-
-def await_first(session: Session, count: int) -> None:
+def await_first(session: Session, number: int) -> None:
     """Wait until those with the lowest ids are delivered, and see that not all others are."""
-    wait_for(lambda: not in_outbox(session, where=f"id <= {count}"), LIMIT, "the first ones")
+    wait_for(lambda: not in_outbox(session, where=f"id <= {number}"), LIMIT, "the first ones")
     assert in_outbox(session)
 
 

@@ -9,7 +9,6 @@ that has none to give gives small ones.
 from __future__ import annotations
 
 import mmap
-from contextlib import suppress
 
 _HUGE_PAGE = 1 << 21
 _WORTH_GIVING_BACK = 4 * _HUGE_PAGE
@@ -60,9 +59,11 @@ class Arena:
         self._memory.seek(behind.start)
         kept = (len(self) // _HUGE_PAGE + 1) * _HUGE_PAGE
         if len(self._memory) - kept >= _WORTH_GIVING_BACK:
-            # What cannot be given back is used again.
-            with suppress(OSError):
+            try:
                 self._memory.resize(kept)
+            except OSError:
+                # What cannot be given back is used again.
+                pass
 
     def view(self) -> memoryview:
         """All bytes, where they are. As long as somebody has it, the end cannot be moved."""
